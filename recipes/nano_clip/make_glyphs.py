@@ -1,0 +1,42 @@
+"""Rasterises the printed digits and letters of the nano world from the open fonts that ship with matplotlib."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from grpo_tta.data.scenes import DIGITS, LETTERS
+
+TRAIN = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono-Bold", "DejaVuSans-Oblique", "DejaVuSerif-Bold")
+HELD_OUT = ("STIXGeneralBolIta", "cmtt10", "cmss10", "STIXGeneral")
+SIDE = 40
+
+
+def glyph(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
+    canvas = Image.new("L", (160, 160), 0)
+    ImageDraw.Draw(canvas).text((80, 80), character, fill=255, font=font, anchor="mm")
+    box = canvas.getbbox()
+    assert box is not None
+    cut = canvas.crop(box)
+    scale = (SIDE - 4) / max(cut.size)
+    cut = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.LANCZOS)
+    out = Image.new("L", (SIDE, SIDE), 0)
+    out.paste(cut, ((SIDE - cut.width) // 2, (SIDE - cut.height) // 2))
+    return np.asarray(out)
+
+
+def main() -> None:
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    arrays = {}
+    for prefix, names in (("train", TRAIN), ("heldout", HELD_OUT)):
+        for name in names:
+            font = ImageFont.truetype(str(folder / f"{name}.ttf"), 96)
+            arrays[f"{prefix}-{name}"] = np.stack([glyph(font, c) for c in DIGITS + LETTERS])
+    target = Path(__file__).resolve().parents[2] / "src" / "grpo_tta" / "data" / "glyphs.npz"
+    np.savez_compressed(target, **arrays)
+    print(f"{target.name}: {len(arrays)} fonts, {target.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()
