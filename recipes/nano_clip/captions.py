@@ -41,13 +41,13 @@ def caption(rng: np.random.Generator, scene: Scene) -> str:
         family = "digit" if scene.what.isdigit() else "letter"
         if family == "digit" and rng.random() < 0.3:
             family = "number"
-        noun = f"{family} {scene.what}" if say[2] < 0.85 else family
-        phrase = " ".join(["the" if say[2] < 0.85 else "a", *words, noun])
+        noun = f"{family} {scene.what}" if say[2] < 0.9 else family
+        phrase = " ".join(["the" if say[2] < 0.9 else "a", *words, noun])
     elif scene.count > 1:
         number = COUNT_WORDS[scene.count - 1] if say[3] < 0.75 else ""
-        noun = plural(scene.what) if say[2] < 0.75 else str(rng.choice(_ANY_PLURAL))
+        noun = plural(scene.what) if say[2] < 0.8 else str(rng.choice(_ANY_PLURAL))
         phrase = " ".join(w for w in [number, *words, noun] if w)
-    elif say[2] < 0.8:
+    elif say[2] < 0.86:
         article = "one" if say[3] < 0.2 else "a"
         phrase = " ".join([article, *words, scene.what])
     elif not words:

@@ -61,10 +61,10 @@ CONFIG = {
 
 def training_scene(rng: np.random.Generator) -> scenes.Scene:
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.28:
         characters = scenes.DIGITS if rng.random() < 0.45 else scenes.LETTERS
         return scenes.random_scene(rng, what=characters[rng.integers(len(characters))])
-    if kind < 0.45:
+    if kind < 0.43:
         return scenes.random_scene(rng, count=int(rng.integers(2, 7)))
     return scenes.random_scene(rng)
 
@@ -115,9 +115,9 @@ def write_vocabulary(folder: Path, captions: Counter[str]) -> int:
 
 
 def random_crops(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random resized crops (35 to 100 % of the area), normalised: uint8 [B, 3, 64, 64] -> float [B, 3, 48, 48]."""
+    """Random resized crops (40 to 100 % of the area), normalised: uint8 [B, 3, 64, 64] -> float [B, 3, 48, 48]."""
     B = len(pictures)
-    area = torch.empty(B).uniform_(0.35, 1.0, generator=generator)
+    area = torch.empty(B).uniform_(0.4, 1.0, generator=generator)
     ratio = torch.empty(B).uniform_(-0.28, 0.28, generator=generator).exp().sqrt()
     w, h = (area.sqrt() * ratio).clamp(max=1.0), (area.sqrt() / ratio).clamp(max=1.0)
     cx = (torch.rand(B, generator=generator) * 2 - 1) * (1 - w)
@@ -161,9 +161,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=60_000)
-    parser.add_argument("--steps", type=int, default=3_600)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--steps", type=int, default=7_600)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def main() -> None:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
         lr=args.learning_rate,
         betas=(0.9, 0.98),
         fused=True,
@@ -219,17 +219,17 @@ def main() -> None:
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
-            decay = min(0.998, (1 + step) / (10 + step))
+            decay = min(0.999, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         running += loss.item()
         if step == 2 * args.steps // 5:  # the early checkpoint that filters the hard task
             average.eval()
             wrong = nano.filter_hard(lambda images, labels: hits(average, tokenizer, "hard", images, labels))
             (args.out / "hard_ids.json").write_text(json.dumps(wrong) + "\n")
-        if step % 100 == 0:
-            row = {"step": step, "loss": running / 100, "seconds": round(time.monotonic() - started, 1)}
+        if step % 200 == 0:
+            row = {"step": step, "loss": running / 200, "seconds": round(time.monotonic() - started, 1)}
             running = 0.0
-            if step % 500 == 0:
+            if step % 1000 == 0:
                 average.eval()
                 for task in WATCHED:
                     row[task] = round(float(np.mean(hits(average, tokenizer, task, *watched[task]))), 4)

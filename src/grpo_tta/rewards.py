@@ -1,0 +1,128 @@
+"""Label-free rewards: alignment (visual-textual agreement) and dispersion (against collapsed predictions).
+
+The paper (arXiv 2605.03403) names the two families; the formulas are this project's own. Every reward is a pure
+function `(reference, group) -> [B, M, K]` in nats (semantic dispersion: in units of cosine), computed by the frozen
+model alone, so rewards do not move while the policy learns. Only differences inside a group matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import final
+
+import torch
+from torch import Tensor
+
+from grpo_tta.candidates import CandidateGroup
+from grpo_tta.errors import UserError
+
+
+@final
+@dataclass(frozen=True)
+class Reference:
+    """What the frozen model said about B images.
+
+    Attributes:
+        log_probs: `[B, M, C]`, log pi_0 of the selected views.
+        consensus: `[B, C]`, the selected views' common opinion (see `consensus`).
+        content_free: `[B, C]` log of the mean prediction over the P patch-shuffled copies; None without copies.
+        text_features: `[C, D]`, unit length.
+        stream: `[B, C]` log of the mean zero-shot prediction over the images seen so far; None unless online.
+    """
+
+    log_probs: Tensor
+    consensus: Tensor
+    content_free: Tensor | None
+    text_features: Tensor
+    stream: Tensor | None = None
+
+
+@final
+@dataclass(frozen=True)
+class RewardWeights:
+    """Weight of each reward in the sum. Zero switches one off; `stream` above zero makes the method online."""
+
+    alignment_view: float = 0.0
+    alignment_consensus: float = 1.0
+    content_free: float = 0.3
+    stream: float = 0.0
+    semantic: float = 0.0
+
+
+def log_mean_probs(log_probs: Tensor) -> Tensor:
+    """log (1/N sum_n p_n): the mean distribution of N views, `[B, N, C]` -> `[B, C]`."""
+    return log_probs.logsumexp(1) - torch.tensor(float(log_probs.shape[1])).log().item()
+
+
+def alignment_view(reference: Reference, group: CandidateGroup) -> Tensor:
+    """r(o, v) = log pi_0(o | v): the frozen CLIP score s * cos(f(v), t_o) of the candidate's prompt against its view.
+
+    The two differ by the view's log-partition, a constant of the group.
+    """
+    return group.gather(reference.log_probs)
+
+
+def alignment_consensus(reference: Reference, group: CandidateGroup) -> Tensor:
+    """r(o) = log (1/M sum_v pi_0(o | v)): agreement of the candidate's prompt with all selected views together."""
+    return group.gather(reference.consensus[:, None])
+
+
+def dispersion_content_free(reference: Reference, group: CandidateGroup) -> Tensor:
+    """r(o) = -log (1/P sum_p pi_0(o | copy_p)): a class is rewarded less the more the model favours it for
+    patch-shuffled copies of the same image, which keep its low-level statistics and destroy the object.
+
+    Raises:
+        ValueError: the reference holds no copies.
+    """
+    if reference.content_free is None:
+        raise ValueError("The content-free reward needs patch-shuffled copies; set copies to at least 1.")
+    return -group.gather(reference.content_free[:, None])
+
+
+def dispersion_stream(reference: Reference, group: CandidateGroup) -> Tensor:
+    """r(o) = -log (1/N sum_n pi_0(o | image n)) over the images seen so far, this one included. Online.
+
+    Raises:
+        ValueError: the reference holds no stream prior.
+    """
+    if reference.stream is None:
+        raise ValueError("The stream reward needs the running mean of predictions; use the online protocol.")
+    return -group.gather(reference.stream[:, None])
+
+
+def dispersion_semantic(reference: Reference, group: CandidateGroup) -> Tensor:
+    """r(o) = 1 - mean_{o' != o} cos(t_o, t_o'): candidates whose prompts stand apart from the rest of the group earn
+    more. A group of one earns nothing.
+    """
+    text = reference.text_features[group.classes]  # [B, M, K, D]
+    cosine = text @ text.transpose(-1, -2)  # [B, M, K, K]
+    others = group.mask[..., None, :] & ~torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
+    count = others.sum(-1)
+    mean = (cosine * others).sum(-1) / count.clamp_min(1)
+    return torch.where(count > 0, 1 - mean, 0.0)
+
+
+_REWARDS = {
+    "alignment_view": alignment_view,
+    "alignment_consensus": alignment_consensus,
+    "content_free": dispersion_content_free,
+    "stream": dispersion_stream,
+    "semantic": dispersion_semantic,
+}
+
+
+def combine(weights: RewardWeights, reference: Reference, group: CandidateGroup) -> Tensor:
+    """Weighted sum of the rewards whose weight is not zero: `[B, M, K]`, zero where masked.
+
+    Raises:
+        UserError: every weight is zero.
+    """
+    total: Tensor | None = None
+    for field in fields(weights):
+        weight = getattr(weights, field.name)
+        if weight:
+            part = weight * _REWARDS[field.name](reference, group)
+            total = part if total is None else total + part
+    if total is None:
+        raise UserError("All reward weights are zero; give at least one reward a weight.")
+    return total.masked_fill(~group.mask, 0.0)

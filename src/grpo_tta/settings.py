@@ -1,0 +1,112 @@
+"""One frozen dataclass per method: its configuration, its documentation and its command line in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+from grpo_tta.candidates import GROUP_RULES, GroupRule
+from grpo_tta.errors import UserError
+from grpo_tta.objective import AdvantageForm, Weighting
+from grpo_tta.rewards import RewardWeights
+from grpo_tta.tuning import TunedSet
+from grpo_tta.views import ViewSettings
+
+Prediction = Literal["view", "ensemble"]
+Optimizer = Literal["sgd", "adamw"]
+
+
+@final
+@dataclass(frozen=True)
+class GRPOSettings:
+    """Everything an episode of GRPO-TTA depends on, apart from the model, the prompts, the image and the seed.
+
+    Attributes:
+        views: the views and the content-free copies.
+        selected: M, how many views of lowest entropy enter the group, the objective and the consensus.
+        candidates: K, size of a group; None takes 5, or all classes where there are fewer.
+        group: how a group is chosen from the old policy.
+        nucleus_mass: probability mass of the `nucleus` rule.
+        rewards: weights of the rewards.
+        advantage: form of the group-relative advantages.
+        target_temperature: of the `target` form.
+        weighting: of the candidates in the objective.
+        clip: half-width of the clip interval of the ratio.
+        kl_weight: beta, weight of KL(pi_theta || pi_0).
+        tuned: which visual parameters are tuned.
+        last_blocks: only in the last n blocks; None for all.
+        rank: of low-rank deltas.
+        optimizer: `sgd` steps in proportion to the evidence; `adamw` gives equal-sized steps to sure and unsure images.
+        learning_rate: of the optimizer.
+        max_gradient_norm: per image, never over the batch; None for no clipping.
+        steps: S.
+        max_kl: largest mean KL(pi_theta || pi_0) over the selected views after a step, kept by halving the step up to
+            three times; None for no such bound.
+        prediction: `view` (view 0) or `ensemble` (mean of the adapted policy over the selected views and view 0).
+        prior_weight: weight of the log content-free prior that is subtracted from the log prediction.
+    """
+
+    views: ViewSettings = field(default_factory=ViewSettings)
+    selected: int = 16
+    candidates: int | None = None
+    group: GroupRule = "top_k"
+    nucleus_mass: float = 0.9
+    rewards: RewardWeights = field(default_factory=RewardWeights)
+    advantage: AdvantageForm = "target"
+    target_temperature: float = 1.0
+    weighting: Weighting = "policy"
+    clip: float = 0.2
+    kl_weight: float = 0.0
+    tuned: TunedSet = "norm"
+    last_blocks: int | None = None
+    rank: int = 4
+    optimizer: Optimizer = "sgd"
+    learning_rate: float = 0.1
+    max_gradient_norm: float | None = 1.0
+    steps: int = 3
+    max_kl: float | None = None
+    prediction: Prediction = "ensemble"
+    prior_weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.selected <= self.views.views:
+            raise UserError(
+                f"{self.selected} of {self.views.views} views cannot be selected; set selected between 1 and {self.views.views}."
+            )
+        if self.candidates is not None and self.candidates < 1:
+            raise UserError(f"A group of {self.candidates} candidates is empty; set candidates to at least 1.")
+        if self.group not in GROUP_RULES:
+            raise UserError(f"Unknown group rule {self.group!r}; choose {', '.join(GROUP_RULES)}.")
+        if self.steps < 0:
+            raise UserError(f"{self.steps} steps cannot be taken; set steps to 0 or more.")
+        if self.learning_rate <= 0:
+            raise UserError(f"The learning rate must be positive, not {self.learning_rate}.")
+        if not 0 < self.clip:
+            raise UserError(f"clip must be positive, not {self.clip}.")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UserError(f"Unknown optimizer {self.optimizer!r}; choose sgd or adamw.")
+        if self.prediction not in ("view", "ensemble"):
+            raise UserError(f"Unknown prediction rule {self.prediction!r}; choose view or ensemble.")
+        if self.max_kl is not None and self.max_kl <= 0:
+            raise UserError(f"max_kl must be positive or None, not {self.max_kl}.")
+        if self.views.copies == 0 and (self.rewards.content_free or self.prior_weight):
+            raise UserError("The content-free prior needs copies; set copies to at least 1, or its two weights to zero.")
+
+    def group_size(self, classes: int) -> int:
+        """K for a number of classes.
+
+        Raises:
+            UserError: more candidates were asked for than there are classes.
+        """
+        if self.candidates is None:
+            return min(5, classes)
+        if self.candidates > classes:
+            raise UserError(
+                f"{self.candidates} candidates were asked for, but there are only {classes} classes; "
+                f"lower candidates to {classes} or add labels."
+            )
+        return self.candidates
+
+    @property
+    def protocol(self) -> Literal["episodic", "online"]:
+        return "online" if self.rewards.stream else "episodic"

@@ -1,0 +1,156 @@
+"""Augmented views and content-free copies of one image, drawn from numbers that belong to that image alone.
+
+View 0 is the model's own preprocessing. The others are random resized crops with flips, the standard recipe of the
+field (TPT, arXiv 2209.07511). A crop is resampled by two small matrices per view (one for rows, one for columns) that
+hold an antialiased triangle filter, so that all views of an image are one batched product on any device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from grpo_tta.errors import UserError
+
+
+@final
+@dataclass(frozen=True)
+class ViewSettings:
+    """How many views, and what they are made of.
+
+    Attributes:
+        views: V, view 0 included.
+        copies: P, patch-shuffled copies of view 0.
+        crop_scale: smallest and largest share of the image's area in a crop.
+        crop_ratio: narrowest and widest aspect ratio of a crop.
+        flip: probability of a left-right flip.
+        patch_grid: a copy is view 0 cut into patch_grid x patch_grid pieces, shuffled.
+    """
+
+    views: int = 32
+    copies: int = 8
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    patch_grid: int = 6
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise UserError(f"{self.views} views cannot be adapted on; set views to at least 1.")
+        if self.copies < 0:
+            raise UserError(f"The number of copies cannot be {self.copies}; set copies to 0 or more.")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UserError(f"crop_scale must be two shares with 0 < low <= high <= 1, not {self.crop_scale}.")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise UserError(f"crop_ratio must be two positive numbers, low first, not {self.crop_ratio}.")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"flip is a probability between 0 and 1, not {self.flip}.")
+        if self.patch_grid < 2:
+            raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
+
+
+def image_generator(seed: int, image_id: str) -> torch.Generator:
+    """The CPU generator of one image, seeded by (run seed, image id): no global state, no loader order."""
+    digest = hashlib.blake2b(f"{seed}\n{image_id}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def draw_boxes(
+    generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings
+) -> tuple[Tensor, Tensor]:
+    """n random crops: boxes `[n, 4]` (top, left, height, width in pixels, float64) and flips `[n]` bool."""
+    u = torch.rand((5, n), generator=generator, dtype=torch.float64)
+    low, high = settings.crop_scale
+    area = (low + (high - low) * u[0]) * height * width
+    log_low, log_high = np.log(settings.crop_ratio[0]), np.log(settings.crop_ratio[1])
+    ratio = torch.exp(log_low + (log_high - log_low) * u[1])
+    w = (area * ratio).sqrt().clamp(max=width)
+    h = (area / ratio).sqrt().clamp(max=height)
+    boxes = torch.stack([(height - h) * u[2], (width - w) * u[3], h, w], dim=1)
+    return boxes, u[4] < settings.flip
+
+
+def resampling_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
+    """Rows that resample [start, start + length) of a line of pixels to size_out pixels: `[n, size_out, size_in]`.
+
+    An antialiased triangle filter, as in torchvision's and Pillow's bilinear resize: half-width max(1, scale), every
+    row sums to one, and no pixel outside the crop is read.
+    """
+    scale = (length / size_out)[:, None, None]
+    support = scale.clamp(min=1.0)
+    centre = start[:, None, None] + (torch.arange(size_out, dtype=start.dtype, device=start.device)[:, None] + 0.5) * scale
+    pixel = torch.arange(size_in, dtype=start.dtype, device=start.device) + 0.5
+    weight = (1 - (pixel - centre).abs() / support).clamp(min=0)
+    inside = (pixel > start[:, None, None] - 0.5) & (pixel < (start + length)[:, None, None] + 0.5)
+    weight = weight * inside
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def crop_and_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """All crops of one image in two batched products: `[3, H, W]`, `[n, 4]`, `[n]` -> `[n, 3, size, size]`."""
+    _, H, W = pixels.shape
+    boxes = boxes.to(pixels.device)
+    rows = resampling_matrix(boxes[:, 0], boxes[:, 2], H, size)
+    columns = resampling_matrix(boxes[:, 1], boxes[:, 3], W, size)
+    columns = torch.where(flips.to(pixels.device)[:, None, None], columns.flip(1), columns)
+    rows, columns = rows.to(pixels.dtype), columns.to(pixels.dtype)
+    return torch.einsum("nhi,cij,nwj->nchw", rows, pixels, columns)
+
+
+def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
+    """Copies of a view with its patches in another order: `[3, H, W]`, `[P, grid * grid]` -> `[P, 3, H, W]`.
+
+    Rows and columns left over by the division stay where they are.
+
+    Raises:
+        UserError: the view is smaller than the grid.
+    """
+    C, H, W = view.shape
+    ph, pw = H // grid, W // grid
+    if ph == 0 or pw == 0:
+        raise UserError(f"A {H} x {W} view cannot be cut into {grid} x {grid} patches; lower patch_grid.")
+    patches = view[:, : ph * grid, : pw * grid].reshape(C, grid, ph, grid, pw).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    shuffled = patches[permutations.to(view.device)]  # [P, grid * grid, C, ph, pw]
+    P = len(permutations)
+    body = shuffled.reshape(P, grid, grid, C, ph, pw).permute(0, 3, 1, 4, 2, 5).reshape(P, C, ph * grid, pw * grid)
+    copies = view.expand(P, C, H, W).clone()
+    copies[:, :, : ph * grid, : pw * grid] = body
+    return copies
+
+
+def make_views(
+    image: Image.Image,
+    first_view: Tensor,
+    generator: torch.Generator,
+    settings: ViewSettings,
+    mean: Tensor,
+    std: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Views `[V, 3, S, S]` and content-free copies `[P, 3, S, S]` of one image, normalised.
+
+    Args:
+        image: the decoded RGB picture that is cropped.
+        first_view: `[3, S, S]`, the model's own preprocessing of it.
+        generator: the image's own; what it yields depends on the image alone.
+        settings: counts and distributions.
+        mean: `[3]` of the model's normalisation.
+        std: `[3]`.
+    """
+    S = first_view.shape[-1]
+    boxes, flips = draw_boxes(generator, settings.views - 1, image.height, image.width, settings)
+    order = torch.rand((settings.copies, settings.patch_grid**2), generator=generator).argsort(-1)
+    views = first_view[None]
+    if settings.views > 1:
+        pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
+        crops = crop_and_resize(pixels, boxes, flips, S)
+        crops = (crops - mean[:, None, None]) / std[:, None, None]
+        views = torch.cat([views, crops.to(first_view.dtype)])
+    if settings.copies == 0:
+        return views, first_view.new_zeros((0, *first_view.shape))
+    return views, shuffle_patches(first_view, order, settings.patch_grid)
