@@ -12,7 +12,7 @@ Sizes: B images, V views, P content-free copies, M selected views, C classes, K 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,10 +21,12 @@ from torch import Tensor
 
 from grpo_tta import objective
 from grpo_tta.candidates import CandidateGroup, propose
-from grpo_tta.policy import Policy
+from grpo_tta.optim import Update, within_trust
+from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import Reference, combine, log_mean_probs
+from grpo_tta.seeds import gumbel_noise
 from grpo_tta.settings import GRPOSettings
-from grpo_tta.tuning import Plan, make_plan
+from grpo_tta.tuning import make_plan
 
 
 @final
@@ -48,32 +50,22 @@ class Cost:
     """
 
     forwards: float
-    backwards: float
-
-    @property
-    def total(self) -> float:
-        """Forward passes, a backward pass counted as two of them (its arithmetic)."""
-        return self.forwards + 2 * self.backwards
+    backwards: float = 0.0
 
 
 @final
 @dataclass(frozen=True)
-class Adaptation:
-    """The outcome of B episodes.
+class Episode:
+    """How B predictions came about.
 
     Attributes:
-        before: `[B, C]` log-probabilities of the frozen model on view 0 (zero-shot).
-        after: `[B, C]` log-probabilities of the prediction.
         reference: what the frozen model said.
         selected: `[B, M]` indices of the selected views.
         group, rewards, advantages: the groups, `[B, M, K]`.
         steps: one entry per policy step.
         stepped: `[B]` bool, false where every advantage was zero and no step was taken.
-        cost: per image.
     """
 
-    before: Tensor
-    after: Tensor
     reference: Reference
     selected: Tensor
     group: CandidateGroup
@@ -81,56 +73,74 @@ class Adaptation:
     advantages: Tensor
     steps: tuple[StepStatistics, ...]
     stepped: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Adaptation:
+    """The outcome of any method for B images.
+
+    Attributes:
+        before: `[B, C]` log-probabilities of the frozen model on view 0 (zero-shot).
+        after: `[B, C]` log-probabilities of the prediction.
+        cost: per image, what the method would cost alone.
+        episode: the inner life of a policy-gradient method; None for others.
+    """
+
+    before: Tensor
+    after: Tensor
     cost: Cost
+    episode: Episode | None = None
+
+
+def select_views(log_probs: Tensor, M: int) -> Tensor:
+    """Indices of the M views with the lowest entropy: `[B, V, C]` -> `[B, M]` (all of them in their order if M = V)."""
+    B, V, _ = log_probs.shape
+    if V == M:
+        return torch.arange(V, device=log_probs.device).expand(B, V)
+    return objective.entropy(log_probs).topk(M, dim=1, largest=False).indices
+
+
+def refer(policy: Policy, seen: Observation, M: int, stream: Tensor | None = None) -> tuple[Tensor, Reference]:
+    """Selection `[B, M]` and what the frozen model said about the selected views and the copies."""
+    views, copies = seen.log_probs[:, : seen.views], seen.log_probs[:, seen.views :]
+    selected = select_views(views, M)
+    kept = views.gather(1, selected[..., None].expand(-1, -1, policy.classes))  # [B, M, C]
+    content_free = log_mean_probs(copies) if copies.shape[1] else None
+    return selected, Reference(kept, log_mean_probs(kept), content_free, policy.text_features, stream)
 
 
 def adapt(
     policy: Policy,
-    views: Tensor,
-    copies: Tensor,
+    seen: Observation,
     settings: GRPOSettings,
     *,
-    generators: Sequence[torch.Generator] | None = None,
+    image_ids: Sequence[str] = (),
+    seed: int = 0,
     stream: Tensor | None = None,
-    chunk: int = 256,
 ) -> Adaptation:
     """Adapts to B images, each alone, and predicts.
 
     Args:
         policy: frozen tower and class prompts; never modified.
-        views: `[B, V, 3, S, S]`, view 0 the model's own preprocessing.
-        copies: `[B, P, 3, S, S]`, P may be zero.
+        seen: the frozen model's pass over views and copies, with the tokens at the plan's first block.
         settings: of the method.
-        generators: one per image, for the Gumbel noise of the group rule `sample`.
+        image_ids, seed: name the Gumbel noise of the group rule `sample`.
         stream: `[B, C]` log of the running mean prediction; only for an online method.
-        chunk: views per pass of the frozen model.
 
     Raises:
-        UserError: settings that do not fit the model or the classes, or a model that returns NaN.
+        UserError: settings that do not fit the model or the classes.
     """
-    B, V = views.shape[:2]
+    B = len(seen.log_probs)
     M, K = settings.selected, settings.group_size(policy.classes)
     plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
+    tokens = seen.tokens[plan.first_block]  # [B, V + P, T, W]
 
-    # reference pass: the trunk runs once; tokens that enter the first tuned block are kept
-    pixels = torch.cat([views, copies], dim=1)  # [B, V + P, 3, S, S]
-    log_probs, tokens = policy.reference(pixels.flatten(0, 1), plan.first_block, chunk)
-    log_probs, tokens = log_probs.unflatten(0, (B, -1)), tokens.unflatten(0, (B, -1))
-
-    # selection: the views the model is surest about
-    selected = objective.entropy(log_probs[:, :V]).topk(M, dim=1, largest=False).indices  # [B, M]
-    kept = log_probs.gather(1, selected[..., None].expand(-1, -1, policy.classes))  # [B, M, C]
-    reference = Reference(
-        log_probs=kept,
-        consensus=log_mean_probs(kept),
-        content_free=log_mean_probs(log_probs[:, V:]) if copies.shape[1] else None,
-        text_features=policy.text_features,
-        stream=stream,
-    )
-
-    # group, rewards, advantages
-    gumbel = None if settings.group != "sample" else _gumbel(generators, kept)
-    group = propose(kept, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
+    # selection, group, rewards, advantages
+    selected, reference = refer(policy, seen, M, stream)
+    old = reference.log_probs  # [B, M, C]
+    gumbel = gumbel_noise(seed, image_ids, M, policy.classes).to(old) if settings.group == "sample" else None
+    group = propose(old, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
     rewards = combine(settings.rewards, reference, group)  # [B, M, K]
     advantages = objective.advantages(
         rewards, group.old_log_probs, group.mask, settings.advantage, temperature=settings.target_temperature
@@ -139,51 +149,49 @@ def adapt(
     stepped = (advantages != 0).flatten(1).any(1)  # [B]
 
     # policy steps on the selected views, from the cached tokens
-    rows = torch.arange(B, device=tokens.device)[:, None]
-    chosen = tokens[rows, selected]  # [B, M, T, W]
+    chosen = tokens.gather(1, selected[..., None, None].expand(-1, -1, *tokens.shape[2:]))  # [B, M, T, W]
     tuned = plan.start(B)
-    optimizer = _Optimizer(settings)
-    steps = []
-    extra = 0.0
+    update = Update(settings.optimizer, settings.learning_rate, settings.max_gradient_norm)
+    steps: list[StepStatistics] = []
+    trials = 0
     for _ in range(settings.steps):
         with torch.enable_grad():
             new = policy.adapted(chosen, plan, tuned)  # [B, M, C]
             surrogate, clipped = objective.clipped_objective(
                 group.gather(new), group.old_log_probs, advantages, weights, settings.clip
             )
-            kl = objective.kl_divergence(new, kept).mean(1)  # [B]
+            kl = objective.kl_divergence(new, old).mean(1)  # [B]
             gain = surrogate.mean(1) - settings.kl_weight * kl
             # summed over images: every image gets the gradient it would have got alone
-            gradients = torch.autograd.grad(-gain.sum(), list(tuned.values()))
-        norm = _norm(gradients)
-        moved = optimizer.step(tuned, gradients, norm, stepped)
+            gradients = torch.autograd.grad(gain.sum(), list(tuned.values()))
+        moved, norm = update.ascend(tuned, gradients, stepped)
         if settings.max_kl is not None:
-            moved, tried = _within_trust(policy, chosen, plan, tuned, moved, kept, settings.max_kl)
-            extra += tried
+            moved, tried = within_trust(policy, chosen, plan, tuned, moved, old, settings.max_kl)
+            trials += tried
         steps.append(StepStatistics(gain.detach(), kl.detach(), clipped.mean(1), norm, group.gather(new).detach()))
         tuned = moved
 
     # predict after the update, then forget
+    ensemble = settings.prediction == "ensemble"
+    parts = [tokens[:, :1]]
+    if ensemble:
+        parts.append(chosen)
+    prior = settings.prior_weight > 0
+    if prior and settings.adapted_prior:
+        parts.append(tokens[:, seen.views :])
     with torch.no_grad():
-        first = chosen if settings.prediction == "ensemble" else chosen[:, :0]
-        final = torch.cat([tokens[:, :1], first], dim=1)
-        adapted = policy.adapted(final, plan, tuned)
-        after = log_mean_probs(adapted)
-        prior_views = 0
-        if settings.prior_weight and reference.content_free is not None:
-            after = (after - settings.prior_weight * reference.content_free).log_softmax(-1)
+        adapted = policy.adapted(torch.cat(parts, dim=1), plan, tuned)
+    voters = 1 + M * ensemble
+    after = log_mean_probs(adapted[:, :voters])
+    content_free = log_mean_probs(adapted[:, voters:]) if adapted.shape[1] > voters else reference.content_free
+    if prior and content_free is not None:
+        after = (after - settings.prior_weight * content_free).log_softmax(-1)
 
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
-    passes = settings.steps * M + extra * M + final.shape[1] + prior_views
+    forwards = seen.log_probs.shape[1] + suffix * ((settings.steps + trials) * M + adapted.shape[1])
     return Adaptation(
-        before=log_probs[:, 0],
+        before=seen.log_probs[:, 0],
         after=after,
-        reference=reference,
-        selected=selected,
-        group=group,
-        rewards=rewards,
-        advantages=advantages,
-        steps=tuple(steps),
-        stepped=stepped,
-        cost=Cost(V + copies.shape[1] + suffix * passes, suffix * settings.steps * M),
+        cost=Cost(forwards, suffix * settings.steps * M),
+        episode=Episode(reference, selected, group, rewards, advantages, tuple(steps), stepped),
     )

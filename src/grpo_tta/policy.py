@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -10,8 +11,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grpo_tta.errors import UserError
+from grpo_tta.prompts import ClassPrompts
 from grpo_tta.towers import Tower
 from grpo_tta.tuning import PerImage, Plan
+
+
+@final
+@dataclass(frozen=True)
+class Observation:
+    """What the frozen model sees in B images: N = V views followed by P content-free copies.
+
+    Attributes:
+        features: `[B, N, D]`, unit length.
+        log_probs: `[B, N, C]`, log pi_0.
+        tokens: block index -> the tokens that enter it, `[B, N, T, W]`.
+        views: V.
+    """
+
+    features: Tensor
+    log_probs: Tensor
+    tokens: Mapping[int, Tensor]
+    views: int
+
+    def first(self, views: int, copies: int) -> Observation:
+        """The same with fewer views and copies: the first of each.
+
+        Raises:
+            ValueError: there are not that many.
+        """
+        have = self.log_probs.shape[1] - self.views
+        if views > self.views or copies > have:
+            raise ValueError(f"{views} views and {copies} copies were asked of {self.views} and {have}.")
+        if (views, copies) == (self.views, have):
+            return self
+
+        def take(x: Tensor) -> Tensor:
+            return torch.cat([x[:, :views], x[:, self.views : self.views + copies]], dim=1)
+
+        tokens = {cut: take(kept) for cut, kept in self.tokens.items()}
+        return Observation(take(self.features), take(self.log_probs), tokens, views)
 
 
 @final
@@ -22,19 +60,21 @@ class Policy:
     adds is common to all classes and cancels.
     """
 
-    def __init__(self, tower: Tower, text_features: Tensor) -> None:
+    def __init__(self, tower: Tower, prompts: ClassPrompts) -> None:
         """
         Args:
             tower: the frozen model.
-            text_features: `[C, D]`, unit length.
+            prompts: the classes, with their text features.
 
         Raises:
             UserError: the text features are not `[C, D]` or hold NaN.
         """
-        if text_features.ndim != 2 or not torch.isfinite(text_features).all():
+        features = prompts.features
+        if features.ndim != 2 or not torch.isfinite(features).all():
             raise UserError("Text features must be a finite matrix [C, D] of unit rows.")
         self.tower = tower
-        self.text_features = text_features.to(tower.device)
+        self.prompts = prompts
+        self.text_features = features.to(tower.device)
 
     @property
     def classes(self) -> int:
@@ -46,33 +86,33 @@ class Policy:
         return (self.tower.logit_scale * features @ self.text_features.T).log_softmax(-1)
 
     @torch.no_grad()
-    def reference(self, pixels: Tensor, first_block: int, chunk: int) -> tuple[Tensor, Tensor]:
-        """One pass of the frozen model, keeping the tokens that enter `first_block`.
+    def observe(self, views: Tensor, copies: Tensor, cuts: Collection[int] = (), *, chunk: int = 256) -> Observation:
+        """One pass of the frozen model over all views and copies, keeping the tokens that enter the blocks in `cuts`.
 
         Args:
-            pixels: `[N, 3, S, S]`.
-            first_block: where the suffix begins.
+            views: `[B, V, 3, S, S]`.
+            copies: `[B, P, 3, S, S]`, P may be zero.
+            cuts: blocks whose input is kept for adaptation.
             chunk: views per pass; bounds memory, changes nothing else.
-
-        Returns:
-            Log-probabilities `[N, C]` and tokens `[N, T, W]`.
 
         Raises:
             UserError: the model returned NaN or infinite features.
         """
-        log_probs, kept = [], []
-        for part in pixels.split(chunk):
+        B, V = views.shape[:2]
+        features: list[Tensor] = []
+        kept: dict[int, list[Tensor]] = {cut: [] for cut in cuts}
+        for part in torch.cat([views, copies], dim=1).flatten(0, 1).split(chunk):
             tokens = self.tower.prefix(part)
-            for block in self.tower.blocks[:first_block]:
+            for index, block in enumerate(self.tower.blocks):
+                if index in kept:
+                    kept[index].append(tokens)
                 tokens = block(tokens)
-            kept.append(tokens)
-            for block in self.tower.blocks[first_block:]:
-                tokens = block(tokens)
-            features = self.tower.head(tokens)
-            if not torch.isfinite(features).all():
-                raise UserError(f"{self.tower.name} returned NaN or infinite features; its weights or the input are damaged.")
-            log_probs.append(self.log_probs(features))
-        return torch.cat(log_probs), torch.cat(kept)
+            features.append(F.normalize(self.tower.head(tokens).float(), dim=-1))
+        joined = torch.cat(features).unflatten(0, (B, -1))
+        if not torch.isfinite(joined).all():
+            raise UserError(f"{self.tower.name} returned NaN or infinite features; its weights or the input are damaged.")
+        cut_tokens = {cut: torch.cat(parts).unflatten(0, (B, -1)) for cut, parts in kept.items()}
+        return Observation(joined, self.log_probs(joined), cut_tokens, V)
 
     def adapted(self, tokens: Tensor, plan: Plan, tuned: Mapping[str, Tensor]) -> Tensor:
         """The suffix with per-image parameters: `[B, M, T, W]` -> log-probabilities `[B, M, C]`."""

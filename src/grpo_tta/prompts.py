@@ -10,7 +10,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +22,42 @@ from grpo_tta.errors import UserError
 from grpo_tta.towers import Tower
 
 DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+@final
+@dataclass(frozen=True)
+class ClassPrompts:
+    """The classes of a task as a model reads them.
+
+    Attributes:
+        labels: C class names.
+        templates: whose mean makes the text features.
+        ensemble: templates that methods with a prompt ensemble of their own may use.
+        features: `[C, D]`, unit length.
+    """
+
+    labels: tuple[str, ...]
+    templates: tuple[str, ...]
+    ensemble: tuple[str, ...]
+    features: Tensor
+
+
+def make_prompts(
+    tower: Tower,
+    labels: Sequence[str],
+    templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+    ensemble: Sequence[str] = (),
+    *,
+    cache: bool = True,
+) -> ClassPrompts:
+    """Checks labels and templates and encodes them.
+
+    Raises:
+        UserError: labels or templates are unusable, or a prompt is longer than the model reads.
+    """
+    labels, templates = check_labels(labels), check_templates(templates)
+    ensemble = check_templates(ensemble) if ensemble else templates
+    return ClassPrompts(labels, templates, ensemble, text_features(tower, labels, templates, cache=cache))
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -32,7 +70,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
         raise UserError("Labels must be a list of class names; split the string first.")
     clean = tuple(label.strip() for label in labels)
     if any(not label for label in clean):
-        raise UserError(f"Label {[i for i, c in enumerate(clean) if not c][0] + 1} is empty; remove it or name it.")
+        raise UserError(f"Label {clean.index('') + 1} is empty; remove it or name it.")
     if len(clean) < 2:
         raise UserError(f"{len(clean)} label(s) given, but classification needs at least two; add labels.")
     twice = [label for label, n in Counter(clean).items() if n > 1]
@@ -100,7 +138,7 @@ def text_features(
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.partial")
             save_file({"text_features": features.cpu().contiguous()}, partial)
-            os.replace(partial, path)
+            partial.replace(path)
         except OSError:
             pass  # a read-only home is no reason to fail
     return features

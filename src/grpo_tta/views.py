@@ -7,7 +7,6 @@ hold an antialiased triangle filter, so that all views of an image are one batch
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import final
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from grpo_tta.errors import UserError
+from grpo_tta.seeds import image_generator
 
 
 @final
@@ -55,17 +55,12 @@ class ViewSettings:
             raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
 
 
-def image_generator(seed: int, image_id: str) -> torch.Generator:
-    """The CPU generator of one image, seeded by (run seed, image id): no global state, no loader order."""
-    digest = hashlib.blake2b(f"{seed}\n{image_id}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+def draw_boxes(generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings) -> tuple[Tensor, Tensor]:
+    """n random crops: boxes `[n, 4]` (top, left, height, width in pixels, float64) and flips `[n]` bool.
 
-
-def draw_boxes(
-    generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings
-) -> tuple[Tensor, Tensor]:
-    """n random crops: boxes `[n, 4]` (top, left, height, width in pixels, float64) and flips `[n]` bool."""
-    u = torch.rand((5, n), generator=generator, dtype=torch.float64)
+    The first crops are the same whatever n is, so that methods with fewer views see a part of the same views.
+    """
+    u = torch.rand((n, 5), generator=generator, dtype=torch.float64).T
     low, high = settings.crop_scale
     area = (low + (high - low) * u[0]) * height * width
     log_low, log_high = np.log(settings.crop_ratio[0]), np.log(settings.crop_ratio[1])
@@ -127,7 +122,8 @@ def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
 def make_views(
     image: Image.Image,
     first_view: Tensor,
-    generator: torch.Generator,
+    image_id: str,
+    seed: int,
     settings: ViewSettings,
     mean: Tensor,
     std: Tensor,
@@ -137,14 +133,17 @@ def make_views(
     Args:
         image: the decoded RGB picture that is cropped.
         first_view: `[3, S, S]`, the model's own preprocessing of it.
-        generator: the image's own; what it yields depends on the image alone.
+        image_id: names the image; with the seed it decides every random number.
+        seed: of the run.
         settings: counts and distributions.
         mean: `[3]` of the model's normalisation.
         std: `[3]`.
     """
     S = first_view.shape[-1]
-    boxes, flips = draw_boxes(generator, settings.views - 1, image.height, image.width, settings)
-    order = torch.rand((settings.copies, settings.patch_grid**2), generator=generator).argsort(-1)
+    crops_from = image_generator(seed, image_id, "crops")
+    boxes, flips = draw_boxes(crops_from, settings.views - 1, image.height, image.width, settings)
+    copies_from = image_generator(seed, image_id, "copies")
+    order = torch.rand((settings.copies, settings.patch_grid**2), generator=copies_from).argsort(-1)
     views = first_view[None]
     if settings.views > 1:
         pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255

@@ -29,9 +29,7 @@ SPLITS: tuple[Split, Split] = ("tuning", "reporting")
 SIZES: dict[Split, int] = {"tuning": 500, "reporting": 1000}
 
 _SHAPES = tuple(scenes.shapes())
-_COMBINATIONS = tuple(
-    (colour, what) for colour in scenes.COLOURS for what in _SHAPES if scenes.held_out(colour, what)
-)[::2]
+_COMBINATIONS = tuple((colour, what) for colour in scenes.COLOURS for what in _SHAPES if scenes.held_out(colour, what))[::2]
 _PHOTO = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "a bad photo of a {}.",
           "a drawing of a {}.", "a rendering of a {}.")  # fmt: skip
 

@@ -1,0 +1,32 @@
+"""The control: GRPO-TTA's rewards for every class, averaged over the selected views, read off without any update.
+
+What the policy step itself adds is GRPO-TTA's accuracy minus this one's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from grpo_tta.adapt import Adaptation, Cost, refer
+from grpo_tta.candidates import CandidateGroup
+from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.policy import Observation, Policy
+from grpo_tta.rewards import combine
+from grpo_tta.settings import GRPOSettings
+
+
+def reward_argmax(policy: Policy, seen: Observation, settings: GRPOSettings) -> Adaptation:
+    """softmax over all C classes of the mean reward over the M selected views; V + P forward passes."""
+    _, reference = refer(policy, seen, settings.selected)
+    B, M, C = reference.log_probs.shape
+    classes = torch.arange(C, device=reference.log_probs.device).expand(B, M, C)
+    everyone = CandidateGroup(classes, reference.log_probs, torch.ones_like(classes, dtype=torch.bool))
+    rewards = combine(settings.rewards, reference, everyone).mean(1)  # [B, C]
+    return Adaptation(seen.log_probs[:, 0], rewards.log_softmax(-1), Cost(float(seen.log_probs.shape[1])))
+
+
+def reward_argmax_method(settings: GRPOSettings, name: str = "reward-argmax") -> Method:
+    def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
+        return reward_argmax(policy, batch.seen, settings), state
+
+    return Method(name, "episodic", "own", settings.views.views, settings.views.copies, settings, no_cuts, run)

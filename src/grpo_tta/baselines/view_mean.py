@@ -1,0 +1,44 @@
+"""Mean of the confident views: the test-time ensemble that every adapting method must beat (VTE, ZERO's soft form)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from grpo_tta.adapt import Adaptation, Cost, select_views
+from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.errors import UserError
+from grpo_tta.policy import Observation, Policy
+from grpo_tta.rewards import log_mean_probs
+
+
+@final
+@dataclass(frozen=True)
+class ViewMeanSettings:
+    """
+    Attributes:
+        views: V.
+        selected: M, how many views of lowest entropy are averaged.
+    """
+
+    views: int = 16
+    selected: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.selected <= self.views:
+            raise UserError(f"{self.selected} of {self.views} views cannot be selected; use 1 to {self.views}.")
+
+
+def view_mean(seen: Observation, settings: ViewMeanSettings) -> Adaptation:
+    """log (1/M sum_v pi_0(. | v)) over the M views of lowest entropy; V forward passes, no update."""
+    views = seen.log_probs[:, : seen.views]
+    selected = select_views(views, settings.selected)
+    kept = views.gather(1, selected[..., None].expand(-1, -1, views.shape[-1]))
+    return Adaptation(views[:, 0], log_mean_probs(kept), Cost(float(seen.views)))
+
+
+def view_mean_method(settings: ViewMeanSettings, name: str = "view-mean") -> Method:
+    def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
+        return view_mean(batch.seen, settings), state
+
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cuts, run)

@@ -1,0 +1,84 @@
+"""The contract of a method: a callable from a batch of images to an `Adaptation`, with its protocol declared.
+
+A method never sees a label: there is no place for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from torch import Tensor
+
+from grpo_tta.adapt import Adaptation
+from grpo_tta.policy import Observation, Policy
+from grpo_tta.towers import Tower
+
+Protocol = Literal["episodic", "batch", "online"]
+RewardModel = Literal["none", "own", "teacher"]
+State = dict[str, Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class ImageBatch:
+    """B images as a method sees them.
+
+    Attributes:
+        image_ids: one per image; with the seed they name every random number.
+        views: `[B, V, 3, S, S]`, view 0 the model's own preprocessing.
+        copies: `[B, P, 3, S, S]`.
+        seen: the frozen model's pass over them.
+        seed: of the run.
+    """
+
+    image_ids: tuple[str, ...]
+    views: Tensor
+    copies: Tensor
+    seen: Observation
+    seed: int
+
+    def first(self, views: int, copies: int) -> ImageBatch:
+        """The same with fewer views and copies."""
+        return ImageBatch(
+            self.image_ids, self.views[:, :views], self.copies[:, :copies], self.seen.first(views, copies), self.seed
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """One method with one setting.
+
+    Attributes:
+        name: as it stands in tables.
+        protocol: `episodic` forgets after every image; `batch` after every batch; `online` carries state along a stream.
+        reward: which model scores: none, the adapted model's own frozen weights, or a teacher.
+        views, copies: V and P that it needs.
+        settings: its frozen dataclass of settings (None where there are none).
+        cuts: blocks whose input tokens it wants kept from the frozen pass.
+        run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
+    """
+
+    name: str
+    protocol: Protocol
+    reward: RewardModel
+    views: int
+    copies: int
+    settings: Any
+    cuts: Callable[[Tower], Sequence[int]]
+    run: Callable[[Policy, ImageBatch, State], tuple[Adaptation, State]]
+
+    def __call__(self, policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
+        return self.run(policy, batch.first(self.views, self.copies), state)
+
+
+def no_cuts(tower: Tower) -> Sequence[int]:
+    return ()
+
+
+def observe(policy: Policy, views: Tensor, copies: Tensor, methods: Sequence[Method], *, chunk: int = 256) -> Observation:
+    """The frozen pass that all the methods share, with every token that one of them wants."""
+    cuts = sorted({cut for method in methods for cut in method.cuts(policy.tower)})
+    return policy.observe(views, copies, cuts, chunk=chunk)

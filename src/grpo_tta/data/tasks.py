@@ -1,0 +1,71 @@
+"""A classification task as the runner sees it: classes, prompts, stable image ids and a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+from PIL import Image
+
+from grpo_tta.data import nano
+from grpo_tta.errors import UserError
+
+Kind = Literal["source", "shifted", "cross-domain", "real", "stream"]
+SHIFTED_MEAN: tuple[Kind, ...] = ("shifted", "cross-domain", "real")
+"""The kinds whose tasks make up "the shifted mean"."""
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """
+    Attributes:
+        name: unique in a run.
+        kind: decides which means the task enters.
+        classes: class names, in the order of the labels.
+        template: of the field's single-template protocol.
+        ensemble: templates of methods with a prompt ensemble.
+        image_ids: stable ids, in the order of the stream.
+        load: number of an image -> (picture, label). Only the runner ever sees the label.
+        ordered: the order means something (streams) and must not be shuffled.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    template: str
+    ensemble: tuple[str, ...]
+    image_ids: Sequence[str]
+    load: Callable[[int], tuple[Image.Image, int]]
+    ordered: bool = False
+
+
+def _nano_task(spec: nano.Task, split: nano.Split, limit: int | None) -> Task:
+    def load(number: int) -> tuple[Image.Image, int]:
+        item = nano.item(spec.name, split, number)
+        return Image.fromarray(item.image), item.label
+
+    count = nano.size(spec.name, split)
+    ids = [f"nano/{spec.name}/{split}/{number:04d}" for number in range(count if limit is None else min(limit, count))]
+    return Task(spec.name, spec.kind, spec.classes, spec.template, spec.ensemble, ids, load, spec.kind == "stream")
+
+
+def nano_tasks(names: Sequence[str] | None = None, split: nano.Split = "reporting", limit: int | None = None) -> list[Task]:
+    """Tasks of the nano suite: all but the streams by default, each cut to its first `limit` images.
+
+    Raises:
+        UserError: unknown task or split, or a limit below one.
+    """
+    if split not in nano.SPLITS:
+        raise UserError(f"Unknown split {split!r}; choose {' or '.join(nano.SPLITS)}.")
+    if limit is not None and limit < 1:
+        raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
+    if names is None:
+        names = [name for name, spec in nano.TASKS.items() if spec.kind != "stream"]
+    unknown = [name for name in names if name not in nano.TASKS]
+    if unknown:
+        raise UserError(f"Unknown task {unknown[0]!r}; choose from {', '.join(nano.TASKS)}.")
+    if not names:
+        raise UserError(f"No task was named; choose from {', '.join(nano.TASKS)}.")
+    return [_nano_task(nano.TASKS[name], split, limit) for name in dict.fromkeys(names)]

@@ -1,0 +1,148 @@
+"""Records on disk are the truth: one row per task, image and method, in Parquet parts that are written atomically.
+
+A run's folder holds `run.json` (what was run, with a hash of every setting) and `records/TASK--CHUNK.parquet`. A part
+is written to a temporary file and renamed, so a killed run leaves whole parts or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grpo_tta.errors import UserError
+
+TIME_AND_MEMORY = ("milliseconds", "peak_memory_mb")
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("kind", pa.string()),
+        ("image_id", pa.string()),
+        ("order", pa.int64()),
+        ("label", pa.int64()),
+        ("method", pa.string()),
+        ("protocol", pa.string()),
+        ("reward", pa.string()),
+        ("prediction_before", pa.int64()),
+        ("prediction", pa.int64()),
+        ("confidence_before", pa.float64()),
+        ("confidence", pa.float64()),
+        ("top5_before", pa.list_(pa.int64())),
+        ("top5", pa.list_(pa.int64())),
+        ("entropy_before", pa.float64()),
+        ("entropy", pa.float64()),
+        ("margin", pa.float64()),
+        ("group", pa.list_(pa.int64())),
+        ("rewards", pa.list_(pa.float64())),
+        ("advantages", pa.list_(pa.float64())),
+        ("stepped", pa.bool_()),
+        ("clipped", pa.float64()),
+        ("kl", pa.float64()),
+        ("forwards", pa.float64()),
+        ("backwards", pa.float64()),
+        ("milliseconds", pa.float64()),
+        ("peak_memory_mb", pa.float64()),
+        ("error", pa.string()),
+        ("seed", pa.int64()),
+        ("settings_hash", pa.string()),
+        ("versions", pa.string()),
+    ]
+)
+
+
+@final
+@dataclass(frozen=True)
+class Record:
+    """One row: what one method said about one image, and what it cost.
+
+    `group`, `rewards` and `advantages` are those of the first selected view. `milliseconds` is the method's own share of
+    its batch, without the views and the frozen pass that all methods share; `forwards` counts what the method would cost
+    alone. A row with an `error` has no prediction (-1).
+    """
+
+    task: str
+    kind: str
+    image_id: str
+    order: int
+    label: int
+    method: str
+    protocol: str
+    reward: str
+    seed: int
+    settings_hash: str
+    versions: str
+    prediction_before: int = -1
+    prediction: int = -1
+    confidence_before: float = float("nan")
+    confidence: float = float("nan")
+    top5_before: list[int] = field(default_factory=list)
+    top5: list[int] = field(default_factory=list)
+    entropy_before: float = float("nan")
+    entropy: float = float("nan")
+    margin: float = float("nan")
+    group: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    stepped: bool = False
+    clipped: float = float("nan")
+    kl: float = float("nan")
+    forwards: float = float("nan")
+    backwards: float = float("nan")
+    milliseconds: float = float("nan")
+    peak_memory_mb: float = float("nan")
+    error: str | None = None
+
+
+def settings_hash(settings: Any) -> str:
+    """Short hash of a (nested) frozen dataclass, of plain values, or of None."""
+    plain = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def part_path(folder: Path, task: str, chunk: int) -> Path:
+    return folder / "records" / f"{task}--{chunk:06d}.parquet"
+
+
+def write_part(path: Path, records: Iterable[Record]) -> None:
+    """Writes one part atomically."""
+    table = pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    pq.write_table(table, partial)
+    partial.replace(path)
+
+
+def read_records(folders: Sequence[Path]) -> pd.DataFrame:
+    """All rows of one or more runs.
+
+    Raises:
+        UserError: a folder holds no records, or two rows speak of the same task, image, method and seed.
+    """
+    frames = []
+    for folder in folders:
+        parts = sorted((Path(folder) / "records").glob("[!.]*.parquet"))
+        if not parts:
+            raise UserError(f"{folder}: no records; name the --out folder of a run.")
+        frames += [pq.read_table(part, schema=SCHEMA).to_pandas() for part in parts]
+    rows = pd.concat(frames, ignore_index=True)
+    twice = rows.duplicated(["task", "image_id", "method", "seed", "settings_hash"])
+    if twice.any():
+        first = rows[twice].iloc[0]
+        raise UserError(f"{first.method} has two rows for {first.image_id}; the folders overlap, name each run once.")
+    return rows
