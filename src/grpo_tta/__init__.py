@@ -1,0 +1,42 @@
+"""grpo-tta: test-time adaptation of CLIP-like models to one unlabelled picture by Group Relative Policy Optimization.
+
+    from grpo_tta import GRPOTTA
+    GRPOTTA("nano-clip", ["star", "heart"]).predict("picture.png").label
+
+Names are imported on first use, so that `import grpo_tta` and `grpo-tta --help` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grpo_tta.errors import UserError
+    from grpo_tta.pipeline import GRPOTTA, Explanation, Prediction
+    from grpo_tta.rewards import RewardWeights
+    from grpo_tta.settings import GRPOSettings
+    from grpo_tta.towers import load_tower
+    from grpo_tta.views import ViewSettings
+
+_HOMES = {
+    "GRPOTTA": "pipeline",
+    "Explanation": "pipeline",
+    "GRPOSettings": "settings",
+    "Prediction": "pipeline",
+    "RewardWeights": "rewards",
+    "UserError": "errors",
+    "ViewSettings": "views",
+    "load_tower": "towers",
+}
+__all__ = ["GRPOTTA", "Explanation", "GRPOSettings", "Prediction", "RewardWeights", "UserError", "ViewSettings", "load_tower"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'grpo_tta' has no attribute {name!r}")
+    return getattr(import_module(f"grpo_tta.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

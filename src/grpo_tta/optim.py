@@ -32,8 +32,11 @@ class Update:
     """`sgd` steps in proportion to the evidence; `adam` (arXiv 1412.6980) gives equal-sized steps to sure and unsure
     images alike. Holds the moments of one batch of episodes and is dropped with it."""
 
-    def __init__(self, optimizer: Optimizer, learning_rate: float, max_norm: float | None) -> None:
+    def __init__(self, optimizer: Optimizer, learning_rate: float, max_norm: float | None, weight_decay: float = 0.0) -> None:
+        """`weight_decay` is decoupled (AdamW, arXiv 1711.05101): an image that moves first shrinks its parameters by
+        learning_rate * weight_decay."""
         self._optimizer, self._learning_rate, self._max_norm = optimizer, learning_rate, max_norm
+        self._weight_decay = weight_decay
         self._moments: dict[str, tuple[Tensor, Tensor]] = {}
         self._count = 0
 
@@ -49,6 +52,7 @@ class Update:
         """
         norm = gradient_norm(gradients)
         moves = stepped & norm.isfinite()
+        kept = 1 - self._learning_rate * self._weight_decay * moves.to(norm)
         scale = moves.to(norm)
         if self._max_norm is not None:
             scale = scale * (self._max_norm / norm.clamp_min(1e-12)).clamp(max=1.0).nan_to_num(0.0)
@@ -58,8 +62,21 @@ class Update:
             step = raw.nan_to_num(0.0, 0.0, 0.0) * per_image(scale, raw)
             if self._optimizer == "adam":
                 step = self._moment_ratio(name, step)
-            out[name] = (value.detach() + self._learning_rate * step).requires_grad_()
+            out[name] = (value.detach() * per_image(kept, value) + self._learning_rate * step).requires_grad_()
         return out, norm
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments and the number of steps taken, for methods that carry them along a stream."""
+        out = {"count": torch.tensor(self._count)}
+        for name, (first, second) in self._moments.items():
+            out |= {f"first.{name}": first, f"second.{name}": second}
+        return out
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up where `state` was taken."""
+        self._count = int(state["count"])
+        names = [key.removeprefix("first.") for key in state if key.startswith("first.")]
+        self._moments = {name: (state[f"first.{name}"], state[f"second.{name}"]) for name in names}
 
     def _moment_ratio(self, name: str, gradient: Tensor) -> Tensor:
         first, second = self._moments.get(name, (torch.zeros_like(gradient), torch.zeros_like(gradient)))

@@ -114,12 +114,15 @@ class Policy:
         cut_tokens = {cut: torch.cat(parts).unflatten(0, (B, -1)) for cut, parts in kept.items()}
         return Observation(joined, self.log_probs(joined), cut_tokens, V)
 
-    def adapted(self, tokens: Tensor, plan: Plan, tuned: Mapping[str, Tensor]) -> Tensor:
-        """The suffix with per-image parameters: `[B, M, T, W]` -> log-probabilities `[B, M, C]`."""
+    def adapted_features(self, tokens: Tensor, plan: Plan, tuned: Mapping[str, Tensor]) -> Tensor:
+        """The suffix with per-image parameters: `[B, M, T, W]` -> features, not normalised, `[B, M, D]`."""
         B, M = tokens.shape[:2]
         with PerImage(plan, tuned):
             x = tokens.flatten(0, 1)
             for block in self.tower.blocks[plan.first_block :]:
                 x = block(x)
-            features = self.tower.head(x)
-        return self.log_probs(features).unflatten(0, (B, M))
+            return self.tower.head(x).unflatten(0, (B, M))
+
+    def adapted(self, tokens: Tensor, plan: Plan, tuned: Mapping[str, Tensor]) -> Tensor:
+        """The same as log-probabilities: `[B, M, T, W]` -> `[B, M, C]`."""
+        return self.log_probs(self.adapted_features(tokens, plan, tuned))

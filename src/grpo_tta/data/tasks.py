@@ -51,7 +51,7 @@ def _nano_task(spec: nano.Task, split: nano.Split, limit: int | None) -> Task:
     return Task(spec.name, spec.kind, spec.classes, spec.template, spec.ensemble, ids, load, spec.kind == "stream")
 
 
-def nano_tasks(names: Sequence[str] | None = None, split: nano.Split = "reporting", limit: int | None = None) -> list[Task]:
+def nano_tasks(names: Sequence[str] | None = None, split: str = "reporting", limit: int | None = None) -> list[Task]:
     """Tasks of the nano suite: all but the streams by default, each cut to its first `limit` images.
 
     Raises:
@@ -59,6 +59,7 @@ def nano_tasks(names: Sequence[str] | None = None, split: nano.Split = "reportin
     """
     if split not in nano.SPLITS:
         raise UserError(f"Unknown split {split!r}; choose {' or '.join(nano.SPLITS)}.")
+    known: nano.Split = nano.SPLITS[nano.SPLITS.index(split)]
     if limit is not None and limit < 1:
         raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
     if names is None:
@@ -68,4 +69,4 @@ def nano_tasks(names: Sequence[str] | None = None, split: nano.Split = "reportin
         raise UserError(f"Unknown task {unknown[0]!r}; choose from {', '.join(nano.TASKS)}.")
     if not names:
         raise UserError(f"No task was named; choose from {', '.join(nano.TASKS)}.")
-    return [_nano_task(nano.TASKS[name], split, limit) for name in dict.fromkeys(names)]
+    return [_nano_task(nano.TASKS[name], known, limit) for name in dict.fromkeys(names)]

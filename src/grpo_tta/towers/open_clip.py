@@ -17,8 +17,10 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from grpo_tta.errors import UserError
+from grpo_tta.towers.embedded_tokens import EmbeddedTokens
 
 SHIPPED = ("nano-clip",)
 
@@ -58,7 +60,7 @@ class OpenClipTower:
         self._model: Any = model.eval().requires_grad_(False)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
-        visual: Any = model.visual
+        visual: Any = self._model.visual
         self._cut: _PlainCut | _TimmCut
         if isinstance(visual, VisionTransformer):
             self._cut = _PlainCut(visual)
@@ -73,10 +75,10 @@ class OpenClipTower:
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
         config = visual.preprocess_cfg
-        device = next(model.parameters()).device
+        device: Any = self._model.logit_scale.device
         self.mean = torch.tensor(config["mean"], dtype=torch.float32, device=device)
         self.std = torch.tensor(config["std"], dtype=torch.float32, device=device)
-        self.logit_scale = float(self._model.logit_scale.exp().item())
+        self.logit_scale = float(torch.as_tensor(self._model.logit_scale).exp())
         self.fingerprint = _fingerprint(model)
 
     @property
@@ -105,6 +107,33 @@ class OpenClipTower:
         tokens = self._tokenizer(list(prompts)).to(self.device)
         self._check_length(prompts)
         return self._model.encode_text(tokens)
+
+    @torch.no_grad()
+    def embed_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token embeddings `[N, L, W]`, float32 and without positions, and token numbers `[N, L]` of N prompts.
+
+        Raises:
+            UserError: a prompt is too long, or this model's text encoder has no token table that can be tuned around.
+        """
+        self._check_length(prompts)
+        tokens = self._tokenizer(list(prompts)).to(self.device)
+        return F.embedding(tokens, self._token_table()).float(), tokens
+
+    def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        """The model's own text encoder with these token embeddings in place of its table's: `[N, L, W]`, `[N, L]` ->
+        `[N, D]`, not normalised; carries gradients to the embeddings. The tokens tell padding and where to pool.
+
+        Raises:
+            UserError: as `embed_tokens`.
+        """
+        with EmbeddedTokens(self._token_table(), embeddings):
+            return self._model.encode_text(tokens)
+
+    def _token_table(self) -> Tensor:
+        table = getattr(getattr(self._model, "text", self._model), "token_embedding", None)
+        if not isinstance(table, nn.Embedding):
+            raise UserError(f"{self.name}: this tower cannot tune text; use a model with open_clip's own text encoder.")
+        return table.weight
 
     def _check_length(self, prompts: Sequence[str]) -> None:
         # The tokenizer of open_clip cuts long prompts without a word. Its `encode` tells the true length.
@@ -166,8 +195,10 @@ def _fingerprint(model: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        # A sum of squares per tensor tells weights apart without hashing gigabytes.
-        digest.update(repr((float(tensor.double().sum()), float(tensor.double().square().sum()))).encode())
+        # Some two thousand values and the sum of each tensor tell weights apart without hashing gigabytes.
+        flat = tensor.flatten()
+        sample = flat[:: max(1, flat.numel() // 2048)].float().cpu().contiguous()
+        digest.update(sample.numpy().tobytes() + f"{float(flat.double().sum()):.9e}".encode())
     return digest.hexdigest()
 
 

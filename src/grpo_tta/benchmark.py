@@ -1,0 +1,332 @@
+"""The runner: streams tasks through methods and writes one row per image and method, so that a killed run resumes.
+
+Views and the frozen pass are made once an image and lent to every method. Labels are joined here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from grpo_tta import objective
+from grpo_tta.adapt import Adaptation
+from grpo_tta.batches import make_batch
+from grpo_tta.contract import ImageBatch, Method, State, observe
+from grpo_tta.cost import measure, peak_memory_mb
+from grpo_tta.data.tasks import Task
+from grpo_tta.errors import UserError
+from grpo_tta.images import to_rgb
+from grpo_tta.policy import Observation, Policy
+from grpo_tta.prompts import make_prompts
+from grpo_tta.records import Record, part_path, settings_hash, write_json, write_part
+from grpo_tta.towers import Tower
+from grpo_tta.views import ViewSettings
+
+Progress = Callable[[str, int], None]
+
+
+@final
+@dataclass(frozen=True)
+class RunSettings:
+    """
+    Attributes:
+        seed: of crops, copies, Gumbel noise and stream order.
+        batch: images adapted in one pass; changes speed and memory, not the answers of an episodic method.
+        chunk: images per part on disk; what a killed run has to do again at the most.
+        shard: (i, n) takes every n-th chunk, from the i-th on; episodic methods only.
+        views: how views are made; counts follow the methods.
+    """
+
+    seed: int = 0
+    batch: int = 16
+    chunk: int = 64
+    shard: tuple[int, int] = (0, 1)
+    views: ViewSettings = field(default_factory=ViewSettings)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.chunk < 1:
+            raise UserError("batch and chunk must be at least 1.")
+        if not 0 <= self.shard[0] < self.shard[1]:
+            raise UserError(f"Shard {self.shard[0]}/{self.shard[1]} does not exist; use i/n with 0 <= i < n.")
+
+
+def versions() -> str:
+    names = ("grpo-tta", "torch", "open_clip_torch")
+    return " ".join(f"{name}={importlib.metadata.version(name)}" for name in names)
+
+
+def stream_order(task: Task, seed: int) -> list[int]:
+    """The order in which a task's images are seen: seeded, except where the order is the task."""
+    n = len(task.image_ids)
+    if task.ordered:
+        return list(range(n))
+    return [int(i) for i in np.random.default_rng([seed, zlib.crc32(task.name.encode())]).permutation(n)]
+
+
+def with_counts(settings: ViewSettings, methods: Sequence[Method]) -> ViewSettings:
+    """The same kind of views, as many as the most demanding method needs."""
+    views = max(method.views for method in methods)
+    copies = max(method.copies for method in methods)
+    return ViewSettings(**{**asdict(settings), "views": views, "copies": copies})
+
+
+def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method], settings: RunSettings) -> dict[str, Any]:
+    """What a run depends on; two runs with the same description give the same predictions."""
+    return {
+        "model": tower.name,
+        "fingerprint": tower.fingerprint,
+        "seed": settings.seed,
+        "chunk": settings.chunk,
+        "views": asdict(settings.views),
+        "tasks": {task.name: len(task.image_ids) for task in tasks},
+        "methods": {
+            m.name: {
+                "protocol": m.protocol,
+                "reward": m.reward,
+                "views": m.views,
+                "copies": m.copies,
+                "settings": asdict(m.settings) if m.settings is not None else None,
+            }
+            for m in methods
+        },
+    }
+
+
+def _open_run(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """Starts a run's folder or checks that an existing one holds the same run."""
+    path = folder / "run.json"
+    wanted = json.loads(json.dumps(description))
+    if path.is_file():
+        found = json.loads(path.read_text())
+        different = [key for key, value in wanted.items() if found.get(key) != value]
+        if different:
+            raise UserError(
+                f"{folder} holds another run ({', '.join(different)} differ); name another --out or remove the folder."
+            )
+        return found
+    if (folder / "records").exists():
+        raise UserError(f"{folder} holds records without a run.json; name another --out.")
+    wanted |= {"versions": versions(), "cost": {}}
+    write_json(path, wanted)
+    return wanted
+
+
+def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings: RunSettings) -> dict[str, dict[str, float]]:
+    """Milliseconds an image and peak memory of each method on its own: views, frozen pass and method, on a few images."""
+    numbers = range(min(settings.batch, len(task.image_ids)))
+    images = [to_rgb(task.load(number)[0]) for number in numbers]
+    names = tuple(task.image_ids[number] for number in numbers)
+    out = {}
+    for method in methods:
+        view_settings = with_counts(settings.views, [method])
+
+        def call(method: Method = method, view_settings: ViewSettings = view_settings) -> None:
+            views, copies = make_batch(policy.tower, images, names, view_settings, settings.seed)
+            seen = observe(policy, views, copies, [method])
+            method(policy, ImageBatch(names, views, copies, seen, settings.seed), {})
+
+        milliseconds, memory = measure(call, policy.tower.device)
+        out[method.name] = {"ms": milliseconds / len(images), "peak_memory_mb": memory}
+    return out
+
+
+def run(
+    tower: Tower,
+    tasks: Sequence[Task],
+    methods: Sequence[Method],
+    out: Path,
+    settings: RunSettings,
+    progress: Progress = lambda task, images: None,
+) -> None:
+    """Runs methods on tasks into a folder; an existing folder with the same description is resumed.
+
+    A picture that cannot be read, or on which a method raises, becomes a row with its error, and the run goes on.
+
+    Raises:
+        UserError: the folder holds another run, or a stateful method is to be sharded.
+    """
+    stateful = [m.name for m in methods if m.protocol != "episodic"]
+    if stateful and settings.shard[1] > 1:
+        raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
+    info = _open_run(out, describe_run(tower, tasks, methods, settings))
+    for index, task in enumerate(tasks):
+        policy = Policy(tower, make_prompts(tower, task.classes, (task.template,), task.ensemble))
+        if index == 0 and not info["cost"]:
+            info["cost"] = time_methods(policy, task, methods, settings)
+            write_json(out / "run.json", info)
+        _run_task(policy, task, methods, out, settings, progress)
+
+
+def _run_task(
+    policy: Policy, task: Task, methods: Sequence[Method], out: Path, settings: RunSettings, progress: Progress
+) -> None:
+    order = stream_order(task, settings.seed)
+    chunks = [order[i : i + settings.chunk] for i in range(0, len(order), settings.chunk)]
+    states: dict[str, State] = {m.name: {} for m in methods}
+    position = 0
+    for index, numbers in enumerate(chunks):
+        start, position = position, position + len(numbers)
+        if index % settings.shard[1] != settings.shard[0]:
+            continue
+        path = part_path(out, task.name, index)
+        state_path = out / "state" / f"{task.name}--{index:06d}"
+        if path.is_file():
+            states = _load_states(state_path, methods, states)
+        else:
+            rows: list[Record] = []
+            for first in range(0, len(numbers), settings.batch):
+                some = numbers[first : first + settings.batch]
+                rows += _run_batch(policy, task, some, start + first, methods, states, settings)
+            # The state is written before the rows: a run killed between the two repeats the chunk from the state before.
+            _save_states(state_path, methods, states)
+            write_part(path, rows)
+        progress(task.name, len(numbers))
+
+
+def _save_states(folder: Path, methods: Sequence[Method], states: dict[str, State]) -> None:
+    for method in methods:
+        if state := states[method.name]:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / f".{method.name}.partial"
+            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, partial)
+            partial.replace(folder / f"{method.name}.safetensors")
+
+
+def _load_states(folder: Path, methods: Sequence[Method], before: dict[str, State]) -> dict[str, State]:
+    loaded = dict(before)
+    for method in methods:
+        path = folder / f"{method.name}.safetensors"
+        if path.is_file():
+            loaded[method.name] = load_file(path)
+    return loaded
+
+
+def _run_batch(
+    policy: Policy,
+    task: Task,
+    numbers: Sequence[int],
+    position: int,
+    methods: Sequence[Method],
+    states: dict[str, State],
+    settings: RunSettings,
+) -> list[Record]:
+    """Rows of one batch; `states` is moved on in place."""
+
+    def blank(place: int, label: int, method: Method) -> dict[str, Any]:
+        return {
+            "task": task.name,
+            "kind": task.kind,
+            "image_id": task.image_ids[numbers[place]],
+            "order": position + place,
+            "label": label,
+            "method": method.name,
+            "protocol": method.protocol,
+            "reward": method.reward,
+            "seed": settings.seed,
+            "settings_hash": settings_hash(method.settings),
+            "versions": versions(),
+        }
+
+    rows: list[Record] = []
+    images, places, labels = [], [], []
+    for place, number in enumerate(numbers):
+        try:
+            image, label = task.load(number)
+            images.append(to_rgb(image))
+        except Exception as error:
+            rows += [Record(**blank(place, -1, method), error=_sentence(error)) for method in methods]
+            continue
+        places.append(place)
+        labels.append(label)
+    if not images:
+        return rows
+    names = tuple(task.image_ids[numbers[place]] for place in places)
+    views, copies = make_batch(policy.tower, images, names, with_counts(settings.views, methods), settings.seed)
+
+    def attempt(some: slice, method: Method) -> tuple[Adaptation, float]:
+        seen = shared if some == whole else None
+        if seen is None:
+            seen = observe(policy, views[some], copies[some], methods)
+        batch = ImageBatch(names[some], views[some], copies[some], seen, settings.seed)
+        started = time.perf_counter()
+        adaptation, state = method(policy, batch, states[method.name])
+        _check_finite(adaptation)
+        states[method.name] = state
+        return adaptation, 1000 * (time.perf_counter() - started) / len(batch.image_ids)
+
+    whole = slice(0, len(names))
+    shared: Observation | None = None
+    with contextlib.suppress(UserError):  # one damaged picture of the batch is found below, one by one
+        shared = observe(policy, views, copies, methods)
+    for method in methods:
+        try:
+            pieces = [(whole, *attempt(whole, method))]
+        except Exception:
+            pieces = []
+            for i in range(len(names)):
+                try:
+                    pieces.append((slice(i, i + 1), *attempt(slice(i, i + 1), method)))
+                except Exception as error:
+                    rows.append(Record(**blank(places[i], labels[i], method), error=_sentence(error)))
+        for some, adaptation, milliseconds in pieces:
+            memory = peak_memory_mb(policy.tower.device)
+            for row, i in zip(_rows(adaptation), itertools.count(some.start)):
+                common = blank(places[i], labels[i], method)
+                rows.append(Record(**common, **row, milliseconds=milliseconds, peak_memory_mb=memory))
+    return rows
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _check_finite(adaptation: Adaptation) -> None:
+    if torch.isnan(adaptation.after).any():
+        raise UserError("The method returned NaN; lower its learning rate.")
+
+
+def _rows(adaptation: Adaptation) -> Iterator[dict[str, Any]]:
+    """What a batch's adaptation says about each image, as plain values."""
+    before, after = adaptation.before.double().cpu(), adaptation.after.double().cpu()
+    top = min(5, after.shape[-1])
+    entropy_before, entropy = objective.entropy(before), objective.entropy(after)
+    episode = adaptation.episode
+    for b in range(len(after)):
+        first, second = after[b].topk(2).values.exp().tolist()
+        row: dict[str, Any] = {
+            "prediction_before": int(before[b].argmax()),
+            "prediction": int(after[b].argmax()),
+            "confidence_before": float(before[b].max().exp()),
+            "confidence": first,
+            "margin": first - second,
+            "top5_before": before[b].topk(top).indices.tolist(),
+            "top5": after[b].topk(top).indices.tolist(),
+            "entropy_before": float(entropy_before[b]),
+            "entropy": float(entropy[b]),
+            "forwards": adaptation.cost.forwards,
+            "backwards": adaptation.cost.backwards,
+        }
+        if episode is not None:
+            mask = episode.group.mask[b, 0].cpu()
+            last = episode.steps[-1] if episode.steps else None
+            row |= {
+                "group": episode.group.classes[b, 0].cpu()[mask].tolist(),
+                "rewards": episode.rewards[b, 0].double().cpu()[mask].tolist(),
+                "advantages": episode.advantages[b, 0].double().cpu()[mask].tolist(),
+                "stepped": bool(episode.stepped[b]),
+            }
+            if last is not None:
+                row |= {"clipped": float(last.clipped[b]), "kl": float(last.kl[b])}
+        yield row

@@ -1,0 +1,237 @@
+"""The public object: `GRPOTTA(model, labels)` with `.predict` and `.explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from grpo_tta.adapt import Adaptation, adapt
+from grpo_tta.batches import make_batch
+from grpo_tta.errors import UserError
+from grpo_tta.images import image_key, load_image, to_rgb
+from grpo_tta.policy import Policy
+from grpo_tta.prompts import DEFAULT_TEMPLATE, make_prompts
+from grpo_tta.settings import PRESETS, GRPOSettings
+from grpo_tta.towers import Tower, load_tower
+from grpo_tta.tuning import make_plan
+
+ImageLike = Image.Image | np.ndarray | str | Path
+
+
+@final
+@dataclass(frozen=True)
+class Prediction:
+    """What the adapted model says about one picture.
+
+    Attributes:
+        label: the most probable label.
+        probability: of that label, after adaptation.
+        probabilities: label -> probability after adaptation, in the order of the labels.
+        label_before, probabilities_before: the same for zero-shot CLIP.
+        forwards, backwards: passes of one view through the visual encoder that the answer cost.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    label_before: str
+    probabilities_before: dict[str, float]
+    forwards: float
+    backwards: float
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """One class of a group: reward in nats, group-relative advantage, pi_theta(label | view) before each step."""
+
+    label: str
+    reward: float
+    advantage: float
+    probabilities: tuple[float, ...]
+
+
+@final
+@dataclass(frozen=True)
+class ViewTrace:
+    """One selected view: its number (0 is the untouched picture) and its group of candidates."""
+
+    view: int
+    candidates: tuple[Candidate, ...]
+
+
+@final
+@dataclass(frozen=True)
+class StepTrace:
+    """One policy step: mean objective, KL(pi_theta || pi_0) and clipped share before it, and its raw gradient's norm."""
+
+    objective: float
+    kl: float
+    clipped: float
+    gradient_norm: float
+
+
+@final
+@dataclass(frozen=True)
+class Explanation:
+    """How a prediction came about.
+
+    Attributes:
+        prediction: the answer.
+        views: the selected views with candidates, rewards, advantages and probabilities step by step.
+        steps: the policy steps.
+        stepped: false where all advantages were zero and no step was taken.
+        content_free: label -> what the frozen model sees in the patch-shuffled copies (empty without copies).
+    """
+
+    prediction: Prediction
+    views: tuple[ViewTrace, ...]
+    steps: tuple[StepTrace, ...]
+    stepped: bool
+    content_free: dict[str, float]
+
+
+@final
+class GRPOTTA:
+    """Adapts a CLIP-like model to one picture at a time, predicts, and forgets.
+
+    The model's weights are never modified, and an answer depends on the picture, the labels, the settings and the seed
+    alone; not on what was asked before or on its neighbours in a list. May be shared by threads.
+    """
+
+    def __init__(
+        self,
+        model: str | Tower,
+        labels: Sequence[str],
+        *,
+        templates: str | Sequence[str] = DEFAULT_TEMPLATE,
+        settings: str | GRPOSettings = "default",
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        batch: int = 16,
+        download: bool = False,
+    ) -> None:
+        """
+        Args:
+            model: a model's name (see `grpo_tta.towers.load_tower`) or a tower.
+            labels: at least two distinct class names.
+            templates: one or more prompts with `{}` where the label goes; several are averaged.
+            settings: `default`, `paper`, or settings of your own.
+            seed: of views, copies and sampled groups.
+            device: where a model named by a string runs.
+            batch: pictures adapted in one pass; changes speed and memory, not answers.
+            download: whether weights may be fetched; never done unasked.
+
+        Raises:
+            UserError: unknown model or preset, missing weights, unusable labels or templates, K > C, batch < 1.
+        """
+        if isinstance(settings, str):
+            if settings not in PRESETS:
+                raise UserError(f"Unknown preset {settings!r}; choose {' or '.join(PRESETS)}.")
+            settings = PRESETS[settings]
+        if batch < 1:
+            raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        self.tower = load_tower(model, device=device, download=download) if isinstance(model, str) else model
+        self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates))
+        self.settings, self.seed, self._batch = settings, seed, batch
+        settings.group_size(self.policy.classes)
+        self._plan = make_plan(self.tower, settings.tuned, settings.last_blocks, settings.rank)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.policy.prompts.labels
+
+    @overload
+    def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence
+    @overload
+    def predict(self, images: Sequence[ImageLike]) -> list[Prediction]: ...
+    def predict(self, images: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
+        """Adapts to each picture alone and classifies it.
+
+        Args:
+            images: one picture or a list: PIL image, uint8 array `[H, W, 3]` or `[H, W]`, or a path.
+
+        Raises:
+            UserError: a picture is missing, damaged or of an unusable type (named in the message).
+        """
+        if isinstance(images, Image.Image | np.ndarray | str | Path):
+            return self._answers(self._adapt([_read(images)]))[0]
+        pictures = [_read(image) for image in images]
+        found: list[Prediction] = []
+        for first in range(0, len(pictures), self._batch):
+            found += self._answers(self._adapt(pictures[first : first + self._batch]))
+        return found
+
+    def explain(self, image: ImageLike) -> Explanation:
+        """The answer for one picture, with candidates, rewards, advantages and probabilities at every step.
+
+        Raises:
+            UserError: the picture is missing, damaged or of an unusable type.
+        """
+        adaptation = self._adapt([_read(image)])
+        episode = adaptation.episode
+        assert episode is not None, "GRPO-TTA always tells its episode"
+        group, labels = episode.group, self.labels
+        views = []
+        for m, view in enumerate(episode.selected[0].tolist()):
+            candidates = [
+                Candidate(
+                    labels[int(group.classes[0, m, k])],
+                    float(episode.rewards[0, m, k]),
+                    float(episode.advantages[0, m, k]),
+                    tuple(float(step.log_probs[0, m, k].exp()) for step in episode.steps),
+                )
+                for k in range(group.classes.shape[-1])
+                if group.mask[0, m, k]
+            ]
+            views.append(ViewTrace(view, tuple(candidates)))
+        steps = tuple(
+            StepTrace(float(s.objective[0]), float(s.kl[0]), float(s.clipped[0]), float(s.gradient_norm[0]))
+            for s in episode.steps
+        )
+        prior = episode.reference.content_free
+        content_free = {} if prior is None else dict(zip(labels, prior[0].exp().tolist(), strict=True))
+        return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.stepped[0]), content_free)
+
+    def _adapt(self, pictures: Sequence[Image.Image]) -> Adaptation:
+        keys = [image_key(picture) for picture in pictures]
+        views, copies = make_batch(self.tower, pictures, keys, self.settings.views, self.seed)
+        seen = self.policy.observe(views, copies, [self._plan.first_block])
+        return adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed)
+
+    def _answers(self, adaptation: Adaptation) -> list[Prediction]:
+        found = []
+        for before, after in zip(adaptation.before.exp().tolist(), adaptation.after.exp().tolist(), strict=True):
+            best, best_before = int(np.argmax(after)), int(np.argmax(before))
+            found.append(
+                Prediction(
+                    self.labels[best],
+                    after[best],
+                    dict(zip(self.labels, after, strict=True)),
+                    self.labels[best_before],
+                    dict(zip(self.labels, before, strict=True)),
+                    adaptation.cost.forwards,
+                    adaptation.cost.backwards,
+                )
+            )
+        return found
+
+
+def _read(image: ImageLike) -> Image.Image:
+    if isinstance(image, str | Path):
+        return load_image(image)
+    if isinstance(image, np.ndarray):
+        grey = image.ndim == 2
+        if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] in (3, 4))):
+            raise UserError(f"An array picture must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {image.dtype} {image.shape}.")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise UserError(f"A picture must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
+    return to_rgb(image)

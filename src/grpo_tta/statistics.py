@@ -1,0 +1,93 @@
+"""Intervals and paired tests on records: pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from scipy import stats
+
+DRAWS = 4000
+
+
+def accuracy_interval(correct: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Wilson interval of one task's accuracy: `[N]` bool -> (low, high). Sane at 0 and 1, where a bootstrap is not.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if len(correct) == 0:
+        raise ValueError("An accuracy of no images does not exist.")
+    interval = stats.binomtest(int(np.sum(correct)), len(correct)).proportion_ci(level, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(
+    values: Sequence[np.ndarray], clusters: Sequence[np.ndarray], *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean over tasks of each task's mean, with a percentile bootstrap interval.
+
+    Within each task whole clusters (an image's rows over seeds) are drawn with replacement, so that the same picture
+    seen under three seeds does not count as three pictures.
+
+    Args:
+        values: per task `[N_t]`, for example correctness, or its difference between two methods.
+        clusters: per task `[N_t]`, the image each value belongs to.
+
+    Returns:
+        (mean, low, high).
+    """
+    rng = np.random.default_rng(seed)
+    point, draws = 0.0, np.zeros(DRAWS)
+    for value, cluster in zip(values, clusters, strict=True):
+        _, inverse = np.unique(cluster, return_inverse=True)
+        sums, counts = np.bincount(inverse, value), np.bincount(inverse)
+        point += value.mean()
+        picked = rng.integers(0, len(sums), (DRAWS, len(sums)))
+        draws += sums[picked].sum(1) / counts[picked].sum(1)
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(draws / len(values), [tail, 100 - tail])
+    return float(point / len(values)), float(low), float(high)
+
+
+@final
+@dataclass(frozen=True)
+class Paired:
+    """How method a compares with method b on the same images.
+
+    Attributes:
+        wins: images that only a gets right.
+        losses: images that only b gets right.
+        p_value: exact two-sided McNemar test.
+    """
+
+    wins: int
+    losses: int
+    p_value: float
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> Paired:
+    """Exact McNemar test (binomial on the discordant images): correctness of a and b, `[N]` bool each."""
+    wins, losses = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    p = 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+    return Paired(wins, losses, p)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): sum_b n_b/N |accuracy_b - confidence_b| over equal-width bins."""
+    which = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    total = 0.0
+    for b in range(bins):
+        inside = which == b
+        if inside.any():
+            total += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    return float(total)
+
+
+def prediction_entropy(predictions: np.ndarray, classes: int) -> float:
+    """Entropy of the histogram of predictions over log C: 1 where all classes are predicted alike, 0 on collapse."""
+    share = np.bincount(predictions, minlength=classes) / len(predictions)
+    share = share[share > 0]
+    return float(-(share * np.log(share)).sum() / np.log(classes))

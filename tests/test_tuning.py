@@ -1,0 +1,120 @@
+"""Per-image parameters against the plain way: copy the weights into a clone of the model, one image at a time."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from grpo_tta.errors import UserError
+from grpo_tta.policy import Policy
+from grpo_tta.towers.open_clip import OpenClipTower
+from grpo_tta.tuning import Plan, TunedSet, make_plan
+
+B, M = 3, 2
+
+
+def views(tower: OpenClipTower) -> Tensor:
+    return torch.randn(B, M, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def perturbed(plan: Plan) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    start = plan.start(B)
+    return {n: (v.detach() + 0.2 * torch.randn(v.shape, generator=generator)).requires_grad_() for n, v in start.items()}
+
+
+def tokens_at(tower: OpenClipTower, pixels: Tensor, block: int) -> Tensor:
+    with torch.no_grad():
+        x = tower.prefix(pixels.flatten(0, 1))
+        for module in tower.blocks[:block]:
+            x = module(x)
+    return x.unflatten(0, pixels.shape[:2])
+
+
+def parameter_named(tower: OpenClipTower, name: str) -> nn.Parameter:
+    where, leaf = name.rsplit(".", 1)
+    parts = where.split(".")
+    module = tower.blocks[int(parts[1])] if parts[0] == "blocks" else tower.head_modules[parts[1]]
+    for part in parts[2:]:
+        module = getattr(module, part)
+    return getattr(module, leaf)
+
+
+def expected_log_probs(policy: Policy, plan: Plan, tuned: dict[str, Tensor], image: int, tokens: Tensor) -> Tensor:
+    """The suffix of a clone of the tower with this image's parameters written into it."""
+    tower = copy.deepcopy(policy.tower)
+    with torch.no_grad():
+        for name in plan.replaced:
+            parameter_named(tower, name).copy_(tuned[name][image])
+        for name, (_, pairs) in plan.deltas.items():
+            for pair in pairs:
+                parameter_named(tower, name)[pair.rows] += tuned[pair.up][image] @ tuned[pair.down][image]
+        x = tokens[image]
+        for block in tower.blocks[plan.first_block :]:
+            x = block(x)
+        return policy.log_probs(tower.head(x))
+
+
+@pytest.mark.parametrize(("tuned_set", "last"), [("norm", None), ("norm", 1), ("lora", None), ("lora", 2), ("blocks", 2)])
+def test_every_image_sees_its_own_parameters(policy: Policy, tuned_set: TunedSet, last: int | None) -> None:
+    plan = make_plan(policy.tower, tuned_set, last)
+    tuned = perturbed(plan)
+    tokens = tokens_at(policy.tower, views(policy.tower), plan.first_block)
+    found = policy.adapted(tokens, plan, tuned)
+    for image in range(B):
+        expected = expected_log_probs(policy, plan, tuned, image, tokens)
+        torch.testing.assert_close(found[image], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tuned_set", ["norm", "lora", "blocks"])
+def test_the_start_is_the_frozen_model(policy: Policy, tuned_set: TunedSet) -> None:
+    pixels = views(policy.tower)
+    plan = make_plan(policy.tower, tuned_set, 2)
+    seen = policy.observe(pixels, pixels[:, :0], [plan.first_block])
+    found = policy.adapted(seen.tokens[plan.first_block], plan, plan.start(B))
+    torch.testing.assert_close(found, seen.log_probs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tuned_set", ["norm", "lora", "blocks"])
+def test_gradients_reach_exactly_the_named_parameters(policy: Policy, tuned_set: TunedSet) -> None:
+    plan = make_plan(policy.tower, tuned_set, 2)
+    tuned = perturbed(plan)
+    tokens = tokens_at(policy.tower, views(policy.tower), plan.first_block)
+    policy.adapted(tokens, plan, tuned)[..., 0].sum().backward()
+    assert set(tuned) == set(plan.shapes)
+    for name, value in tuned.items():
+        assert value.grad is not None, name
+        assert value.grad.flatten(1).abs().amax(1).gt(0).all(), f"{name} gets no gradient"
+    assert all(p.grad is None for p in policy.tower.parameters())
+
+
+def test_an_images_gradient_does_not_depend_on_its_neighbours(policy: Policy) -> None:
+    plan = make_plan(policy.tower)
+    tuned = perturbed(plan)
+    tokens = tokens_at(policy.tower, views(policy.tower), 0)
+    together = torch.autograd.grad(policy.adapted(tokens, plan, tuned)[..., 0].sum(), list(tuned.values()))
+    one = {name: value[1:2].detach().requires_grad_() for name, value in tuned.items()}
+    alone = torch.autograd.grad(policy.adapted(tokens[1:2], plan, one)[..., 0].sum(), list(one.values()))
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a[1:2], b, atol=1e-5, rtol=1e-3)
+
+
+def test_named_parameters_of_the_plan(tower: OpenClipTower) -> None:
+    names = set(make_plan(tower, "norm", 1).shapes)
+    assert names == {f"blocks.2.{n}.{leaf}" for n in ("ln_1", "ln_2") for leaf in ("weight", "bias")} | {
+        "head.ln_post.weight",
+        "head.ln_post.bias",
+    }
+    assert make_plan(tower, "norm", 1).first_block == 2
+
+
+def test_bad_plans_are_refused(tower: OpenClipTower) -> None:
+    with pytest.raises(UserError, match="has 3 blocks; use 1 to 3"):
+        make_plan(tower, "norm", 4)
+    with pytest.raises(UserError, match="rank"):
+        make_plan(tower, "lora", None, 0)
+    with pytest.raises(UserError, match="choose norm, lora or blocks"):
+        make_plan(tower, "everything")  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from grpo_tta.errors import UserError
+from grpo_tta.seeds import image_generator
+from grpo_tta.towers.open_clip import OpenClipTower
+from grpo_tta.views import ViewSettings, crop_and_resize, draw_boxes, make_views, resampling_matrix, shuffle_patches
+
+HALF = torch.full((3,), 0.5)
+
+
+def make(picture: Image.Image, tower: OpenClipTower, *, name: str = "x", seed: int = 0, **settings: int):
+    first = tower.preprocess(picture)
+    return make_views(picture, first, name, seed, ViewSettings(**settings), tower.mean, tower.std)
+
+
+def test_view_0_is_the_models_own_preprocessing(picture: Image.Image, tower: OpenClipTower) -> None:
+    views, _ = make(picture, tower, views=5, copies=2)
+    assert torch.equal(views[0], tower.preprocess(picture))
+
+
+def test_views_depend_on_the_image_and_the_seed_alone(picture: Image.Image, tower: OpenClipTower) -> None:
+    torch.manual_seed(1)
+    first, copies = make(picture, tower, views=6, copies=3)
+    torch.manual_seed(2)
+    again, copies_again = make(picture, tower, views=6, copies=3)
+    assert torch.equal(first, again)
+    assert torch.equal(copies, copies_again)
+    assert not torch.equal(first[1:], make(picture, tower, name="y", views=6, copies=3)[0][1:])
+    assert not torch.equal(first[1:], make(picture, tower, seed=1, views=6, copies=3)[0][1:])
+
+
+def test_more_views_or_copies_keep_the_first_ones(picture: Image.Image, tower: OpenClipTower) -> None:
+    few, few_copies = make(picture, tower, views=4, copies=2)
+    many, many_copies = make(picture, tower, views=9, copies=5)
+    assert torch.equal(few, many[:4])
+    assert torch.equal(few_copies, many_copies[:2])
+
+
+def test_boxes_stay_inside_and_follow_the_settings() -> None:
+    settings = ViewSettings(crop_scale=(0.3, 0.9), crop_ratio=(1.0, 1.0), flip=0.25)
+    boxes, flips = draw_boxes(image_generator(0, "x", "crops"), 4000, 60, 60, settings)
+    top, left, height, width = boxes.T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 60 + 1e-9).all()
+    assert (left + width <= 60 + 1e-9).all()
+    share = height * width / 3600
+    assert 0.3 <= share.min() <= share.max() <= 0.9
+    assert abs(flips.double().mean() - 0.25) < 0.03
+
+
+def test_resampling_by_hand() -> None:
+    # 4 pixels to 2 with a triangle of half-width 2 at centres 1 and 3: weights (1.5, 1.5, 0.5, 0) / 4 after edges fall off
+    found = resampling_matrix(torch.tensor([0.0]), torch.tensor([4.0]), 4, 2)
+    weights = torch.tensor([0.75, 0.75, 0.25, 0.0])
+    torch.testing.assert_close(found[0, 0], weights / weights.sum())
+    torch.testing.assert_close(found[0, 1], weights.flip(0) / weights.sum())
+
+
+@pytest.mark.parametrize("size", [16, 33, 100])
+def test_a_full_crop_equals_torchs_antialiased_resize(size: int) -> None:
+    pixels = torch.rand(3, 50, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    boxes = torch.tensor([[0.0, 0.0, 50.0, 40.0]], dtype=torch.float64)
+    found = crop_and_resize(pixels, boxes, torch.tensor([False]), size)
+    expected = F.interpolate(pixels[None], (size, size), mode="bilinear", antialias=True, align_corners=False)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    flipped = crop_and_resize(pixels, boxes, torch.tensor([True]), size)
+    torch.testing.assert_close(flipped, expected.flip(-1), atol=1e-6, rtol=0)
+
+
+def test_an_integer_crop_equals_cropping_first() -> None:
+    pixels = torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = crop_and_resize(pixels, torch.tensor([[4.0, 7.0, 20.0, 16.0]], dtype=torch.float64), torch.tensor([False]), 12)
+    crop = pixels[None, :, 4:24, 7:23]
+    expected = F.interpolate(crop, (12, 12), mode="bilinear", antialias=True, align_corners=False)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_copies_hold_the_same_patches_in_another_order() -> None:
+    view = torch.arange(3 * 7 * 7, dtype=torch.float32).reshape(3, 7, 7)
+    order = torch.tensor([[3, 2, 1, 0], [0, 1, 2, 3]])
+    copies = shuffle_patches(view, order, 2)
+    assert torch.equal(copies[1], view)
+    assert torch.equal(copies[0, :, :3, :3], view[:, 3:6, 3:6])
+    assert torch.equal(copies[0, :, 6], view[:, 6])  # what the grid leaves over stays
+    assert torch.equal(copies[0].flatten().sort().values, view.flatten().sort().values)
+
+
+def test_a_grey_picture_of_one_pixel_still_makes_views(tower: OpenClipTower) -> None:
+    views, copies = make(Image.fromarray(np.full((1, 1, 3), 9, np.uint8)), tower, views=4, copies=2)
+    assert views.isfinite().all()
+    assert copies.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": 0}, "set views to at least 1"),
+        ({"copies": -1}, "set copies to 0 or more"),
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        ({"flip": 1.5}, "flip is a probability"),
+        ({"patch_grid": 1}, "patch_grid must be at least 2"),
+    ],
+)
+def test_bad_settings_name_the_remedy(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ViewSettings(**settings)
