@@ -1,0 +1,139 @@
+"""The public object on the shipped model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings
+from grpo_tta.data import nano
+from grpo_tta.settings import DEFAULT
+from grpo_tta.towers import Tower
+
+LABELS = list(nano.TASKS["source"].classes)
+
+
+def pictures(n: int, task: str = "gaussian-noise") -> list[Image.Image]:
+    return [Image.fromarray(item.image) for item in nano.items(task, "tuning", n)]
+
+
+@pytest.fixture(scope="module")
+def classifier(nano_tower: Tower) -> GRPOTTA:
+    return GRPOTTA(nano_tower, LABELS)
+
+
+@pytest.fixture
+def unchanged(nano_tower: Tower) -> Iterator[None]:
+    before = [p.detach().clone() for p in nano_tower.parameters()]
+    yield
+    assert all(torch.equal(a, b) for a, b in zip(before, nano_tower.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_answers_do_not_depend_on_neighbours_or_order(classifier: GRPOTTA) -> None:
+    some = pictures(8)
+    together = classifier.predict(some)
+    backwards = classifier.predict(some[::-1])[::-1]
+    for a, b, image in zip(together, backwards, some, strict=True):
+        alone = classifier.predict(image)
+        for other in (b, alone):
+            assert list(a.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-4)
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_call_that_raises_leaves_nothing_behind(classifier: GRPOTTA, tmp_path: Path) -> None:
+    before = classifier.predict(pictures(1)[0])
+    with pytest.raises(UserError, match="no such file"):
+        classifier.predict([pictures(1)[0], tmp_path / "missing.png"])
+    assert classifier.predict(pictures(1)[0]) == before
+
+
+def test_threads_can_share_a_classifier(classifier: GRPOTTA) -> None:
+    some = pictures(6)
+    expected = [classifier.predict(image) for image in some]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(classifier.predict, some))
+    for a, b in zip(found, expected, strict=True):
+        assert list(a.probabilities.values()) == pytest.approx(list(b.probabilities.values()), abs=1e-4)
+
+
+def test_explain_tells_the_whole_episode(classifier: GRPOTTA) -> None:
+    image = pictures(3)[2]
+    told = classifier.explain(image)
+    assert told.prediction.probabilities == pytest.approx(classifier.predict(image).probabilities, abs=1e-5)
+    assert len(told.views) == DEFAULT.selected
+    assert len(told.steps) == DEFAULT.steps
+    for view in told.views:
+        assert sum(c.advantage for c in view.candidates) == pytest.approx(0, abs=1e-5)
+        assert all(len(c.probabilities) == DEFAULT.steps for c in view.candidates)
+        assert [c.label for c in view.candidates] == [c.label for c in sorted(view.candidates, key=lambda c: -c.probabilities[0])]
+    assert told.steps[0].kl == pytest.approx(0, abs=1e-6)
+    assert sum(told.content_free.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_paths_arrays_and_pictures_are_the_same(classifier: GRPOTTA, tmp_path: Path) -> None:
+    image = pictures(1)[0]
+    image.save(tmp_path / "x.png")
+    answers = [classifier.predict(x) for x in (image, np.asarray(image), tmp_path / "x.png", str(tmp_path / "x.png"))]
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_the_seed_decides_the_views(nano_tower: Tower) -> None:
+    image = pictures(1)[0]
+    first, again, other = (GRPOTTA(nano_tower, LABELS, seed=seed).predict(image) for seed in (3, 3, 4))
+    assert first == again
+    assert first.probabilities != other.probabilities
+
+
+def test_an_empty_list_has_no_answers(classifier: GRPOTTA) -> None:
+    assert classifier.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": ["a"]}, "at least two"),
+        ({"labels": []}, "at least two"),
+        ({"labels": ["a", "b", "a"]}, "'a' occurs more than once"),
+        ({"labels": ["a", " "]}, "Label 2 is empty"),
+        ({"labels": "a,b"}, "list of class names"),
+        ({"templates": "a photo"}, "exactly one {}"),
+        ({"templates": []}, "No template"),
+        ({"settings": "best"}, "Unknown preset 'best'"),
+        ({"batch": 0}, "at least 1"),
+        ({"settings": GRPOSettings(candidates=30)}, "there are only 24 classes; lower candidates to 24"),
+        ({"settings": GRPOSettings(last_blocks=9)}, "has 6 blocks; use 1 to 6"),
+    ],
+)
+def test_bad_arguments_name_the_remedy(nano_tower: Tower, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GRPOTTA(nano_tower, **{"labels": LABELS, **arguments})
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), 7])
+def test_unusable_pictures_are_refused(classifier: GRPOTTA, bad: object) -> None:
+    with pytest.raises((UserError, TypeError)):
+        classifier.predict([bad])  # type: ignore[list-item]
+
+
+def test_two_labels_and_one_view_are_enough(nano_tower: Tower) -> None:
+    settings = replace(DEFAULT, views=ViewSettings(views=1, copies=1), selected=1)
+    answer = GRPOTTA(nano_tower, ["star", "heart"], settings=settings).predict(pictures(1)[0])
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_damaged_weights_are_named(nano_tower: Tower) -> None:
+    import copy
+
+    broken = copy.deepcopy(nano_tower)
+    with torch.no_grad():
+        next(iter(broken.blocks[0].parameters())).fill_(float("nan"))
+    with pytest.raises(UserError, match="NaN"):
+        GRPOTTA(broken, ["star", "heart"]).predict(pictures(1)[0])

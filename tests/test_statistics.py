@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from grpo_tta import statistics
+from grpo_tta.summary import paired_difference, summarize
+
+
+def test_wilson_interval_by_hand() -> None:
+    low, high = statistics.accuracy_interval(np.array([True] * 8 + [False] * 2))
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert statistics.accuracy_interval(np.array([True] * 10))[0] < 1
+    with pytest.raises(ValueError, match="no images"):
+        statistics.accuracy_interval(np.array([], bool))
+
+
+def test_mcnemar_by_hand() -> None:
+    a = np.array([1, 1, 1, 1, 1, 0, 1], bool)
+    b = np.array([0, 0, 0, 0, 1, 0, 1], bool)
+    assert statistics.compare(a, b) == statistics.Paired(4, 0, 0.125)
+    assert statistics.compare(a, a).p_value == 1.0
+
+
+def test_calibration_error_by_hand() -> None:
+    # bin of 0.9: accuracy 0.5, gap 0.4, two of three; bin of 0.3: accuracy 0, gap 0.3, one of three
+    found = statistics.calibration_error(np.array([0.9, 0.9, 0.3]), np.array([True, False, False]))
+    assert found == pytest.approx(2 / 3 * 0.4 + 1 / 3 * 0.3)
+
+
+def test_prediction_entropy_by_hand() -> None:
+    assert statistics.prediction_entropy(np.array([0, 1, 2, 3]), 4) == pytest.approx(1.0)
+    assert statistics.prediction_entropy(np.array([2, 2]), 4) == 0.0
+
+
+def test_clusters_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.random(100) < 0.5
+    thrice = np.repeat(images.astype(float), 3)
+    _, low, high = statistics.mean_interval([thrice], [np.repeat(np.arange(100), 3)])
+    _, low_once, high_once = statistics.mean_interval([images.astype(float)], [np.arange(100)])
+    assert high - low == pytest.approx(high_once - low_once, rel=0.1)
+    assert statistics.mean_interval([thrice, thrice * 0], [np.arange(300)] * 2)[0] == pytest.approx(images.mean() / 2)
+
+
+def rows() -> pd.DataFrame:
+    def row(task: str, image: str, method: str, right: bool, error: str | None = None) -> dict:
+        kind = "source" if task == "s" else "shifted"
+        return {"task": task, "kind": kind, "image_id": image, "method": method, "label": 1, "prediction": int(right),
+                "error": error, "seed": 0, "forwards": 2.0, "protocol": "episodic", "reward": "none"}  # fmt: skip
+
+    return pd.DataFrame(
+        [row("s", "i", "a", True), row("s", "i", "b", False), row("t", "i", "a", True), row("t", "i", "b", False),
+         row("t", "j", "a", True), row("t", "j", "b", True), row("t", "k", "a", True, "boom"), row("t", "k", "b", False)]
+    )  # fmt: skip
+
+
+def test_summary_shape_and_numbers() -> None:
+    found = summarize(rows(), {"a": {"ms": 1.5}, "b": {"ms": 2.5}})
+    assert [(t["name"], t["kind"], t["n"]) for t in found["tasks"]] == [("s", "source", 1), ("t", "shifted", 3)]
+    a = found["tasks"][1]["methods"]["a"]
+    assert a["accuracy"] == pytest.approx(2 / 3)  # the row with an error is wrong
+    assert (a["errors"], a["forwards"], a["ms"]) == (1, 2.0, 1.5)
+    assert a["ci95"][0] < 2 / 3 < a["ci95"][1]
+    assert found["methods"]["b"] == {"protocol": "episodic", "reward": "none"}
+    assert found["shifted_mean"]["a"]["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_paired_difference_uses_the_shifted_tasks_alone() -> None:
+    assert paired_difference(rows(), "a", "b")["difference"] == pytest.approx(1 / 3)

@@ -1,0 +1,117 @@
+"""Prefix, blocks and head against the libraries' own forward, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from grpo_tta.errors import UserError
+from grpo_tta.towers import load_tower
+from grpo_tta.towers.open_clip import OpenClipTower
+from tests.conftest import TINY, tiny_model
+
+VARIANTS = {
+    "plain": {},
+    "quick-gelu": {"quick_gelu": True},
+    "average-pool": {"vision_cfg": {"pool_type": "avg"}},
+    "pre-norm-off": {"vision_cfg": {"no_ln_pre": True}},
+    "layer-scale": {"vision_cfg": {"ls_init_value": 0.1}},
+    "attention-pool": {"vision_cfg": {"attentional_pool": True, "attn_pooler_heads": 2}},
+}
+
+
+def run_cut(tower: OpenClipTower, pixels: torch.Tensor) -> torch.Tensor:
+    x = tower.prefix(pixels)
+    for block in tower.blocks:
+        x = block(x)
+    return tower.head(x)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cut_equals_the_full_forward(name: str) -> None:
+    changes = VARIANTS[name]
+    config = {**TINY, **changes, "vision_cfg": {**TINY["vision_cfg"], **changes.get("vision_cfg", {})}}
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(**config)
+    model.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    tower = OpenClipTower(name, model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
+    pixels = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(run_cut(tower, pixels), tower.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "projection"), [("", "linear"), ("map", "none")], ids=["token", "siglip"])
+def test_cut_of_a_timm_tower_equals_the_full_forward(pool: str, projection: str) -> None:
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": pool, "timm_proj": projection, "image_size": 224}
+    torch.manual_seed(0)
+    model = open_clip.model.CustomTextCLIP(192, vision, TINY["text_cfg"])
+    model.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    tower = OpenClipTower("timm", model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(run_cut(tower, pixels), tower.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_nano_clip_loads_and_equals_open_clip(nano_tower: OpenClipTower) -> None:
+    pixels = torch.randn(4, 3, nano_tower.image_size, nano_tower.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(run_cut(nano_tower, pixels), nano_tower.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+    assert nano_tower.encode_text(["a photo of a star."]).shape == (1, 128)
+
+
+def test_a_prompt_that_would_be_cut_off_is_refused(nano_tower: OpenClipTower) -> None:
+    with pytest.raises(UserError, match="shorten the label or template"):
+        nano_tower.encode_text(["star " * 40])
+
+
+def test_a_users_own_folder_loads_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "mine")
+    monkeypatch.chdir("/")
+    assert load_tower(str(folder)).image_size == 32
+
+
+def write_folder(folder: Path) -> Path:
+    folder.mkdir()
+    model = tiny_model()
+    config = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def test_unusable_models_name_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Unknown model 'vit'.*nano-clip"):
+        load_tower("vit")
+    with pytest.raises(UserError, match="no pretrained weights 'nobody'; choose one of"):
+        load_tower("ViT-B-32/nobody")
+    with pytest.raises(UserError, match="not on this machine; allow the download"):
+        load_tower("ViT-B-32/laion2b_s34b_b79k")
+    with pytest.raises(UserError, match="no such model folder"):
+        load_tower("./nowhere")
+    with pytest.raises(UserError, match=r"open_clip_config\.json is missing"):
+        load_tower(str(tmp_path))
+    folder = write_folder(tmp_path / "mine")
+    (folder / "open_clip_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_tower(str(folder))
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(UserError, match="the weights are missing"):
+        load_tower(str(folder))
+    (folder / "open_clip_config.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        load_tower(str(folder))
+    with pytest.raises(UserError, match="Unknown device"):
+        load_tower("nano-clip", device="moon")
+    assert os.environ.get("HF_HUB_OFFLINE") is None
+
+
+def test_a_convolutional_tower_is_refused() -> None:
+    config = {**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}}
+    with pytest.raises(UserError, match="cannot be cut into blocks; use a ViT-based model"):
+        OpenClipTower("rn", open_clip.model.CLIP(**config), lambda image: image, lambda texts: torch.zeros(1, 1))
