@@ -86,7 +86,7 @@ def write_folder(folder: Path) -> Path:
 
 
 def test_unusable_models_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Unknown model 'vit'.*nano-clip"):
+    with pytest.raises(UserError, match=r"Unknown model 'vit'.*nano-clip"):
         load_tower("vit")
     with pytest.raises(UserError, match="no pretrained weights 'nobody'; choose one of"):
         load_tower("ViT-B-32/nobody")

@@ -1,0 +1,27 @@
+"""Batches in pieces of a method's own update size, whatever the runner hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from grpo_tta.adapt import Adaptation
+from grpo_tta.contract import ImageBatch
+from grpo_tta.policy import Observation
+
+
+def pieces(batch: ImageBatch, size: int) -> Iterator[ImageBatch]:
+    """Consecutive pieces of at most `size` images, in order."""
+    for start in range(0, len(batch.image_ids), size):
+        part = slice(start, start + size)
+        seen = batch.seen
+        tokens = {cut: kept[part] for cut, kept in seen.tokens.items()}
+        observed = Observation(seen.features[part], seen.log_probs[part], tokens, seen.views)
+        yield ImageBatch(batch.image_ids[part], batch.views[part], batch.copies[part], observed, batch.seed)
+
+
+def join(parts: Sequence[Adaptation]) -> Adaptation:
+    """The outcome of consecutive pieces as one; their cost per image is the same."""
+    before = torch.cat([part.before for part in parts])
+    return Adaptation(before, torch.cat([part.after for part in parts]), parts[0].cost)

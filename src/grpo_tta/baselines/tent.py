@@ -1,0 +1,82 @@
+"""Tent (Wang et al., arXiv 2006.10726): entropy of the predictions on each batch, by the affine of the norms, online.
+
+How this differs from the paper: a ViT's layer norms keep no batch statistics, so only their affine is tuned (as those
+who run Tent on CLIP do), and a norm before the first block (CLIP's ln_pre) stays as it is. As in the paper, a batch is
+predicted by the very pass whose entropy then makes the update, so what a batch teaches serves the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from grpo_tta import objective
+from grpo_tta.adapt import Adaptation, Cost
+from grpo_tta.baselines.checks import check_at_least, check_positive
+from grpo_tta.baselines.pieces import join, pieces
+from grpo_tta.contract import ImageBatch, Method, State
+from grpo_tta.optim import Update
+from grpo_tta.policy import Policy
+from grpo_tta.towers import Tower
+from grpo_tta.tuning import make_plan
+
+_TUNED, _OPTIMIZER = "tuned.", "optimizer."
+
+
+@final
+@dataclass(frozen=True)
+class TentSettings:
+    """
+    Attributes:
+        update_size: images a step is taken on; the last of a batch may be fewer.
+        learning_rate: of Adam; one step a piece.
+    """
+
+    update_size: int = 64
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_at_least("update_size", self.update_size, 1)
+        check_positive("learning_rate", self.learning_rate)
+
+
+def tent_step(policy: Policy, batch: ImageBatch, settings: TentSettings, state: State) -> tuple[Adaptation, State]:
+    """Predicts N images of one piece and takes a step on mean_N H(p_n); one forward and one backward pass an image.
+
+    The state holds the shared parameters `[1, ...]` and Adam's moments; an empty one starts from the frozen model.
+    """
+    plan = make_plan(policy.tower, "norm")
+    # The images of the piece share one set of parameters: to the plan they are the views of a single image.
+    tokens = batch.seen.tokens[plan.first_block][:, 0][None]  # [1, N, T, W]
+    update = Update("adam", settings.learning_rate, None)
+    tuned = plan.start(1)
+    if state:
+        tuned = {name: state[_TUNED + name].to(tokens.device).requires_grad_() for name in tuned}
+        kept = {key.removeprefix(_OPTIMIZER): value for key, value in state.items() if key.startswith(_OPTIMIZER)}
+        update.restore({key: value.to(tokens.device) for key, value in kept.items()})
+    with torch.enable_grad():
+        log_probs = policy.adapted(tokens, plan, tuned)  # [1, N, C]
+        confidence = -objective.entropy(log_probs).mean()
+        gradients = torch.autograd.grad(confidence, list(tuned.values()))
+    one = torch.ones(1, dtype=torch.bool, device=tokens.device)
+    moved, _ = update.ascend(tuned, gradients, one)
+    new = {_TUNED + name: value.detach() for name, value in moved.items()}
+    new |= {_OPTIMIZER + key: value for key, value in update.state().items()}
+    return Adaptation(batch.seen.log_probs[:, 0], log_probs[0].detach(), Cost(1.0, 1.0)), new
+
+
+def tent_method(settings: TentSettings, name: str = "tent") -> Method:
+    def cuts(tower: Tower) -> Sequence[int]:
+        return (make_plan(tower, "norm").first_block,)
+
+    def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
+        done = []
+        for piece in pieces(batch, settings.update_size):
+            adaptation, state = tent_step(policy, piece, settings, state)
+            done.append(adaptation)
+        return join(done), state
+
+    return Method(name, "online", "none", 1, 0, settings, cuts, run)

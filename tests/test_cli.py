@@ -1,0 +1,89 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def grpo_tta(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "grpo_tta.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_does_not_import_torch() -> None:
+    code = """
+import sys
+from grpo_tta.cli import main
+sys.argv = ["grpo-tta", "--help"]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout
+
+
+def test_predict_answers_the_good_and_names_the_bad(awkward_folder: Path) -> None:
+    done = grpo_tta("predict", str(awkward_folder), "--labels", "star, heart,red circle", "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert [Path(p["path"]).name for p in told["predictions"]] == ["a.jpg", "b.png", "c.png", "d.jpg"]
+    assert told["labels"] == ["star", "heart", "red circle"]
+    assert sum(told["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 2
+    assert "e.jpg: truncated or damaged" in lines[0]
+    assert "f.jpg: not a picture" in lines[1]
+
+
+def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
+    done = grpo_tta("predict", str(awkward_folder / "a.jpg"), "--labels", "star,heart", "--template", "a drawing of a {}.")
+    assert done.returncode == 0, done.stderr
+    assert "a.jpg" in done.stdout
+    assert "forward" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--labels", "star"), "at least two"),
+        (("--labels", "star,star"), "'star' occurs more than once"),
+        (("--labels", "star,,heart"), "Label 2 is empty"),
+        (("--labels", "star,heart", "--model", "nothing"), "Unknown model 'nothing'"),
+        (("--labels", "star,heart", "--model", "ViT-B-16/openai"), "not on this machine"),
+        (("--labels", "star,heart", "--preset", "x"), "Unknown preset 'x'"),
+        (("--labels", "star,heart", "--template", "x"), "exactly one {}"),
+        (("--labels", "star,heart", "--device", "cuda"), "No CUDA device"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_status_2(awkward_folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = grpo_tta("predict", str(awkward_folder / "a.jpg"), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_demo_writes_what_it_promises(tmp_path: Path) -> None:
+    done = grpo_tta("demo", "--out", str(tmp_path / "x"), "--limit", "4", "--tasks", "source,fog,digits", "--batch", "4")
+    assert done.returncode == 0, done.stderr
+    for word in ("shifted mean", "reward-argmax", "grpo-tta-paper", "forward passes", "milliseconds"):
+        assert word in done.stdout
+    told = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert [t["name"] for t in told["tasks"]] == ["source", "fog", "digits"]
+    for task in told["tasks"]:
+        assert set(task["methods"]) == {"zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta"}
+        for entry in task["methods"].values():
+            assert 0 <= entry["ci95"][0] <= entry["accuracy"] <= entry["ci95"][1] <= 1
+            assert entry["forwards"] >= 1
+            assert entry["ms"] > 0
+    assert told["methods"]["grpo-tta"] == {"protocol": "episodic", "reward": "own"}
+    assert (tmp_path / "x" / "demo.png").is_file()
+    assert grpo_tta("demo", "--tasks", "nothing", "--out", str(tmp_path / "y")).returncode == 2
