@@ -21,7 +21,10 @@ TEXT = {"context_length": CONTEXT, "vocab_size": 300, "width": 32, "heads": 2, "
 
 
 class WordTokenizer:
-    """One token a word, numbered by first use; start 298, end 299 (the highest, where CLIP pools), padding 0."""
+    """One token a word, numbered by first use; start 298, end 299 (the highest, where CLIP pools), padding 0.
+
+    Cuts long prompts without a word, as open_clip's tokenizer does.
+    """
 
     context_length = CONTEXT
 
@@ -34,15 +37,15 @@ class WordTokenizer:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         out = torch.zeros(len(texts), CONTEXT, dtype=torch.long)
         for row, text in zip(out, texts, strict=True):
-            tokens = [298, *self.encode(text), 299]
+            tokens = [298, *self.encode(text)[: CONTEXT - 2], 299]
             row[: len(tokens)] = torch.tensor(tokens)
         return out
 
 
-def make_tower(seed: int = 0, custom_text: bool = False) -> OpenClipTower:
+def make_tower(seed: int = 0, custom_text: bool = False, image_size: int = 24) -> OpenClipTower:
     torch.manual_seed(seed)
     kind = open_clip.model.CustomTextCLIP if custom_text else open_clip.model.CLIP
-    model = kind(embed_dim=32, vision_cfg=VISION, text_cfg=TEXT)
+    model = kind(embed_dim=32, vision_cfg=VISION | {"image_size": image_size}, text_cfg=TEXT)
     model.visual.preprocess_cfg = {"mean": [0.5] * 3, "std": [0.5] * 3}
     with torch.no_grad():
         model.logit_scale.fill_(3.0)

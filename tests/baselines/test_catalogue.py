@@ -8,7 +8,11 @@ import pytest
 
 from grpo_tta.baselines.catalogue import peer_methods
 
-NAMES = ["template-ensemble", "vte", "zero", "mta", "tpt", "encoder-entropy", "encoder-entropy-full", "rlcf", "rlcf-full", "ttl", "tent", "clipartt", "watt", "tda", "boostadapter"]
+NAMES = [
+    *("template-ensemble", "vte", "zero", "mta", "tpt"),
+    *("encoder-entropy", "encoder-entropy-full", "rlcf", "rlcf-full", "ttl"),
+    *("tent", "clipartt", "watt", "tda", "boostadapter"),
+]
 
 
 def test_names():

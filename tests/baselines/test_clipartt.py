@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from grpo_tta.baselines.clipartt import CLIPArTTSettings, clipartt_method, joined_labels
 from grpo_tta.baselines.transductive import transductive_agreement, transductive_target
+from grpo_tta.errors import UserError
+from grpo_tta.policy import Policy
+from grpo_tta.prompts import make_prompts
 
 
 def test_prompt():
@@ -34,6 +38,13 @@ def test_forgets_after_each_piece(policy, images, check_method):
     assert (both.after - both.before).abs().max() > 1e-3
 
 
-def test_fewer_classes_than_candidates(policy, images):
-    method = clipartt_method(CLIPArTTSettings(candidates=50, steps=1))
+def test_fewer_classes_than_candidates(tower, images):
+    policy = Policy(tower, make_prompts(tower, ("ant", "bee")))
+    method = clipartt_method(CLIPArTTSettings(steps=1))
     assert torch.isfinite(method(policy, images(policy, method), {})[0].after).all()
+
+
+def test_a_prompt_that_does_not_fit_is_refused(policy, images):
+    method = clipartt_method(CLIPArTTSettings(candidates=5, steps=1))
+    with pytest.raises(UserError, match="shorten"):
+        method(policy, images(policy, method), {})

@@ -23,7 +23,7 @@ def test_equals_encode_text(tiny_tower, custom_text):
 def test_other_embeddings_give_other_features_and_a_gradient(tiny_tower):
     tower = tiny_tower()
     embeddings, tokens = tower.embed_tokens(PROMPTS)
-    embeddings = (embeddings + 0.1).requires_grad_()
+    embeddings = (embeddings + 0.1 * torch.randn_like(embeddings)).requires_grad_()
     features = tower.encode_embeddings(embeddings, tokens)
     assert (features - tower.encode_text(PROMPTS)).abs().max() > 1e-3
     (gradient,) = torch.autograd.grad(features.square().sum(), embeddings)

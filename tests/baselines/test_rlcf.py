@@ -28,7 +28,7 @@ def test_small_setting(policy, check_method, tuned):
     check_method(policy, rlcf_method(RLCFSettings(views=5, selected=2, tuned=tuned, learning_rate=1e-3)))
 
 
-def test_a_teacher_of_another_size_is_asked_in_its_own_terms(policy, tiny_tower):
+def test_a_teacher_is_asked_in_its_own_normalisation(policy, tiny_tower):
     tower = tiny_tower(seed=3)
     teacher = Policy(tower, make_prompts(tower, policy.prompts.labels))
     teacher.tower.mean, teacher.tower.std = torch.full((3,), 0.4), torch.full((3,), 0.2)
@@ -37,6 +37,16 @@ def test_a_teacher_of_another_size_is_asked_in_its_own_terms(policy, tiny_tower)
     pixels = ((views * 0.5 + 0.5) - 0.4) / 0.2
     features = F.normalize(tower.reference_forward(pixels.flatten(0, 1)), dim=-1)
     torch.testing.assert_close(found, (features @ teacher.text_features.T).unflatten(0, (2, 3)), atol=1e-4, rtol=0)
+
+
+def test_a_teacher_of_another_size_is_asked_in_its_own_size(policy, tiny_tower):
+    """Of even pictures nothing is lost by resizing."""
+    tower = tiny_tower(seed=3, image_size=40)
+    teacher = Policy(tower, make_prompts(tower, policy.prompts.labels))
+    shades = torch.linspace(-1, 1, 4)[None, :, None, None, None]
+    found = teacher_cosine(policy, teacher, shades.expand(1, 4, 3, 24, 24))
+    features = F.normalize(tower.reference_forward(shades[0].expand(4, 3, 40, 40)), dim=-1)
+    torch.testing.assert_close(found[0], features @ teacher.text_features.T, atol=1e-4, rtol=0)
 
 
 def test_the_teacher_decides_where_the_policy_goes(policy, tiny_tower, images, check_method):

@@ -30,7 +30,7 @@ def test_positive_cache_by_hand():
 
 
 def test_a_full_queue_gives_up_its_most_uncertain_entry():
-    settings, caches = new(positive_shots=2)
+    _, caches = new(positive_shots=2)
     sure, fair, unsure = log(0.98, 0.01, 0.01), log(0.8, 0.1, 0.1), log(0.5, 0.3, 0.2)
     add_positive(caches, torch.tensor([1.0, 0.0]), unsure)
     add_positive(caches, torch.tensor([2.0, 0.0]), fair)

@@ -22,7 +22,8 @@ from grpo_tta.policy import Policy
 @final
 @dataclass(frozen=True)
 class BoostAdapterSettings:
-    """
+    """Image by image: `update_size` is one and no setting.
+
     Attributes:
         views: V, the untouched picture included.
         selected: M, how many crops of lowest entropy boost the cache; the untouched picture is not one of them.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch import Tensor
 
+from grpo_tta.baselines.own_weights import OwnWeights, encode, read_parameters
 from grpo_tta.contract import ImageBatch, no_cuts
 from grpo_tta.errors import UserError
 from grpo_tta.optim import Update
@@ -108,7 +107,7 @@ def climb_encoder(
 
     def forward(pixels: Tensor, own: Mapping[str, Tensor]) -> Tensor:
         with OwnWeights({id(weights[name]): value[0] for name, value in own.items()}):
-            features = _encode(policy.tower, pixels[0])
+            features = encode(policy.tower, pixels[0])
         return policy.log_probs(features)[None]
 
     out = []
@@ -121,57 +120,3 @@ def climb_encoder(
 
         out.append(climb(forward, own_gain, views[selected[b]][None], views[None, :1], clones, steps, update))
     return torch.cat(out)
-
-
-def _encode(tower: Tower, pixels: Tensor) -> Tensor:
-    tokens = tower.prefix(pixels)
-    for block in tower.blocks:
-        tokens = block(tokens)
-    return tower.head(tokens)
-
-
-@torch.no_grad()
-def read_parameters(tower: Tower, pixels: Tensor) -> dict[str, nn.Parameter]:
-    """Every floating-point parameter that a pass of the visual encoder reads, found by watching one; numbered names."""
-    with _Watch() as watch:
-        _encode(tower, pixels)
-    return {str(number): parameter for number, parameter in enumerate(watch.found.values())}
-
-
-@final
-class _Watch(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[int, nn.Parameter] = {}
-
-    def _note(self, x: Any) -> None:
-        if isinstance(x, nn.Parameter) and x.is_floating_point():
-            self.found[id(x)] = x
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        tree_map(self._note, (args, kwargs))
-        return func(*args, **(kwargs or {}))
-
-
-@final
-class OwnWeights(TorchFunctionMode):
-    """Inside, the model's code reads other values for some of its parameters: `id(parameter)` -> tensor.
-
-    The end is that of `torch.func.functional_call`, which however swaps the tensors inside the shared modules while it
-    runs; this is local to the thread, so the frozen model is not modified even for that long.
-    """
-
-    def __init__(self, own: Mapping[int, Tensor]) -> None:
-        super().__init__()
-        self._own = own
-
-    def _swap(self, x: Any) -> Any:
-        own = self._own.get(id(x))
-        return x if own is None else own.to(x.dtype)
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return func(*tree_map(self._swap, args), **tree_map(self._swap, kwargs or {}))

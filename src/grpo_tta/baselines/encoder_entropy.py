@@ -2,7 +2,8 @@
 
 MEMO (Zhang et al., arXiv 2110.09506) minimises the entropy of the mean prediction over views by tuning the model; TPT
 (arXiv 2209.07511) keeps the 10 % most confident views. How this differs: settings are those of RLCF's encoder tuning
-(arXiv 2305.18010), for the norms too; norm-only leaves a norm before the first block (CLIP's ln_pre) as it is.
+(arXiv 2305.18010), for the norms too, where a rate of 1e-5 moves next to nothing; norm-only leaves a norm before the
+first block (CLIP's ln_pre) as it is.
 """
 
 from __future__ import annotations

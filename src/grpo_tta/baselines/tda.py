@@ -26,7 +26,8 @@ from grpo_tta.policy import Policy
 @final
 @dataclass(frozen=True)
 class TDASettings:
-    """
+    """Image by image: `update_size` is one and no setting.
+
     Attributes:
         positive_shots, negative_shots: entries per predicted class.
         positive_alpha, negative_alpha: weights of the caches, in units of logits.
