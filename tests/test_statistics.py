@@ -23,6 +23,20 @@ def test_mcnemar_by_hand() -> None:
     assert statistics.compare(a, a).p_value == 1.0
 
 
+def test_a_picture_counts_once_however_many_seeds_saw_it() -> None:
+    difference = np.array([1, 1, 1, -1, 0, -1, -1])
+    pictures = np.array(["i", "i", "j", "j", "k", "k", "l"])  # won, even, lost, lost
+    assert statistics.compare_by_cluster(difference, pictures) == statistics.Paired(1, 2, 1.0)
+    assert statistics.compare_by_cluster(np.ones(4), np.arange(4)) == statistics.Paired(4, 0, 0.125)
+
+
+def test_reliability_by_hand() -> None:
+    low, high = statistics.reliability(np.array([0.2, 0.4, 0.5, 1.0]), np.array([False, True, True, True]), bins=2)
+    assert (low.low, low.high, low.count, low.confidence, low.accuracy) == pytest.approx((0, 0.5, 2, 0.3, 0.5))
+    assert (high.low, high.high, high.count, high.confidence, high.accuracy) == pytest.approx((0.5, 1, 2, 0.75, 1))
+    assert np.isnan(statistics.reliability(np.array([0.9]), np.array([True]), bins=2)[0].accuracy)
+
+
 def test_calibration_error_by_hand() -> None:
     # bin of 0.9: accuracy 0.5, gap 0.4, two of three; bin of 0.3: accuracy 0, gap 0.3, one of three
     found = statistics.calibration_error(np.array([0.9, 0.9, 0.3]), np.array([True, False, False]))

@@ -75,6 +75,50 @@ def compare(a: np.ndarray, b: np.ndarray) -> Paired:
     return Paired(wins, losses, p)
 
 
+def compare_by_cluster(difference: np.ndarray, clusters: np.ndarray) -> Paired:
+    """Exact McNemar test that counts a picture once, however many seeds saw it.
+
+    A cluster is won when a is right under more seeds than b, and lost in the opposite case; with one seed this is
+    `compare`. Rows of one picture under several seeds are no independent trials, so counting them all would make p too
+    small.
+
+    Args:
+        difference: `[N]`, correctness of a minus correctness of b.
+        clusters: `[N]`, the picture of each row.
+    """
+    _, inverse = np.unique(clusters, return_inverse=True)
+    total = np.bincount(inverse, difference)
+    return compare(total > 0.5, total < -0.5)
+
+
+@final
+@dataclass(frozen=True)
+class Bin:
+    """One bar of a reliability diagram: predictions with a confidence in [low, high).
+
+    Attributes:
+        count: number of predictions; `confidence` and `accuracy` are NaN where it is 0.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> list[Bin]:
+    """Mean confidence and accuracy within equal-width bins of confidence; a confidence of 1 falls into the last bin."""
+    which = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    out = []
+    for b in range(bins):
+        inside = which == b
+        count = int(inside.sum())
+        means = (float(confidence[inside].mean()), float(correct[inside].mean())) if count else (float("nan"),) * 2
+        out.append(Bin(b / bins, (b + 1) / bins, count, *means))
+    return out
+
+
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017): sum_b n_b/N |accuracy_b - confidence_b| over equal-width bins."""
     which = np.clip((confidence * bins).astype(int), 0, bins - 1)

@@ -43,7 +43,7 @@ def summarize(rows: pd.DataFrame, cost: dict[str, dict[str, float]]) -> dict[str
     return {
         "tasks": tasks,
         "methods": {str(method): {"protocol": row["protocol"], "reward": row["reward"]} for method, row in first.iterrows()},
-        "shifted_mean": {str(m): shifted_mean(rows, str(m)) for m in first.index if has_shifted(rows)},
+        "shifted_mean": {str(m): shifted_mean(rows, str(m)) for m in first.index if has_shifted(rows[rows["method"] == m])},
     }
 
 
@@ -64,12 +64,28 @@ def shifted_mean(rows: pd.DataFrame, method: str) -> dict[str, Any]:
     return {"accuracy": mean, "ci95": [low, high], "tasks": len(groups)}
 
 
+def paired(rows: pd.DataFrame, method: str, other: str) -> pd.DataFrame:
+    """The task, picture and seed of every row that both methods have, with the correctness of `method` (a) and `other` (b)."""
+    keys = ["task", "kind", "image_id", "seed"]
+    some = rows.assign(correct=is_correct(rows).astype(float))
+    a, b = (some.loc[some["method"] == m, [*keys, "correct"]] for m in (method, other))
+    both = a.rename(columns={"correct": "a"}).merge(b.rename(columns={"correct": "b"}), on=keys, how="inner")
+    return both.assign(difference=both["a"] - both["b"])
+
+
+def mean_difference(pairs: pd.DataFrame) -> dict[str, Any]:
+    """Mean over the tasks of `paired` of the difference in accuracy, with its interval clustered by image.
+
+    Raises:
+        ValueError: no pairs.
+    """
+    if pairs.empty:
+        raise ValueError("The two methods share no picture.")
+    groups = [group for _, group in pairs.groupby("task", sort=False)]
+    mean, low, high = mean_interval([g["difference"].to_numpy() for g in groups], [g["image_id"].to_numpy() for g in groups])
+    return {"difference": mean, "ci95": [low, high]}
+
+
 def paired_difference(rows: pd.DataFrame, method: str, other: str) -> dict[str, Any]:
     """Mean over the shifted tasks of accuracy(method) - accuracy(other) on the same images and seeds, with its interval."""
-    keys = ["task", "image_id", "seed"]
-    some = rows[rows["kind"].isin(SHIFTED_MEAN)].assign(correct=lambda frame: is_correct(frame))
-    a, b = (some[some["method"] == m].set_index(keys)["correct"].astype(float) for m in (method, other))
-    difference = (a - b).dropna().reset_index()
-    groups = [group for _, group in difference.groupby("task", sort=False)]
-    mean, low, high = mean_interval([g["correct"].to_numpy() for g in groups], [g["image_id"].to_numpy() for g in groups])
-    return {"difference": mean, "ci95": [low, high]}
+    return mean_difference(paired(rows[rows["kind"].isin(SHIFTED_MEAN)], method, other))
