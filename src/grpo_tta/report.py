@@ -1,0 +1,226 @@
+"""`grpo-tta report`: from the records of one or more runs to tables, figures and one page. A pure function of its input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import jinja2
+import pandas as pd
+from rich.console import Console
+
+from grpo_tta import report_tables as tables
+from grpo_tta.data.tasks import SHIFTED_MEAN
+from grpo_tta.errors import UserError
+from grpo_tta.records import read_records, write_json
+from grpo_tta.report_figures import bar_colours, cost_figure, reliability_figure, shift_figure
+from grpo_tta.report_gallery import data_uri, make_gallery
+from grpo_tta.report_grids import accuracy_grid, compact_grid, latex, markdown, number, rich_table, stream_grid
+from grpo_tta.statistics import calibration_error, reliability
+from grpo_tta.summary import is_correct, summarize
+
+MUST_AGREE = ("model", "fingerprint", "views")
+"""What runs must share for their rows to stand in one table; seeds, tasks, methods and shards may differ."""
+
+
+@final
+@dataclass(frozen=True)
+class Runs:
+    """What is known of all the runs together.
+
+    Attributes:
+        rows: of all runs, in the order of the tables.
+        cost: method -> mean milliseconds an image and highest peak memory over the runs.
+        about: `model`, `views` and the like, the same in all runs.
+        methods: method -> its declaration in `run.json`.
+        versions: of the software, each once.
+    """
+
+    rows: pd.DataFrame
+    cost: dict[str, dict[str, float]]
+    about: dict[str, Any]
+    methods: dict[str, Any]
+    versions: list[str]
+
+
+def read_runs(folders: Sequence[Path]) -> Runs:
+    """
+    Raises:
+        UserError: no run, a folder without records or `run.json`, runs of different models or views, or one method under
+            different settings.
+    """
+    if not folders:
+        raise UserError("No run was named; give the --out folder of at least one run.")
+    rows = read_records(folders)
+    infos = []
+    for folder in folders:
+        path = Path(folder) / "run.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds records without a run.json; name the --out folder of a run.")
+        infos.append(json.loads(path.read_text()))
+    tables.check_settings(rows)
+    for info, folder in zip(infos, folders, strict=True):
+        for key in MUST_AGREE:
+            if info[key] != infos[0][key]:
+                raise UserError(f"{folders[0]} and {folder} differ in their {key}; report them apart.")
+    tasks = [task for info in infos for task in info["tasks"]]
+    methods = {name: declared for info in infos for name, declared in info["methods"].items()}
+    return Runs(
+        tables.in_order(rows, tasks, list(methods)),
+        _merge_cost([info["cost"] for info in infos]),
+        {key: infos[0][key] for key in MUST_AGREE},
+        methods,
+        sorted(set(rows["versions"])),
+    )
+
+
+def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    frame = pd.DataFrame(
+        [{"method": method, **entry} for cost in costs for method, entry in cost.items()],
+        columns=["method", "ms", "peak_memory_mb"],
+    )
+    merged = frame.groupby("method", sort=False).agg({"ms": "mean", "peak_memory_mb": "max"})
+    return {str(method): {"ms": row["ms"], "peak_memory_mb": row["peak_memory_mb"]} for method, row in merged.iterrows()}
+
+
+def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta", console: Console) -> None:
+    """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table.
+
+    Raises:
+        UserError: as `read_runs`, or the reference was not run.
+    """
+    found = read_runs(runs)
+    rows = found.rows
+    names = list(rows["method"].unique())
+    if reference not in names:
+        raise UserError(f"The runs hold no rows of {reference!r}; choose the reference from {', '.join(names)}.")
+    summary = summarize(rows, found.cost)
+    results = tables.results(rows, summary, found.cost)
+    frames = {
+        "comparisons": tables.comparisons(rows, reference),
+        "losses": tables.losses(rows, reference),
+        "calibration": tables.calibration(rows),
+        "flips": tables.flips(rows),
+        "collapse": tables.collapse(rows),
+        "errors": tables.errors(rows),
+    }
+    ece = tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
+    grids = {"compact": compact_grid(results, dict(ece["ece"])), "accuracy": accuracy_grid(results)}
+    if results.tasks("stream"):
+        grids["stream"] = stream_grid(results, dict(frames["collapse"].set_index(["method", "task"])["entropy"]))
+    shown = [grids[name] for name in ("accuracy", "stream") if name in grids]
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "summary.json", summary)
+    _write_csv(out / "table.csv", tables.flat(results))
+    for name, frame in frames.items():
+        _write_csv(out / f"{name}.csv", frame)
+    (out / "table.md").write_text("\n".join(map(markdown, shown)))
+    (out / "table.tex").write_text("\n".join(map(latex, shown)))
+    (out / "report.html").write_text(_page(found, reference, summary, results, frames, grids))
+
+    console.print(rich_table(grids["compact"]))
+    if "stream" in grids:
+        console.print(rich_table(grids["stream"]))
+    _print_comparisons(frames["comparisons"], reference, console)
+    if count := int(frames["errors"]["rows"].sum()):
+        console.print(f"[red]{count} rows hold an error and count as wrong; see {out / 'errors.csv'}.[/red]")
+    console.print(f"Page: {out / 'report.html'}")
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _print_comparisons(comparisons: pd.DataFrame, reference: str, console: Console) -> None:
+    for row in comparisons.itertuples():
+        console.print(
+            f"{reference} − {row.other}: [bold]{row.difference:+.1f}[/bold] points on the shifted mean "
+            f"[dim](95 % interval {row.low:+.1f} to {row.high:+.1f}; {row.wins} won, {row.losses} lost, "
+            f"p = {row.p_value:.2g})[/dim]"
+        )
+
+
+def _page(
+    runs: Runs,
+    reference: str,
+    summary: Mapping[str, Any],
+    results: tables.Results,
+    frames: Mapping[str, pd.DataFrame],
+    grids: Mapping[str, Any],
+) -> str:
+    """The whole of `report.html`."""
+    peer = results.best_peer(reference)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("grpo_tta"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "p_value": lambda p: f"{p:.2g}"}
+    rows = runs.rows
+    ranking = sorted(results.kin(reference), key=lambda m: -results.methods[m].shifted_mean)
+    figures = _figures(rows, reference, peer, summary, results)
+    return environment.get_template("report.html").render(
+        reference=reference,
+        peer=peer,
+        about=runs.about,
+        versions=runs.versions,
+        seeds=sorted(int(seed) for seed in rows["seed"].unique()),
+        tasks=len(results.kinds),
+        pictures=len(rows.drop_duplicates(["task", "image_id"])),
+        row_count=len(rows),
+        mine=results.methods[reference],
+        rank=ranking.index(reference) + 1 if reference in ranking else None,
+        rivals=len(ranking),
+        grids=grids,
+        dagger="†" in markdown(grids["compact"]),
+        comparisons=frames["comparisons"].to_dict("records"),
+        losses=frames["losses"].to_dict("records"),
+        controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
+        errors=frames["errors"].to_dict("records"),
+        diagnostics=_diagnostics(rows, frames).to_dict("records"),
+        figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
+        gallery=make_gallery(rows, reference, runs.about["views"]),
+        settings={
+            str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
+            for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
+        },
+    )
+
+
+def _diagnostics(rows: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a method: calibration, flips and collapse over the shifted tasks, and the share of episodes that took a step."""
+    with_group = rows[rows["kind"].isin(SHIFTED_MEAN) & (rows["group"].str.len() > 0)]
+    return (
+        tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
+        .join(tables.over_shifted(frames["flips"], {"wrong_to_right": "sum", "right_to_wrong": "sum", "rows": "sum"}))
+        .join(tables.over_shifted(frames["collapse"], {"labels": "mean", "entropy_before": "mean", "entropy": "mean"}))
+        .join(with_group.groupby("method", sort=False)["stepped"].mean().mul(100))
+        .reset_index()
+    )
+
+
+def _figures(
+    rows: pd.DataFrame, reference: str, peer: str | None, summary: Mapping[str, Any], results: tables.Results
+) -> dict[str, str]:
+    """Name -> SVG; plots of the shifted mean only where there is one."""
+    figures = {"shifts": shift_figure(summary, bar_colours(reference, peer, list(results.methods)))}
+    if not results.is_complete(reference):
+        return figures
+    figures["cost"] = cost_figure(results, reference)
+    mine = rows[(rows["method"] == reference) & rows["kind"].isin(SHIFTED_MEAN) & rows["error"].isna()]
+    if len(mine):
+        before = mine["confidence_before"].to_numpy(), (mine["prediction_before"] == mine["label"]).to_numpy()
+        after = mine["confidence"].to_numpy(), is_correct(mine)
+        figures["reliability"] = reliability_figure(
+            {
+                title: (reliability(*pair), 100 * calibration_error(*pair))
+                for title, pair in (("before (frozen model)", before), (f"after ({reference})", after))
+            }
+        )
+    return figures

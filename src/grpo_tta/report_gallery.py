@@ -1,0 +1,153 @@
+"""Episodes of the nano suite as a reader can follow them: the picture, three of its crops, the group, before and after."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, final
+
+import pandas as pd
+from PIL import Image, ImageOps
+
+from grpo_tta.data.tasks import Task, nano_tasks
+from grpo_tta.report_tables import nano_place
+from grpo_tta.seeds import image_generator
+from grpo_tta.views import ViewSettings, draw_boxes
+
+CROPS = 3
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """One class of the group; widths in percent of the bar's field, `left` where a bar begins.
+
+    Rewards are drawn from the lowest to the highest of the group, advantages from zero to the largest in size.
+    """
+
+    label: str
+    reward: float
+    advantage: float
+    reward_width: float
+    advantage_left: float
+    advantage_width: float
+    is_truth: bool
+
+
+@final
+@dataclass(frozen=True)
+class Episode:
+    repaired: bool
+    task: str
+    image_id: str
+    seed: int
+    truth: str
+    before: str
+    confidence_before: float
+    after: str
+    confidence: float
+    picture: str
+    crops: list[str]
+    group: list[Candidate]
+
+
+@final
+@dataclass(frozen=True)
+class Gallery:
+    """Chosen episodes, and how many there were to choose from (rows, so a picture counts once a seed)."""
+
+    repaired: list[Episode]
+    broken: list[Episode]
+    repaired_rows: int
+    broken_rows: int
+
+
+@cache
+def _task(name: str, split: str) -> Task:
+    return nano_tasks([name], split)[0]
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return data_uri("image/png", buffer.getvalue())
+
+
+def _crops(image: Image.Image, image_id: str, seed: int, settings: ViewSettings) -> list[Image.Image]:
+    """The first crops that the run drew, cut again from the same random numbers."""
+    boxes, flips = draw_boxes(image_generator(seed, image_id, "crops"), CROPS, image.height, image.width, settings)
+    out = []
+    for (top, left, height, width), flip in zip(boxes.tolist(), flips.tolist(), strict=True):
+        box = (left, top, left + width, top + height)
+        crop = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
+        out.append(ImageOps.mirror(crop) if flip else crop)
+    return out
+
+
+def _group(row: Any, classes: tuple[str, ...]) -> list[Candidate]:
+    rewards, advantages = [float(x) for x in row.rewards], [float(x) for x in row.advantages]
+    if not rewards:
+        return []
+    low, high = min(rewards), max(rewards)
+    largest = max(abs(a) for a in advantages) or 1.0
+    out = []
+    for number, reward, advantage in zip(row.group, rewards, advantages, strict=True):
+        reward_width = 4 + 96 * (reward - low) / (high - low) if high > low else 4.0
+        width = 50 * abs(advantage) / largest
+        left = 50.0 if advantage >= 0 else 50 - width
+        out.append(Candidate(classes[number], reward, advantage, reward_width, left, width, number == row.label))
+    return out
+
+
+def _episode(row: Any, settings: ViewSettings) -> Episode | None:
+    place = nano_place(row.image_id)
+    if place is None:
+        return None
+    name, split, number = place
+    task = _task(name, split)
+    image = task.load(number)[0].convert("RGB")
+    return Episode(
+        repaired=row.prediction == row.label,
+        task=row.task,
+        image_id=row.image_id,
+        seed=row.seed,
+        truth=task.classes[row.label],
+        before=task.classes[row.prediction_before],
+        confidence_before=100 * row.confidence_before,
+        after=task.classes[row.prediction],
+        confidence=100 * row.confidence,
+        picture=_png(image),
+        crops=[_png(crop) for crop in _crops(image, row.image_id, row.seed, settings)],
+        group=_group(row, task.classes),
+    )
+
+
+def make_gallery(rows: pd.DataFrame, reference: str, views: Mapping[str, Any], wanted: int = 6) -> Gallery:
+    """The most confident repaired and broken pictures of the reference, one of each a task, at most `wanted` of each.
+
+    Args:
+        rows: of `records.read_records`.
+        reference: the method whose episodes are shown.
+        views: how the run made its views, as its `run.json` has it.
+        wanted: episodes of each outcome.
+    """
+    mine = rows[(rows["method"] == reference) & rows["error"].isna()]
+    changed = mine[mine["prediction"] != mine["prediction_before"]]
+    right = changed[changed["prediction"] == changed["label"]]
+    wrong = changed[changed["prediction_before"] == changed["label"]]
+    settings = ViewSettings(**views)
+
+    def episodes(some: pd.DataFrame) -> list[Episode]:
+        some = some[some["image_id"].map(nano_place).notna()]
+        chosen = some.sort_values("confidence", ascending=False, kind="stable").drop_duplicates("task").head(wanted)
+        made = [_episode(row, settings) for row in chosen.itertuples()]
+        return [episode for episode in made if episode is not None]
+
+    return Gallery(episodes(right), episodes(wrong), len(right), len(wrong))
