@@ -102,7 +102,7 @@ def test_equal_rewards_take_no_step(policy: Policy) -> None:
     settings = replace(BASE, candidates=1, optimizer="adam", prior_weight=0.0, prediction="view")
     found = episode(policy, settings)
     assert found.episode is not None
-    assert not found.episode.stepped.any()
+    assert not found.episode.proposal.stepped.any()
     torch.testing.assert_close(found.after, found.before, atol=1e-5, rtol=0)
 
 

@@ -12,8 +12,8 @@ Sizes: B images, V views, P content-free copies, M selected views, C classes, K 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -26,7 +26,7 @@ from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import Reference, combine, log_mean_probs
 from grpo_tta.seeds import gumbel_noise
 from grpo_tta.settings import GRPOSettings
-from grpo_tta.tuning import make_plan
+from grpo_tta.tuning import Plan, make_plan
 
 
 @final
@@ -55,15 +55,15 @@ class Cost:
 
 @final
 @dataclass(frozen=True)
-class Episode:
-    """How B predictions came about.
+class Proposal:
+    """What the policy step is asked to do for B images, before any step is taken.
 
     Attributes:
         reference: what the frozen model said.
         selected: `[B, M]` indices of the selected views.
         group, rewards, advantages: the groups, `[B, M, K]`.
-        steps: one entry per policy step.
-        stepped: `[B]` bool, false where every advantage was zero and no step was taken.
+        weights: `[B, M, K]` of the candidates in the objective.
+        stepped: `[B]` bool, false where every advantage is zero and no step is taken.
     """
 
     reference: Reference
@@ -71,8 +71,17 @@ class Episode:
     group: CandidateGroup
     rewards: Tensor
     advantages: Tensor
-    steps: tuple[StepStatistics, ...]
+    weights: Tensor
     stepped: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Episode:
+    """How B predictions came about: the proposal, and one entry per policy step."""
+
+    proposal: Proposal
+    steps: tuple[StepStatistics, ...]
 
 
 @final
@@ -110,7 +119,7 @@ def refer(policy: Policy, seen: Observation, M: int, stream: Tensor | None = Non
     return selected, Reference(kept, log_mean_probs(kept), content_free, policy.text_features, stream)
 
 
-def adapt(
+def propose_steps(
     policy: Policy,
     seen: Observation,
     settings: GRPOSettings,
@@ -118,25 +127,17 @@ def adapt(
     image_ids: Sequence[str] = (),
     seed: int = 0,
     stream: Tensor | None = None,
-) -> Adaptation:
-    """Adapts to B images, each alone, and predicts.
+) -> Proposal:
+    """Selection, group, rewards and advantages of B images; no gradient, no step.
 
     Args:
-        policy: frozen tower and class prompts; never modified.
-        seen: the frozen model's pass over views and copies, with the tokens at the plan's first block.
-        settings: of the method.
         image_ids, seed: name the Gumbel noise of the group rule `sample`.
-        stream: `[B, C]` log of the running mean prediction; only for an online method.
+        stream: `[B, C]` log of the stream prior; only for an online method.
 
     Raises:
-        UserError: settings that do not fit the model or the classes.
+        UserError: settings that do not fit the classes.
     """
-    B = len(seen.log_probs)
     M, K = settings.selected, settings.group_size(policy.classes)
-    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
-    tokens = seen.tokens[plan.first_block]  # [B, V + P, T, W]
-
-    # selection, group, rewards, advantages
     selected, reference = refer(policy, seen, M, stream)
     old = reference.log_probs  # [B, M, C]
     gumbel = gumbel_noise(seed, image_ids, M, policy.classes).to(old) if settings.group == "sample" else None
@@ -147,51 +148,105 @@ def adapt(
     )
     weights = objective.candidate_weights(group.old_log_probs, group.mask, settings.weighting)
     stepped = (advantages != 0).flatten(1).any(1)  # [B]
+    return Proposal(reference, selected, group, rewards, advantages, weights, stepped)
 
-    # policy steps on the selected views, from the cached tokens
-    chosen = tokens.gather(1, selected[..., None, None].expand(-1, -1, *tokens.shape[2:]))  # [B, M, T, W]
-    tuned = plan.start(B)
+
+def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tuple[Tensor, StepStatistics]:
+    """The objective of each image, `[B]`, to be maximised, and its statistics: log pi_theta `[B, M, C]` -> `[B]`."""
+    group = proposal.group
+    surrogate, clipped = objective.clipped_objective(
+        group.gather(new), group.old_log_probs, proposal.advantages, proposal.weights, settings.clip
+    )
+    kl = objective.kl_divergence(new, proposal.reference.log_probs).mean(1)
+    gain = surrogate.mean(1) - settings.kl_weight * kl
+    nothing = torch.zeros_like(kl)
+    told = StepStatistics(gain.detach(), kl.detach(), clipped.mean(1), nothing.detach(), group.gather(new).detach())
+    return gain, told
+
+
+def gather_tokens(tokens: Tensor, selected: Tensor) -> Tensor:
+    """Tokens of the selected views: `[B, N, T, W]`, `[B, M]` -> `[B, M, T, W]`."""
+    return tokens.gather(1, selected[..., None, None].expand(-1, -1, *tokens.shape[2:]))
+
+
+def adapt(
+    policy: Policy,
+    seen: Observation,
+    settings: GRPOSettings,
+    *,
+    image_ids: Sequence[str] = (),
+    seed: int = 0,
+) -> Adaptation:
+    """Adapts to B images, each alone, and predicts.
+
+    Args:
+        policy: frozen tower and class prompts; never modified.
+        seen: the frozen model's pass over views and copies, with the tokens at the plan's first block.
+        settings: of the method.
+        image_ids, seed: name the Gumbel noise of the group rule `sample`.
+
+    Raises:
+        UserError: settings that do not fit the model or the classes.
+    """
+    # selection, group, rewards, advantages
+    proposal = propose_steps(policy, seen, settings, image_ids=image_ids, seed=seed)
+
+    # policy steps on the selected views, from the cached tokens; every image has its own parameters
+    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
+    tokens = seen.tokens[plan.first_block]  # [B, V + P, T, W]
+    chosen = gather_tokens(tokens, proposal.selected)  # [B, M, T, W]
+    tuned = plan.start(len(tokens))
     update = Update(settings.optimizer, settings.learning_rate, settings.max_gradient_norm)
     steps: list[StepStatistics] = []
     trials = 0
     for _ in range(settings.steps):
         with torch.enable_grad():
-            new = policy.adapted(chosen, plan, tuned)  # [B, M, C]
-            surrogate, clipped = objective.clipped_objective(
-                group.gather(new), group.old_log_probs, advantages, weights, settings.clip
-            )
-            kl = objective.kl_divergence(new, old).mean(1)  # [B]
-            gain = surrogate.mean(1) - settings.kl_weight * kl
+            gain, told = policy_gain(policy.adapted(chosen, plan, tuned), proposal, settings)
             # summed over images: every image gets the gradient it would have got alone
             gradients = torch.autograd.grad(gain.sum(), list(tuned.values()))
-        moved, norm = update.ascend(tuned, gradients, stepped)
+        moved, norm = update.ascend(tuned, gradients, proposal.stepped)
         if settings.max_kl is not None:
-            moved, tried = within_trust(policy, chosen, plan, tuned, moved, old, settings.max_kl)
+            moved, tried = within_trust(policy, chosen, plan, tuned, moved, proposal.reference.log_probs, settings.max_kl)
             trials += tried
-        steps.append(StepStatistics(gain.detach(), kl.detach(), clipped.mean(1), norm, group.gather(new).detach()))
         tuned = moved
+        steps.append(replace(told, gradient_norm=norm))
 
     # predict after the update, then forget
-    ensemble = settings.prediction == "ensemble"
-    parts = [tokens[:, :1]]
-    if ensemble:
-        parts.append(chosen)
-    prior = settings.prior_weight > 0
-    if prior and settings.adapted_prior:
-        parts.append(tokens[:, seen.views :])
-    with torch.no_grad():
-        adapted = policy.adapted(torch.cat(parts, dim=1), plan, tuned)
-    voters = 1 + M * ensemble
-    after = log_mean_probs(adapted[:, :voters])
-    content_free = log_mean_probs(adapted[:, voters:]) if adapted.shape[1] > voters else reference.content_free
-    if prior and content_free is not None:
-        after = (after - settings.prior_weight * content_free).log_softmax(-1)
-
+    after, passes = read_out(policy, seen, proposal, settings, plan, tuned)
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
-    forwards = seen.log_probs.shape[1] + suffix * ((settings.steps + trials) * M + adapted.shape[1])
+    forwards = seen.log_probs.shape[1] + suffix * ((settings.steps + trials) * settings.selected + passes)
     return Adaptation(
         before=seen.log_probs[:, 0],
         after=after,
-        cost=Cost(forwards, suffix * settings.steps * M),
-        episode=Episode(reference, selected, group, rewards, advantages, tuple(steps), stepped),
+        cost=Cost(forwards, suffix * settings.steps * settings.selected),
+        episode=Episode(proposal, tuple(steps)),
     )
+
+
+@torch.no_grad()
+def read_out(
+    policy: Policy,
+    seen: Observation,
+    proposal: Proposal,
+    settings: GRPOSettings,
+    plan: Plan,
+    tuned: Mapping[str, Tensor],
+) -> tuple[Tensor, int]:
+    """The adapted model's log-probabilities `[B, C]`, and how many views had to pass through the suffix for them.
+
+    log mean over view 0 (and, for `ensemble`, the selected views) of pi_theta, minus w log mean over the copies of
+    pi_theta (or of pi_0), normalised.
+    """
+    tokens = seen.tokens[plan.first_block]
+    parts = [tokens[:, :1]]
+    if settings.prediction == "ensemble":
+        parts.append(gather_tokens(tokens, proposal.selected))
+    voters = sum(part.shape[1] for part in parts)
+    if settings.prior_weight and settings.adapted_prior:
+        parts.append(tokens[:, seen.views :])
+    adapted = policy.adapted(torch.cat(parts, dim=1), plan, tuned)  # [B, voters (+ P), C]
+    after = log_mean_probs(adapted[:, :voters])
+    prior = log_mean_probs(adapted[:, voters:]) if adapted.shape[1] > voters else proposal.reference.content_free
+    if settings.prior_weight and prior is not None:
+        after = (after - settings.prior_weight * prior).log_softmax(-1)
+    return after, adapted.shape[1]

@@ -5,7 +5,6 @@ Views and the frozen pass are made once an image and lent to every method. Label
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -18,17 +17,18 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from grpo_tta import objective
 from grpo_tta.adapt import Adaptation
 from grpo_tta.batches import make_batch
-from grpo_tta.contract import ImageBatch, Method, State, observe
+from grpo_tta.contract import ImageBatch, Method, State, concatenate, observe
 from grpo_tta.cost import measure, peak_memory_mb
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError
 from grpo_tta.images import to_rgb
-from grpo_tta.policy import Observation, Policy
+from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
 from grpo_tta.records import Record, part_path, settings_hash, write_json, write_part
 from grpo_tta.towers import Tower
@@ -44,14 +44,15 @@ class RunSettings:
     Attributes:
         seed: of crops, copies, Gumbel noise and stream order.
         batch: images adapted in one pass; changes speed and memory, not the answers of an episodic method.
-        chunk: images per part on disk; what a killed run has to do again at the most.
+        chunk: images per part on disk: what a killed run has to do again at the most, and what a method that adapts to
+            more than one image is handed at once (a multiple of the peers' update sizes by default).
         shard: (i, n) takes every n-th chunk, from the i-th on; episodic methods only.
         views: how views are made; counts follow the methods.
     """
 
     seed: int = 0
     batch: int = 16
-    chunk: int = 64
+    chunk: int = 128
     shard: tuple[int, int] = (0, 1)
     views: ViewSettings = field(default_factory=ViewSettings)
 
@@ -175,9 +176,7 @@ def _run_task(
     order = stream_order(task, settings.seed)
     chunks = [order[i : i + settings.chunk] for i in range(0, len(order), settings.chunk)]
     states: dict[str, State] = {m.name: {} for m in methods}
-    position = 0
     for index, numbers in enumerate(chunks):
-        start, position = position, position + len(numbers)
         if index % settings.shard[1] != settings.shard[0]:
             continue
         path = part_path(out, task.name, index)
@@ -185,10 +184,7 @@ def _run_task(
         if path.is_file():
             states = _load_states(state_path, methods, states)
         else:
-            rows: list[Record] = []
-            for first in range(0, len(numbers), settings.batch):
-                some = numbers[first : first + settings.batch]
-                rows += _run_batch(policy, task, some, start + first, methods, states, settings)
+            rows = _run_chunk(policy, task, numbers, index * settings.chunk, methods, states, settings)
             # The state is written before the rows: a run killed between the two repeats the chunk from the state before.
             _save_states(state_path, methods, states)
             write_part(path, rows)
@@ -213,79 +209,132 @@ def _load_states(folder: Path, methods: Sequence[Method], before: dict[str, Stat
     return loaded
 
 
-def _run_batch(
+@final
+@dataclass(frozen=True)
+class _Image:
+    """What the runner knows of an image and a method must not: its place in the stream and its label."""
+
+    image_id: str
+    order: int
+    label: int
+
+
+def _run_chunk(
     policy: Policy,
     task: Task,
     numbers: Sequence[int],
-    position: int,
+    start: int,
     methods: Sequence[Method],
     states: dict[str, State],
     settings: RunSettings,
 ) -> list[Record]:
-    """Rows of one batch; `states` is moved on in place."""
+    """Rows of one chunk; `states` is moved on in place.
 
-    def blank(place: int, label: int, method: Method) -> dict[str, Any]:
-        return {
-            "task": task.name,
-            "kind": task.kind,
-            "image_id": task.image_ids[numbers[place]],
-            "order": position + place,
-            "label": label,
-            "method": method.name,
-            "protocol": method.protocol,
-            "reward": method.reward,
-            "seed": settings.seed,
-            "settings_hash": settings_hash(method.settings),
-            "versions": versions(),
-        }
-
+    Episodic methods run batch by batch. The others get the whole chunk at once, so that their update size is their own
+    and not the batch's.
+    """
     rows: list[Record] = []
-    images, places, labels = [], [], []
-    for place, number in enumerate(numbers):
-        try:
-            image, label = task.load(number)
-            images.append(to_rgb(image))
-        except Exception as error:
-            rows += [Record(**blank(place, -1, method), error=_sentence(error)) for method in methods]
-            continue
-        places.append(place)
-        labels.append(label)
-    if not images:
-        return rows
-    names = tuple(task.image_ids[numbers[place]] for place in places)
-    views, copies = make_batch(policy.tower, images, names, with_counts(settings.views, methods), settings.seed)
+    episodic = [m for m in methods if m.protocol == "episodic"]
+    others = [m for m in methods if m.protocol != "episodic"]
+    waiting: dict[str, list[ImageBatch]] = {m.name: [] for m in others}
+    seen_images: list[_Image] = []
 
-    def attempt(some: slice, method: Method) -> tuple[Adaptation, float]:
-        seen = shared if some == whole else None
-        if seen is None:
-            seen = observe(policy, views[some], copies[some], methods)
-        batch = ImageBatch(names[some], views[some], copies[some], seen, settings.seed)
-        started = time.perf_counter()
+    def failed(image: _Image, some: Sequence[Method], error: Exception) -> None:
+        rows.extend(Record(**_common(task, image, method, settings), error=_sentence(error)) for method in some)
+
+    for first in range(0, len(numbers), settings.batch):
+        pictures, images = [], []
+        for place, number in enumerate(numbers[first : first + settings.batch], start + first):
+            try:
+                picture, label = task.load(number)
+                pictures.append(to_rgb(picture))
+                images.append(_Image(task.image_ids[number], place, label))
+            except Exception as error:
+                failed(_Image(task.image_ids[number], place, -1), methods, error)
+        batches = []
+        for some, batch, problem in _observe(policy, pictures, images, methods, settings):
+            if batch is None:
+                failed(some[0], methods, problem or UserError("The picture could not be read by the model."))
+            else:
+                batches.append((some, batch))
+        for some, batch in batches:
+            seen_images += some
+            for method in others:
+                waiting[method.name].append(batch.first(method.views, method.copies))
+            for method in episodic:
+                rows += _attempt(policy, task, some, batch, method, states, settings)
+    for method in others:
+        if seen_images:
+            whole = concatenate(waiting[method.name])
+            rows += _attempt(policy, task, seen_images, whole, method, states, settings)
+    return rows
+
+
+def _observe(
+    policy: Policy, pictures: Sequence[Image.Image], images: Sequence[_Image], methods: Sequence[Method], settings: RunSettings
+) -> Iterator[tuple[Sequence[_Image], ImageBatch | None, Exception | None]]:
+    """The frozen pass over a batch; where it fails, image by image, so that one picture does not spoil the others."""
+    if not pictures:
+        return
+    names = tuple(image.image_id for image in images)
+    try:
+        views, copies = make_batch(policy.tower, pictures, names, with_counts(settings.views, methods), settings.seed)
+        seen = observe(policy, views, copies, methods)
+    except Exception as error:
+        if len(images) == 1:
+            yield images, None, error
+            return
+        for picture, image in zip(pictures, images, strict=True):
+            yield from _observe(policy, [picture], [image], methods, settings)
+        return
+    yield images, ImageBatch(names, views, copies, seen, settings.seed), None
+
+
+def _attempt(
+    policy: Policy,
+    task: Task,
+    images: Sequence[_Image],
+    batch: ImageBatch,
+    method: Method,
+    states: dict[str, State],
+    settings: RunSettings,
+) -> list[Record]:
+    """Rows of one method on a batch; where it raises, image by image, and a row with the error for each that fails."""
+    started = time.perf_counter()
+    try:
         adaptation, state = method(policy, batch, states[method.name])
         _check_finite(adaptation)
-        states[method.name] = state
-        return adaptation, 1000 * (time.perf_counter() - started) / len(batch.image_ids)
+    except Exception as error:
+        if len(images) == 1:
+            return [Record(**_common(task, images[0], method, settings), error=_sentence(error))]
+        parts = (
+            _attempt(policy, task, [image], batch.part(slice(i, i + 1)), method, states, settings)
+            for i, image in enumerate(images)
+        )
+        return list(itertools.chain.from_iterable(parts))
+    states[method.name] = state
+    milliseconds = 1000 * (time.perf_counter() - started) / len(images)
+    memory = peak_memory_mb(policy.tower.device)
+    return [
+        Record(**_common(task, image, method, settings), **row, milliseconds=milliseconds, peak_memory_mb=memory)
+        for image, row in zip(images, _rows(adaptation), strict=True)
+    ]
 
-    whole = slice(0, len(names))
-    shared: Observation | None = None
-    with contextlib.suppress(UserError):  # one damaged picture of the batch is found below, one by one
-        shared = observe(policy, views, copies, methods)
-    for method in methods:
-        try:
-            pieces = [(whole, *attempt(whole, method))]
-        except Exception:
-            pieces = []
-            for i in range(len(names)):
-                try:
-                    pieces.append((slice(i, i + 1), *attempt(slice(i, i + 1), method)))
-                except Exception as error:
-                    rows.append(Record(**blank(places[i], labels[i], method), error=_sentence(error)))
-        for some, adaptation, milliseconds in pieces:
-            memory = peak_memory_mb(policy.tower.device)
-            for row, i in zip(_rows(adaptation), itertools.count(some.start)):
-                common = blank(places[i], labels[i], method)
-                rows.append(Record(**common, **row, milliseconds=milliseconds, peak_memory_mb=memory))
-    return rows
+
+def _common(task: Task, image: _Image, method: Method, settings: RunSettings) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "kind": task.kind,
+        "image_id": image.image_id,
+        "order": image.order,
+        "label": image.label,
+        "method": method.name,
+        "protocol": method.protocol,
+        "reward": method.reward,
+        "seed": settings.seed,
+        "settings_hash": settings_hash(method.settings),
+        "versions": versions(),
+    }
 
 
 def _sentence(error: Exception) -> str:
@@ -319,13 +368,13 @@ def _rows(adaptation: Adaptation) -> Iterator[dict[str, Any]]:
             "backwards": adaptation.cost.backwards,
         }
         if episode is not None:
-            mask = episode.group.mask[b, 0].cpu()
+            mask = episode.proposal.group.mask[b, 0].cpu()
             last = episode.steps[-1] if episode.steps else None
             row |= {
-                "group": episode.group.classes[b, 0].cpu()[mask].tolist(),
-                "rewards": episode.rewards[b, 0].double().cpu()[mask].tolist(),
-                "advantages": episode.advantages[b, 0].double().cpu()[mask].tolist(),
-                "stepped": bool(episode.stepped[b]),
+                "group": episode.proposal.group.classes[b, 0].cpu()[mask].tolist(),
+                "rewards": episode.proposal.rewards[b, 0].double().cpu()[mask].tolist(),
+                "advantages": episode.proposal.advantages[b, 0].double().cpu()[mask].tolist(),
+                "stepped": bool(episode.proposal.stepped[b]),
             }
             if last is not None:
                 row |= {"clipped": float(last.clipped[b]), "kl": float(last.kl[b])}

@@ -119,6 +119,72 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="nano: the shipped suite. Ignored where --data is given.")] = "nano",
+    data: Annotated[
+        Path | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
+    ] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="Class names of --data, one a line.")] = None,
+    template: Annotated[str, typer.Option(help="Prompt of --data, with {} for the label.")] = "a photo of a {}.",
+    methods: Annotated[str, typer.Option(help="all, or comma-separated names.")] = "all",
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks of the suite; default: all but the streams.")] = "",
+    split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
+    model: Model = "nano-clip",
+    seed: Seed = 0,
+    limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
+    batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder of the records; an existing run is resumed.")] = Path("runs/bench"),
+    device: Device = "cpu",
+    download: Download = False,
+) -> None:
+    """Measure methods on the nano suite or on your own labelled pictures, zero-shot always beside."""
+    from rich.console import Console
+
+    from grpo_tta.benchmark import RunSettings
+    from grpo_tta.data.custom import custom_task
+    from grpo_tta.data.tasks import nano_tasks
+    from grpo_tta.demo import run_with_progress
+    from grpo_tta.methods import choose_methods
+    from grpo_tta.towers import load_tower
+
+    if data is not None:
+        chosen = [custom_task(data, template=template, labels_file=labels_file, limit=limit)]
+    elif suite == "nano":
+        chosen = nano_tasks(_split_list(tasks) if tasks else None, split, limit)
+    else:
+        raise UserError(f"Unknown suite {suite!r}; use nano, or --data for your own pictures.")
+    wanted = _split_list(methods)
+    names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
+    settings = RunSettings(seed=seed, batch=batch, shard=_shard(shard))
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    run_with_progress(
+        load_tower(model, device=device, download=download), chosen, choose_methods(names), out, settings, console
+    )
+    console.print(f"Records in {out / 'records'}. Next: grpo-tta report {out} --out {out / 'report'}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are read together (seeds, shards, tasks).")],
+    out: Annotated[Path, typer.Option(help="Folder of the report.")],
+) -> None:
+    """Turn records into tables, paired tests and one self-contained HTML page."""
+    from rich.console import Console
+
+    from grpo_tta.report import write_report
+
+    write_report(runs, out, console=Console(width=None if sys.stdout.isatty() else 150))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, slash, count = text.partition("/")
+    if not slash or not first.isdigit() or not count.isdigit():
+        raise UserError(f"Shard {text!r} cannot be read; write i/n, for example 0/2.")
+    return int(first), int(count)
+
+
 def _classify(
     classifier: GRPOTTA, paths: list[Path], batch: int
 ) -> tuple[list[tuple[Path, Prediction]], list[tuple[Path, str]]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+import torch
 from torch import Tensor
 
 from grpo_tta.adapt import Adaptation
@@ -44,6 +45,27 @@ class ImageBatch:
         return ImageBatch(
             self.image_ids, self.views[:, :views], self.copies[:, :copies], self.seen.first(views, copies), self.seed
         )
+
+    def part(self, rows: slice) -> ImageBatch:
+        """Some of the images."""
+        seen = self.seen
+        tokens = {cut: kept[rows] for cut, kept in seen.tokens.items()}
+        observed = Observation(seen.features[rows], seen.log_probs[rows], tokens, seen.views)
+        return ImageBatch(self.image_ids[rows], self.views[rows], self.copies[rows], observed, self.seed)
+
+
+def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
+    """Batches of one run, made with the same counts, as one."""
+    first = batches[0]
+    seen = Observation(
+        torch.cat([b.seen.features for b in batches]),
+        torch.cat([b.seen.log_probs for b in batches]),
+        {cut: torch.cat([b.seen.tokens[cut] for b in batches]) for cut in first.seen.tokens},
+        first.seen.views,
+    )
+    names = tuple(name for b in batches for name in b.image_ids)
+    views, copies = (torch.cat(x) for x in ([b.views for b in batches], [b.copies for b in batches]))
+    return ImageBatch(names, views, copies, seen, first.seed)
 
 
 @final

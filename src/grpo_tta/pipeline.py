@@ -178,14 +178,14 @@ class GRPOTTA:
         adaptation = self._adapt([_read(image)])
         episode = adaptation.episode
         assert episode is not None, "GRPO-TTA always tells its episode"
-        group, labels = episode.group, self.labels
+        group, labels = episode.proposal.group, self.labels
         views = []
-        for m, view in enumerate(episode.selected[0].tolist()):
+        for m, view in enumerate(episode.proposal.selected[0].tolist()):
             candidates = [
                 Candidate(
                     labels[int(group.classes[0, m, k])],
-                    float(episode.rewards[0, m, k]),
-                    float(episode.advantages[0, m, k]),
+                    float(episode.proposal.rewards[0, m, k]),
+                    float(episode.proposal.advantages[0, m, k]),
                     tuple(float(step.log_probs[0, m, k].exp()) for step in episode.steps),
                 )
                 for k in range(group.classes.shape[-1])
@@ -196,9 +196,9 @@ class GRPOTTA:
             StepTrace(float(s.objective[0]), float(s.kl[0]), float(s.clipped[0]), float(s.gradient_norm[0]))
             for s in episode.steps
         )
-        prior = episode.reference.content_free
+        prior = episode.proposal.reference.content_free
         content_free = {} if prior is None else dict(zip(labels, prior[0].exp().tolist(), strict=True))
-        return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.stepped[0]), content_free)
+        return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.proposal.stepped[0]), content_free)
 
     def _adapt(self, pictures: Sequence[Image.Image]) -> Adaptation:
         keys = [image_key(picture) for picture in pictures]

@@ -8,17 +8,12 @@ import torch
 
 from grpo_tta.adapt import Adaptation
 from grpo_tta.contract import ImageBatch
-from grpo_tta.policy import Observation
 
 
 def pieces(batch: ImageBatch, size: int) -> Iterator[ImageBatch]:
     """Consecutive pieces of at most `size` images, in order."""
     for start in range(0, len(batch.image_ids), size):
-        part = slice(start, start + size)
-        seen = batch.seen
-        tokens = {cut: kept[part] for cut, kept in seen.tokens.items()}
-        observed = Observation(seen.features[part], seen.log_probs[part], tokens, seen.views)
-        yield ImageBatch(batch.image_ids[part], batch.views[part], batch.copies[part], observed, batch.seed)
+        yield batch.part(slice(start, start + size))
 
 
 def join(parts: Sequence[Adaptation]) -> Adaptation:
