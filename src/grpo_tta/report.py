@@ -118,9 +118,10 @@ def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta"
     _write_csv(out / "table.csv", tables.flat(results))
     for name, frame in frames.items():
         _write_csv(out / f"{name}.csv", frame)
-    (out / "table.md").write_text("\n".join(map(markdown, shown)))
-    (out / "table.tex").write_text("\n".join(map(latex, shown)))
-    (out / "report.html").write_text(_page(found, reference, summary, results, frames, grids))
+    (out / "table.md").write_text("\n".join(map(markdown, shown)), encoding="utf-8")
+    (out / "table.tex").write_text("\n".join(map(latex, shown)), encoding="utf-8")
+    page = _page(found, reference, summary, results, frames, grids)
+    (out / "report.html").write_text(page, encoding="utf-8")
 
     console.print(rich_table(grids["compact"]))
     if "stream" in grids:

@@ -67,8 +67,12 @@ def shifted_mean(rows: pd.DataFrame, method: str) -> dict[str, Any]:
 def paired(rows: pd.DataFrame, method: str, other: str) -> pd.DataFrame:
     """The task, picture and seed of every row that both methods have, with the correctness of `method` (a) and `other` (b)."""
     keys = ["task", "kind", "image_id", "seed"]
-    some = rows.assign(correct=is_correct(rows).astype(float))
-    a, b = (some.loc[some["method"] == m, [*keys, "correct"]] for m in (method, other))
+
+    def correctness(name: str) -> pd.DataFrame:
+        some = rows[rows["method"] == name]
+        return some[keys].assign(correct=is_correct(some).astype(float))
+
+    a, b = correctness(method), correctness(other)
     both = a.rename(columns={"correct": "a"}).merge(b.rename(columns={"correct": "b"}), on=keys, how="inner")
     return both.assign(difference=both["a"] - both["b"])
 
