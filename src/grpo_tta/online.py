@@ -1,0 +1,162 @@
+"""GRPO-TTA beyond one image: one set of parameters for a batch (forgotten after it) or for a whole stream.
+
+The policy step is that of `adapt`, shared: the tuned parameters are one set for all images of a piece, moved by Adam on the
+mean of their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior*,
+the running mean of what the frozen model predicts. It assumes a stream in which no class is all that is seen, so it is
+guarded (see `stream_prior`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from grpo_tta.adapt import Adaptation, Cost, Episode, StepStatistics, gather_tokens, policy_gain, propose_steps
+from grpo_tta.baselines.pieces import pieces
+from grpo_tta.contract import ImageBatch, Method, State
+from grpo_tta.errors import UserError
+from grpo_tta.optim import Update
+from grpo_tta.policy import Policy
+from grpo_tta.rewards import RewardWeights, log_mean_probs
+from grpo_tta.settings import GRPOSettings
+from grpo_tta.towers import Tower
+from grpo_tta.tuning import make_plan
+from grpo_tta.views import ViewSettings
+
+_TUNED, _OPTIMIZER, _PRIOR = "tuned.", "optimizer.", "prior."
+
+
+@final
+@dataclass(frozen=True)
+class StreamSettings:
+    """
+    Attributes:
+        grpo: the episode's settings; `rewards.stream` is the weight of the stream prior in the reward, and
+            `prior_weight` its weight in the prediction. `prediction`, `adapted_prior` and `max_kl` are not used.
+        update_size: images of a step.
+        anchor: share of the way back to the frozen model after each piece.
+        pseudo_images: how many images' worth of a uniform prior the running mean starts with.
+        guard: a class is held back at most `guard` times as much as the content-free copies favour it; None for no
+            guard.
+        protocol: `online` carries parameters and prior along the stream; `batch` forgets both after each piece.
+    """
+
+    grpo: GRPOSettings = field(
+        default_factory=lambda: GRPOSettings(
+            views=ViewSettings(views=4, copies=2),
+            selected=4,
+            rewards=RewardWeights(content_free=0.0, stream=1.0),
+            optimizer="adam",
+            learning_rate=3e-3,
+            target_temperature=0.5,
+            steps=1,
+            prior_weight=1.0,
+        )
+    )
+    update_size: int = 32
+    anchor: float = 0.01
+    pseudo_images: float = 16.0
+    guard: float | None = 2.0
+    protocol: Literal["batch", "online"] = "online"
+
+    def __post_init__(self) -> None:
+        if self.update_size < 1:
+            raise UserError(f"update_size must be at least 1, not {self.update_size}.")
+        if not 0 <= self.anchor <= 1:
+            raise UserError(f"anchor is a share between 0 and 1, not {self.anchor}.")
+        if self.pseudo_images <= 0:
+            raise UserError(f"pseudo_images must be positive, not {self.pseudo_images}.")
+        if self.guard is not None and self.guard <= 0:
+            raise UserError(f"guard must be positive or None, not {self.guard}.")
+        if self.guard is not None and self.grpo.views.copies == 0:
+            raise UserError("The guard reads the content-free copies; set copies to at least 1, or guard to None.")
+
+
+def stream_prior(image_sum: Tensor, copy_sum: Tensor, count: float, settings: StreamSettings) -> Tensor:
+    """The log prior over classes: sums `[C]` of predictions over `count` images and over their copies -> `[C]`.
+
+    q = (sum of predictions + n0 / C) / (count + n0), and the same for the copies. A stream may truly hold more of one
+    class than of others; the copies show no object, so what they favour is bias. Hence the guard
+    q'_c = min(q_c, max(guard * copies_c, 1 / C)), renormalised: a class that is merely frequent is not held back for it.
+    """
+    C, n0 = len(image_sum), settings.pseudo_images
+    prior = (image_sum + n0 / C) / (count + n0)
+    if settings.guard is not None:
+        copies = (copy_sum + n0 / C) / (count + n0)
+        prior = torch.minimum(prior, (settings.guard * copies).clamp_min(1 / C))
+    return (prior / prior.sum()).log()
+
+
+def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
+    """Adapts the shared parameters to one piece of N images and predicts them; an empty state starts afresh."""
+    grpo, seen, device = settings.grpo, batch.seen, batch.views.device
+    N, M = len(batch.image_ids), grpo.selected
+    plan = make_plan(policy.tower, grpo.tuned, grpo.last_blocks, grpo.rank)
+    update = Update(grpo.optimizer, grpo.learning_rate, grpo.max_gradient_norm)
+    start = plan.start(1)
+    tuned = start
+    zeros = torch.zeros(policy.classes, device=device)
+    image_sum, copy_sum, count = zeros, zeros, 0.0
+    if state:
+        tuned = {name: state[_TUNED + name].to(device).requires_grad_() for name in start}
+        kept = {key.removeprefix(_OPTIMIZER): value for key, value in state.items() if key.startswith(_OPTIMIZER)}
+        update.restore({key: value.to(device) for key, value in kept.items()})
+        image_sum, copy_sum = (state[_PRIOR + key].to(device) for key in ("images", "copies"))
+        count = float(state[_PRIOR + "count"])
+
+    # the prior: what the frozen model has predicted so far, this piece included
+    image_sum = image_sum + seen.log_probs[:, 0].exp().sum(0)
+    if grpo.views.copies:
+        copy_sum = copy_sum + seen.log_probs[:, seen.views :].exp().mean(1).sum(0)
+    count += N
+    log_prior = stream_prior(image_sum, copy_sum, count, settings).expand(N, -1)
+    proposal = propose_steps(policy, seen, grpo, image_ids=batch.image_ids, seed=batch.seed, stream=log_prior)
+
+    # policy steps on shared parameters: to the plan, the piece's views are the views of a single image
+    tokens = gather_tokens(seen.tokens[plan.first_block], proposal.selected)  # [N, M, T, W]
+    together = tokens.flatten(0, 1)[None]  # [1, N * M, T, W]
+    steps: list[StepStatistics] = []
+    any_step = proposal.stepped.any()[None]
+    for _ in range(grpo.steps):
+        with torch.enable_grad():
+            new = policy.adapted(together, plan, tuned)[0].unflatten(0, (N, M))
+            gain, told = policy_gain(new, proposal, grpo)
+            gradients = torch.autograd.grad(gain.mean(), list(tuned.values()))
+        tuned, _ = update.ascend(tuned, gradients, any_step)
+        steps.append(told)
+
+    # predict with the moved parameters and the same prior
+    with torch.no_grad():
+        adapted = policy.adapted(together, plan, tuned)[0].unflatten(0, (N, M))
+        after = (log_mean_probs(adapted) - grpo.prior_weight * log_prior).log_softmax(-1)
+    suffix = 1 - plan.first_block / len(policy.tower.blocks)
+    cost = Cost(seen.log_probs.shape[1] + suffix * (grpo.steps + 1) * M, suffix * grpo.steps * M)
+    told_all = Adaptation(seen.log_probs[:, 0], after, cost, Episode(proposal, tuple(steps)))
+    if settings.protocol == "batch":
+        return told_all, {}
+    new_state = {_TUNED + n: v.detach().lerp(start[n].detach(), settings.anchor) for n, v in tuned.items()}
+    new_state |= {_OPTIMIZER + key: value for key, value in update.state().items()}
+    new_state |= {_PRIOR + "images": image_sum, _PRIOR + "copies": copy_sum, _PRIOR + "count": torch.tensor(count)}
+    return told_all, new_state
+
+
+def stream_method(settings: StreamSettings, name: str) -> Method:
+    """`grpo-tta-online` or `grpo-tta-batch`, by the settings' protocol."""
+    grpo = settings.grpo
+
+    def cuts(tower: Tower) -> Sequence[int]:
+        return (make_plan(tower, grpo.tuned, grpo.last_blocks, grpo.rank).first_block,)
+
+    def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
+        done = []
+        for piece in pieces(batch, settings.update_size):
+            adaptation, state = stream_step(policy, piece, settings, state)
+            done.append(adaptation)
+        before, after = (torch.cat(x) for x in ([a.before for a in done], [a.after for a in done]))
+        return Adaptation(before, after, done[0].cost), state
+
+    return Method(name, settings.protocol, "own", grpo.views.views, grpo.views.copies, settings, cuts, run)
