@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,20 @@ from torch.nn import functional as F
 from grpo_tta.errors import UserError
 from grpo_tta.seeds import image_generator
 from grpo_tta.towers.open_clip import OpenClipTower
-from grpo_tta.views import ViewSettings, crop_and_resize, draw_boxes, make_views, resampling_matrix, shuffle_patches
+from grpo_tta.views import (
+    ViewSettings,
+    crop_and_resize,
+    draw_boxes,
+    make_views,
+    resampling_matrix,
+    restore_contrast,
+    shuffle_patches,
+)
 
 HALF = torch.full((3,), 0.5)
 
 
-def make(picture: Image.Image, tower: OpenClipTower, *, name: str = "x", seed: int = 0, **settings: int):
+def make(picture: Image.Image, tower: OpenClipTower, *, name: str = "x", seed: int = 0, **settings: Any):
     first = tower.preprocess(picture)
     return make_views(picture, first, name, seed, ViewSettings(**settings), tower.mean, tower.std)
 
@@ -35,16 +45,17 @@ def test_views_depend_on_the_image_and_the_seed_alone(picture: Image.Image, towe
     assert not torch.equal(first[1:], make(picture, tower, seed=1, views=6, copies=3)[0][1:])
 
 
-def test_more_views_or_copies_keep_the_first_ones(picture: Image.Image, tower: OpenClipTower) -> None:
-    few, few_copies = make(picture, tower, views=4, copies=2)
-    many, many_copies = make(picture, tower, views=9, copies=5)
+@pytest.mark.parametrize("kind", ["shuffled", "crops"])
+def test_more_views_or_copies_keep_the_first_ones(picture: Image.Image, tower: OpenClipTower, kind: str) -> None:
+    few, few_copies = make(picture, tower, views=4, copies=2, copy_kind=kind)
+    many, many_copies = make(picture, tower, views=9, copies=5, copy_kind=kind)
     assert torch.equal(few, many[:4])
     assert torch.equal(few_copies, many_copies[:2])
 
 
 def test_boxes_stay_inside_and_follow_the_settings() -> None:
-    settings = ViewSettings(crop_scale=(0.3, 0.9), crop_ratio=(1.0, 1.0), flip=0.25)
-    boxes, flips = draw_boxes(image_generator(0, "x", "crops"), 4000, 60, 60, settings)
+    settings = ViewSettings(crop_ratio=(1.0, 1.0), flip=0.25)
+    boxes, flips = draw_boxes(image_generator(0, "x", "crops"), 4000, 60, 60, (0.3, 0.9), settings)
     top, left, height, width = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -106,9 +117,31 @@ def test_a_grey_picture_of_one_pixel_still_makes_views(tower: OpenClipTower) -> 
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"flip": 1.5}, "flip is a probability"),
+        ({"copy_scale": (0.5, 0.1)}, "copy_scale"),
+        ({"copy_kind": "blurred"}, "choose shuffled or crops"),
         ({"patch_grid": 1}, "patch_grid must be at least 2"),
     ],
 )
 def test_bad_settings_name_the_remedy(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ViewSettings(**settings)
+
+
+def test_contrast_is_restored_about_each_channels_middle() -> None:
+    ramp = torch.linspace(0, 1, 101).expand(3, 1, 101)
+    dull = ramp * 0.19 + torch.tensor([0.2, 0.4, 0.6])[:, None, None]
+    found = restore_contrast(dull, tail=0.0)
+    # gain 0.95 / 0.19 = 5; the middle 0.295 of the first channel comes to lie at 0.5 + (0.295 - 0.5) / 5 = 0.459
+    torch.testing.assert_close(found[0, 0, 50], torch.tensor(0.459))
+    torch.testing.assert_close(found[1], ((dull[1] - 0.495) * 5 + 0.499).clamp(0, 1))
+    torch.testing.assert_close(restore_contrast(ramp), ramp)
+    assert torch.equal(restore_contrast(torch.full((3, 4, 4), 0.25)), torch.full((3, 4, 4), 0.5 - 0.25 / 8))
+
+
+def test_the_share_of_restored_views_is_kept(picture: Image.Image, tower: OpenClipTower) -> None:
+    dull = picture.point(lambda value: 100 + value // 8)
+    plain, _ = make(dull, tower, views=9, copies=0, restored=0.0)
+    half, _ = make(dull, tower, views=9, copies=0, restored=0.5)
+    changed = [not torch.equal(a, b) for a, b in zip(plain, half, strict=True)]
+    assert changed == [False, False, True, False, True, False, True, False, True]
+    assert half[2].std() > 3 * plain[2].std()

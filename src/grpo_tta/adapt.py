@@ -234,13 +234,16 @@ def read_out(
 ) -> tuple[Tensor, int]:
     """The adapted model's log-probabilities `[B, C]`, and how many views had to pass through the suffix for them.
 
-    log mean over view 0 (and, for `ensemble`, the selected views) of pi_theta, minus w log mean over the copies of
-    pi_theta (or of pi_0), normalised.
+    log mean over view 0 (for `ensemble`: view 0 and the selected views; all views, once each, where all are selected)
+    of pi_theta, minus w log mean over the copies of pi_theta (or of pi_0), normalised.
     """
     tokens = seen.tokens[plan.first_block]
-    parts = [tokens[:, :1]]
-    if settings.prediction == "ensemble":
-        parts.append(gather_tokens(tokens, proposal.selected))
+    if settings.prediction == "view":
+        parts = [tokens[:, :1]]
+    elif settings.selected == seen.views:
+        parts = [tokens[:, : seen.views]]  # view 0 is among them
+    else:
+        parts = [tokens[:, :1], gather_tokens(tokens, proposal.selected)]
     voters = sum(part.shape[1] for part in parts)
     if settings.prior_weight and settings.adapted_prior:
         parts.append(tokens[:, seen.views :])

@@ -8,7 +8,7 @@ hold an antialiased triangle filter, so that all views of an image are one batch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor
 from grpo_tta.errors import UserError
 from grpo_tta.seeds import image_generator
 
+CopyKind = Literal["shuffled", "crops"]
+
 
 @final
 @dataclass(frozen=True)
@@ -26,42 +28,56 @@ class ViewSettings:
 
     Attributes:
         views: V, view 0 included.
-        copies: P, patch-shuffled copies of view 0.
+        copies: P, content-free copies.
         crop_scale: smallest and largest share of the image's area in a crop.
         crop_ratio: narrowest and widest aspect ratio of a crop.
         flip: probability of a left-right flip.
-        patch_grid: a copy is view 0 cut into patch_grid x patch_grid pieces, shuffled.
+        restored: share of the crops taken from the picture with its contrast restored (see `restore_contrast`).
+        copy_kind: `shuffled`: view 0 with its patches in another order; `crops`: crops so small that the object is not
+            in them. Both keep the picture's low-level statistics.
+        patch_grid: a shuffled copy is view 0 cut into patch_grid x patch_grid pieces.
+        copy_scale: smallest and largest share of the image's area in a copy that is a crop.
     """
 
     views: int = 32
     copies: int = 8
-    crop_scale: tuple[float, float] = (0.35, 1.0)
+    crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
-    patch_grid: int = 6
+    restored: float = 0.5
+    copy_kind: CopyKind = "crops"
+    patch_grid: int = 12
+    copy_scale: tuple[float, float] = (0.03, 0.12)
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise UserError(f"{self.views} views cannot be adapted on; set views to at least 1.")
         if self.copies < 0:
             raise UserError(f"The number of copies cannot be {self.copies}; set copies to 0 or more.")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise UserError(f"crop_scale must be two shares with 0 < low <= high <= 1, not {self.crop_scale}.")
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("copy_scale", self.copy_scale)):
+            if not 0 < low <= high <= 1:
+                raise UserError(f"{name} must be two shares with 0 < low <= high <= 1, not {(low, high)}.")
+        if self.copy_kind not in ("shuffled", "crops"):
+            raise UserError(f"Unknown kind of copies {self.copy_kind!r}; choose shuffled or crops.")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise UserError(f"crop_ratio must be two positive numbers, low first, not {self.crop_ratio}.")
+        if not 0 <= self.restored <= 1:
+            raise UserError(f"restored is a share between 0 and 1, not {self.restored}.")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip is a probability between 0 and 1, not {self.flip}.")
         if self.patch_grid < 2:
             raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
 
 
-def draw_boxes(generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings) -> tuple[Tensor, Tensor]:
-    """n random crops: boxes `[n, 4]` (top, left, height, width in pixels, float64) and flips `[n]` bool.
+def draw_boxes(
+    generator: torch.Generator, n: int, height: int, width: int, scale: tuple[float, float], settings: ViewSettings
+) -> tuple[Tensor, Tensor]:
+    """n crops of a share `scale` of the area: boxes `[n, 4]` (top, left, height, width in pixels) and flips `[n]` bool.
 
     The first crops are the same whatever n is, so that methods with fewer views see a part of the same views.
     """
     u = torch.rand((n, 5), generator=generator, dtype=torch.float64).T
-    low, high = settings.crop_scale
+    low, high = scale
     area = (low + (high - low) * u[0]) * height * width
     log_low, log_high = np.log(settings.crop_ratio[0]), np.log(settings.crop_ratio[1])
     ratio = torch.exp(log_low + (log_high - log_low) * u[1])
@@ -96,6 +112,22 @@ def crop_and_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> 
     columns = torch.where(flips.to(pixels.device)[:, None, None], columns.flip(1), columns)
     rows, columns = rows.to(pixels.dtype), columns.to(pixels.dtype)
     return torch.einsum("nhi,cij,nwj->nchw", rows, pixels, columns)
+
+
+def restore_contrast(pixels: Tensor, tail: float = 0.01, max_gain: float = 8.0) -> Tensor:
+    """The picture `[3, H, W]` in 0..1 with its contrast restored: what fog, glare and a dim sensor take away.
+
+    Each channel is stretched about its own middle by a gain that all channels share, so large that the widest channel
+    fills 95 % of the range between its `tail` quantiles. One gain for all keeps the ratios of the channels, and so the
+    hues; a picture that fills the range already stays nearly as it is. In the spirit of AugMix's autocontrast
+    (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
+    """
+    ordered = pixels.flatten(1).sort(dim=1).values
+    last = ordered.shape[1] - 1
+    low, high = ordered[:, round(tail * last)], ordered[:, round((1 - tail) * last)]
+    gain = (0.95 / (high - low).amax().clamp_min(1e-6)).clamp(1.0, max_gain)
+    middle = ((low + high) / 2)[:, None, None]
+    return ((pixels - middle) * gain + 0.5 + (middle - 0.5) / gain).clamp(0.0, 1.0)
 
 
 def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
@@ -140,16 +172,24 @@ def make_views(
         std: `[3]`.
     """
     S = first_view.shape[-1]
-    crops_from = image_generator(seed, image_id, "crops")
-    boxes, flips = draw_boxes(crops_from, settings.views - 1, image.height, image.width, settings)
-    copies_from = image_generator(seed, image_id, "copies")
-    order = torch.rand((settings.copies, settings.patch_grid**2), generator=copies_from).argsort(-1)
-    views = first_view[None]
-    if settings.views > 1:
-        pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
-        crops = crop_and_resize(pixels, boxes, flips, S)
-        crops = (crops - mean[:, None, None]) / std[:, None, None]
-        views = torch.cat([views, crops.to(first_view.dtype)])
-    if settings.copies == 0:
-        return views, first_view.new_zeros((0, *first_view.shape))
-    return views, shuffle_patches(first_view, order, settings.patch_grid)
+    pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
+
+    def crops(purpose: str, n: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        return draw_boxes(image_generator(seed, image_id, purpose), n, image.height, image.width, scale, settings)
+
+    def cut(source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+        made = crop_and_resize(source, boxes, flips, S)
+        return ((made - mean[:, None, None]) / std[:, None, None]).to(first_view.dtype)
+
+    boxes, flips = crops("crops", settings.views - 1, settings.crop_scale)
+    views = torch.cat([first_view[None], cut(pixels, boxes, flips)])
+    # Evenly interleaved, so that the first few views are a fair sample of all.
+    count = torch.arange(settings.views)
+    again = (count * settings.restored).floor() > ((count - 1) * settings.restored).floor()
+    again[0] = False
+    if again.any():
+        views[again.to(views.device)] = cut(restore_contrast(pixels), boxes[again[1:]], flips[again[1:]])
+    if settings.copy_kind == "crops":
+        return views, cut(pixels, *crops("copies", settings.copies, settings.copy_scale))
+    order = torch.rand((settings.copies, settings.patch_grid**2), generator=image_generator(seed, image_id, "copies"))
+    return views, shuffle_patches(first_view, order.argsort(-1), settings.patch_grid)
