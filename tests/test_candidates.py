@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_tta.candidates import propose
+from grpo_tta.candidates import propose, share
 from grpo_tta.errors import UserError
 from grpo_tta.seeds import gumbel_noise
 
@@ -57,3 +57,10 @@ def test_bad_groups_are_refused() -> None:
         propose(LOG_PROBS, 2, "nucleus", mass=1.5)
     with pytest.raises(ValueError, match="Gumbel"):
         propose(LOG_PROBS, 2, "sample")
+
+
+def test_a_shared_group_keeps_each_views_own_probabilities() -> None:
+    views = torch.tensor([[[0.1, 0.5, 0.15, 0.25], [0.7, 0.1, 0.1, 0.1]]]).log()
+    group = share(propose(LOG_PROBS, 2), views)
+    assert group.classes.tolist() == [[[1, 3], [1, 3]]]
+    torch.testing.assert_close(group.old_log_probs.exp(), torch.tensor([[[0.5, 0.25], [0.1, 0.1]]]))

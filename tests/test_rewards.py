@@ -20,6 +20,7 @@ def reference(**changes: Tensor | None) -> rewards.Reference:
     text = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
     given = {
         "log_probs": log_probs,
+        "weights": torch.full((1, 2), 0.5, dtype=torch.float64),
         "consensus": rewards.log_mean_probs(log_probs),
         "content_free": torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log(),
         "text_features": text,
@@ -93,3 +94,24 @@ def test_missing_sources_are_named() -> None:
         rewards.dispersion_stream(reference(stream=None), TWO)
     with pytest.raises(UserError, match="All reward weights are zero"):
         rewards.combine(rewards.RewardWeights(alignment_consensus=0, content_free=0), reference(), TWO)
+
+
+def test_view_weights_by_hand() -> None:
+    log_probs = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]], dtype=torch.float64).log()  # entropies ln 2 and 0
+    torch.testing.assert_close(rewards.view_weights(log_probs, 1.0), torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64))
+    torch.testing.assert_close(rewards.view_weights(log_probs, 0.0), torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+
+
+def test_weighted_log_mean_by_hand() -> None:
+    weights = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+    expected = logs(0.25 * 0.7 + 0.75 * 0.5, 0.25 * 0.2 + 0.75 * 0.1, 0.25 * 0.1 + 0.75 * 0.4)[None]
+    torch.testing.assert_close(rewards.weighted_log_mean(reference().log_probs, weights), expected)
+
+
+def test_the_gate_opens_where_copies_favour_another_class() -> None:
+    copies = torch.tensor([[[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]]], dtype=torch.float64).log()
+    agree, differ = logs(0.6, 0.2, 0.2)[None], logs(0.2, 0.6, 0.2)[None]
+    mean = logs(0.7, 0.2, 0.1)[None]
+    torch.testing.assert_close(rewards.content_free_prior(copies, differ, True), mean)
+    torch.testing.assert_close(rewards.content_free_prior(copies, agree, False), mean)
+    torch.testing.assert_close(rewards.content_free_prior(copies, agree, True), logs(1 / 3, 1 / 3, 1 / 3)[None])

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from grpo_tta import objective
-from grpo_tta.candidates import CandidateGroup, propose
+from grpo_tta.candidates import CandidateGroup, propose, share
 from grpo_tta.optim import Update, within_trust
 from grpo_tta.policy import Observation, Policy
-from grpo_tta.rewards import Reference, combine, log_mean_probs
+from grpo_tta.rewards import Reference, combine, content_free_prior, view_weights, weighted_log_mean
 from grpo_tta.seeds import gumbel_noise
 from grpo_tta.settings import GRPOSettings
 from grpo_tta.tuning import Plan, make_plan
@@ -110,13 +110,15 @@ def select_views(log_probs: Tensor, M: int) -> Tensor:
     return objective.entropy(log_probs).topk(M, dim=1, largest=False).indices
 
 
-def refer(policy: Policy, seen: Observation, M: int, stream: Tensor | None = None) -> tuple[Tensor, Reference]:
+def refer(policy: Policy, seen: Observation, settings: GRPOSettings, stream: Tensor | None = None) -> tuple[Tensor, Reference]:
     """Selection `[B, M]` and what the frozen model said about the selected views and the copies."""
     views, copies = seen.log_probs[:, : seen.views], seen.log_probs[:, seen.views :]
-    selected = select_views(views, M)
+    selected = select_views(views, settings.selected)
     kept = views.gather(1, selected[..., None].expand(-1, -1, policy.classes))  # [B, M, C]
-    content_free = log_mean_probs(copies) if copies.shape[1] else None
-    return selected, Reference(kept, log_mean_probs(kept), content_free, policy.text_features, stream)
+    weights = view_weights(kept, settings.view_sharpness)  # [B, M]
+    consensus = weighted_log_mean(kept, weights)
+    content_free = content_free_prior(copies, consensus, settings.gated_prior) if copies.shape[1] else None
+    return selected, Reference(kept, weights, consensus, content_free, policy.text_features, stream)
 
 
 def propose_steps(
@@ -137,11 +139,15 @@ def propose_steps(
     Raises:
         UserError: settings that do not fit the classes.
     """
-    M, K = settings.selected, settings.group_size(policy.classes)
-    selected, reference = refer(policy, seen, M, stream)
+    K = settings.group_size(policy.classes)
+    selected, reference = refer(policy, seen, settings, stream)
     old = reference.log_probs  # [B, M, C]
-    gumbel = gumbel_noise(seed, image_ids, M, policy.classes).to(old) if settings.group == "sample" else None
-    group = propose(old, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
+    # the distribution that proposes: each view's own, or the views' common opinion
+    proposer = old if settings.group_of == "view" else reference.consensus[:, None]  # [B, M or 1, C]
+    gumbel = gumbel_noise(seed, image_ids, proposer.shape[1], policy.classes).to(old) if settings.group == "sample" else None
+    group = propose(proposer, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
+    if settings.group_of == "image":
+        group = share(group, old)
     rewards = combine(settings.rewards, reference, group)  # [B, M, K]
     advantages = objective.advantages(
         rewards, group.old_log_probs, group.mask, settings.advantage, temperature=settings.target_temperature
@@ -157,8 +163,9 @@ def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tupl
     surrogate, clipped = objective.clipped_objective(
         group.gather(new), group.old_log_probs, proposal.advantages, proposal.weights, settings.clip
     )
+    view_weights = proposal.reference.weights  # [B, M]
     kl = objective.kl_divergence(new, proposal.reference.log_probs).mean(1)
-    gain = surrogate.mean(1) - settings.kl_weight * kl
+    gain = (view_weights * surrogate).sum(1) - settings.kl_weight * kl
     nothing = torch.zeros_like(kl)
     told = StepStatistics(gain.detach(), kl.detach(), clipped.mean(1), nothing.detach(), group.gather(new).detach())
     return gain, told
@@ -234,22 +241,19 @@ def read_out(
 ) -> tuple[Tensor, int]:
     """The adapted model's log-probabilities `[B, C]`, and how many views had to pass through the suffix for them.
 
-    log mean over view 0 (for `ensemble`: view 0 and the selected views; all views, once each, where all are selected)
-    of pi_theta, minus w log mean over the copies of pi_theta (or of pi_0), normalised.
+    log pi_theta of view 0, or for `ensemble` the log of its weighted mean over the selected views (weights as in
+    `view_weights`, by the adapted entropies), minus w times the log of the adapted or frozen content-free prior.
     """
     tokens = seen.tokens[plan.first_block]
-    if settings.prediction == "view":
-        parts = [tokens[:, :1]]
-    elif settings.selected == seen.views:
-        parts = [tokens[:, : seen.views]]  # view 0 is among them
-    else:
-        parts = [tokens[:, :1], gather_tokens(tokens, proposal.selected)]
-    voters = sum(part.shape[1] for part in parts)
-    if settings.prior_weight and settings.adapted_prior:
-        parts.append(tokens[:, seen.views :])
-    adapted = policy.adapted(torch.cat(parts, dim=1), plan, tuned)  # [B, voters (+ P), C]
-    after = log_mean_probs(adapted[:, :voters])
-    prior = log_mean_probs(adapted[:, voters:]) if adapted.shape[1] > voters else proposal.reference.content_free
+    ensemble = settings.prediction == "ensemble"
+    voters = gather_tokens(tokens, proposal.selected) if ensemble else tokens[:, :1]
+    copies = tokens[:, seen.views :] if settings.prior_weight and settings.adapted_prior else tokens[:, :0]
+    adapted = policy.adapted(torch.cat([voters, copies], dim=1), plan, tuned)  # [B, voters + copies, C]
+    views = adapted[:, : voters.shape[1]]
+    after = weighted_log_mean(views, view_weights(views, settings.view_sharpness))
+    prior = proposal.reference.content_free
+    if copies.shape[1]:
+        prior = content_free_prior(adapted[:, voters.shape[1] :], proposal.reference.consensus, settings.gated_prior)
     if settings.prior_weight and prior is not None:
         after = (after - settings.prior_weight * prior).log_softmax(-1)
     return after, adapted.shape[1]

@@ -39,6 +39,17 @@ class CandidateGroup:
         return per_class.expand(B, M, per_class.shape[-1]).gather(-1, self.classes)
 
 
+def share(group: CandidateGroup, log_probs: Tensor) -> CandidateGroup:
+    """One group for all views of an image: a group `[B, 1, K]` with each view's own log pi_old, from `[B, M, C]`.
+
+    A view that is wrong may not hold the right class among its own first K; a group of its own would then only
+    reinforce wrong classes against each other.
+    """
+    B, M, _ = log_probs.shape
+    classes = group.classes.expand(B, M, -1)
+    return CandidateGroup(classes, log_probs.gather(-1, classes), group.mask.expand(B, M, -1))
+
+
 def propose(
     log_probs: Tensor, K: int, rule: GroupRule = "top_k", *, mass: float = 0.9, gumbel: Tensor | None = None
 ) -> CandidateGroup:

@@ -21,7 +21,7 @@ from grpo_tta.contract import ImageBatch, Method, State
 from grpo_tta.errors import UserError
 from grpo_tta.optim import Update
 from grpo_tta.policy import Policy
-from grpo_tta.rewards import RewardWeights, log_mean_probs
+from grpo_tta.rewards import RewardWeights, view_weights, weighted_log_mean
 from grpo_tta.settings import GRPOSettings
 from grpo_tta.towers import Tower
 from grpo_tta.tuning import make_plan
@@ -52,6 +52,7 @@ class StreamSettings:
             rewards=RewardWeights(content_free=0.0, stream=1.0),
             optimizer="adam",
             learning_rate=3e-3,
+            last_blocks=None,
             target_temperature=0.5,
             steps=1,
             prior_weight=1.0,
@@ -132,7 +133,8 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     # predict with the moved parameters and the same prior
     with torch.no_grad():
         adapted = policy.adapted(together, plan, tuned)[0].unflatten(0, (N, M))
-        after = (log_mean_probs(adapted) - grpo.prior_weight * log_prior).log_softmax(-1)
+        opinion = weighted_log_mean(adapted, view_weights(adapted, grpo.view_sharpness))
+        after = (opinion - grpo.prior_weight * log_prior).log_softmax(-1)
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
     cost = Cost(seen.log_probs.shape[1] + suffix * (grpo.steps + 1) * M, suffix * grpo.steps * M)
     told_all = Adaptation(seen.log_probs[:, 0], after, cost, Episode(proposal, tuple(steps)))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, final
 
 import pandas as pd
-from PIL import Image, ImageOps
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.report_tables import nano_place
-from grpo_tta.seeds import image_generator
-from grpo_tta.views import ViewSettings, draw_boxes
+from grpo_tta.views import ViewSettings, make_views
 
 CROPS = 3
 
@@ -81,14 +82,11 @@ def _png(image: Image.Image) -> str:
 
 
 def _crops(image: Image.Image, image_id: str, seed: int, settings: ViewSettings) -> list[Image.Image]:
-    """The first crops that the run drew, cut again from the same random numbers."""
-    boxes, flips = draw_boxes(image_generator(seed, image_id, "crops"), CROPS, image.height, image.width, settings)
-    out = []
-    for (top, left, height, width), flip in zip(boxes.tolist(), flips.tolist(), strict=True):
-        box = (left, top, left + width, top + height)
-        crop = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
-        out.append(ImageOps.mirror(crop) if flip else crop)
-    return out
+    """The first crops that the run saw, made again from the same random numbers."""
+    first = functional.resize(functional.to_image(image), [image.height, image.height]).float() / 255
+    few = replace(settings, views=CROPS + 1, copies=0)
+    views, _ = make_views(image, first, image_id, seed, few, torch.zeros(3), torch.ones(3))
+    return [functional.to_pil_image(view) for view in views[1:]]
 
 
 def _group(row: Any, classes: tuple[str, ...]) -> list[Candidate]:

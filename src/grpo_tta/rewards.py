@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grpo_tta.candidates import CandidateGroup
 from grpo_tta.errors import UserError
+from grpo_tta.objective import entropy
 
 
 @final
@@ -24,13 +25,15 @@ class Reference:
 
     Attributes:
         log_probs: `[B, M, C]`, log pi_0 of the selected views.
-        consensus: `[B, C]`, the selected views' common opinion (see `consensus`).
-        content_free: `[B, C]` log of the mean prediction over the P patch-shuffled copies; None without copies.
+        weights: `[B, M]`, how much each selected view counts, summing to one.
+        consensus: `[B, C]`, log of the selected views' weighted mean prediction.
+        content_free: `[B, C]`, log of the content-free prior (see `content_free_prior`); None without copies.
         text_features: `[C, D]`, unit length.
         stream: `[B, C]` log of the mean zero-shot prediction over the images seen so far; None unless online.
     """
 
     log_probs: Tensor
+    weights: Tensor
     consensus: Tensor
     content_free: Tensor | None
     text_features: Tensor
@@ -44,7 +47,7 @@ class RewardWeights:
 
     alignment_view: float = 0.0
     alignment_consensus: float = 1.0
-    content_free: float = 0.3
+    content_free: float = 0.05
     stream: float = 0.0
     semantic: float = 0.0
 
@@ -52,6 +55,33 @@ class RewardWeights:
 def log_mean_probs(log_probs: Tensor) -> Tensor:
     """log (1/N sum_n p_n): the mean distribution of N views, `[B, N, C]` -> `[B, C]`."""
     return log_probs.logsumexp(1) - torch.tensor(float(log_probs.shape[1])).log().item()
+
+
+def view_weights(log_probs: Tensor, sharpness: float) -> Tensor:
+    """w_v = softmax_v(-a H(pi(. | v))): how much each view counts, `[B, M, C]` -> `[B, M]`, summing to one.
+
+    a = 0 weighs all alike; TTL weighs its loss in the same spirit.
+    """
+    return (-sharpness * entropy(log_probs)).softmax(1)
+
+
+def weighted_log_mean(log_probs: Tensor, weights: Tensor) -> Tensor:
+    """log sum_v w_v p_v: `[B, M, C]`, `[B, M]` -> `[B, C]`."""
+    return (log_probs + weights.clamp_min(torch.finfo(weights.dtype).tiny).log()[..., None]).logsumexp(1)
+
+
+def content_free_prior(copies: Tensor, consensus: Tensor, gated: bool) -> Tensor:
+    """log (1/P sum_p pi(. | copy_p)): `[B, P, C]` -> `[B, C]`.
+
+    With the gate it is uniform, and so without effect, where the copies favour the very class that the views favour:
+    what is left of a picture without its object then *is* the answer (a colour, a texture), not a bias.
+    """
+    prior = log_mean_probs(copies)
+    if not gated:
+        return prior
+    same = prior.argmax(-1) == consensus.argmax(-1)
+    uniform = -torch.tensor(float(prior.shape[-1])).log().item()
+    return prior.masked_fill(same[:, None], uniform)
 
 
 def alignment_view(reference: Reference, group: CandidateGroup) -> Tensor:
@@ -63,19 +93,19 @@ def alignment_view(reference: Reference, group: CandidateGroup) -> Tensor:
 
 
 def alignment_consensus(reference: Reference, group: CandidateGroup) -> Tensor:
-    """r(o) = log (1/M sum_v pi_0(o | v)): agreement of the candidate's prompt with all selected views together."""
+    """r(o) = log sum_v w_v pi_0(o | v): agreement of the candidate's prompt with all selected views together."""
     return group.gather(reference.consensus[:, None])
 
 
 def dispersion_content_free(reference: Reference, group: CandidateGroup) -> Tensor:
     """r(o) = -log (1/P sum_p pi_0(o | copy_p)): a class is rewarded less the more the model favours it for
-    patch-shuffled copies of the same image, which keep its low-level statistics and destroy the object.
+    content-free copies of the same image, which keep its low-level statistics and destroy the object.
 
     Raises:
         ValueError: the reference holds no copies.
     """
     if reference.content_free is None:
-        raise ValueError("The content-free reward needs patch-shuffled copies; set copies to at least 1.")
+        raise ValueError("The content-free reward needs content-free copies; set copies to at least 1.")
     return -group.gather(reference.content_free[:, None])
 
 

@@ -24,8 +24,12 @@ class GRPOSettings:
     Attributes:
         views: the views and the content-free copies.
         selected: M, how many views of lowest entropy enter the group, the objective and the consensus.
+        view_sharpness: a of the view weights softmax(-a H) in the consensus, the objective and the prediction; 0 weighs
+            all selected views alike.
         candidates: K, size of a group; None takes 5, or all classes where there are fewer.
         group: how a group is chosen from the old policy.
+        group_of: `view` gives every selected view a group of its own; `image` gives all of them the one that their common
+            opinion proposes.
         nucleus_mass: probability mass of the `nucleus` rule.
         rewards: weights of the rewards.
         advantage: form of the group-relative advantages.
@@ -42,33 +46,37 @@ class GRPOSettings:
         steps: S.
         max_kl: largest mean KL(pi_theta || pi_0) over the selected views after a step, kept by halving the step up to
             three times (a step that is still too long is dropped); None for no such bound.
-        prediction: `view` (view 0) or `ensemble` (mean of the adapted policy over the selected views and view 0).
+        prediction: `view` (view 0) or `ensemble` (weighted mean of the adapted policy over the selected views).
         prior_weight: weight of the log content-free prior that is subtracted from the log prediction.
+        gated_prior: whether the content-free prior is left out where the copies favour the same class as the views.
         adapted_prior: whether that prior is read off the adapted model (P more passes) or off the frozen one.
     """
 
     views: ViewSettings = field(default_factory=ViewSettings)
-    selected: int = 16
+    selected: int = 24
+    view_sharpness: float = 1.0
     candidates: int | None = None
     group: GroupRule = "top_k"
+    group_of: Literal["view", "image"] = "image"
     nucleus_mass: float = 0.9
     rewards: RewardWeights = field(default_factory=RewardWeights)
     advantage: AdvantageForm = "target"
     target_temperature: float = 1.0
-    weighting: Weighting = "policy"
+    weighting: Weighting = "uniform"
     clip: float = 0.2
     kl_weight: float = 0.0
     tuned: TunedSet = "norm"
-    last_blocks: int | None = None
+    last_blocks: int | None = 1
     rank: int = 4
     optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.1
+    learning_rate: float = 0.3
     max_gradient_norm: float | None = 1.0
-    steps: int = 3
+    steps: int = 1
     max_kl: float | None = None
     prediction: Prediction = "ensemble"
-    prior_weight: float = 0.3
-    adapted_prior: bool = True
+    prior_weight: float = 0.05
+    gated_prior: bool = True
+    adapted_prior: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.selected <= self.views.views:
@@ -77,6 +85,10 @@ class GRPOSettings:
             raise UserError(f"A group of {self.candidates} candidates is empty; set candidates to at least 1.")
         if self.group not in GROUP_RULES:
             raise UserError(f"Unknown group rule {self.group!r}; choose {', '.join(GROUP_RULES)}.")
+        if self.group_of not in ("view", "image"):
+            raise UserError(f"Groups of {self.group_of!r} are unknown; choose view or image.")
+        if self.view_sharpness < 0:
+            raise UserError(f"view_sharpness must be 0 or more, not {self.view_sharpness}.")
         if self.steps < 0:
             raise UserError(f"{self.steps} steps cannot be taken; set steps to 0 or more.")
         if self.learning_rate <= 0:
@@ -118,7 +130,12 @@ DEFAULT = GRPOSettings()
 PAPER = GRPOSettings(
     views=ViewSettings(views=64, copies=4),
     selected=6,
+    view_sharpness=0.0,
+    gated_prior=False,
+    last_blocks=None,
+    steps=3,
     candidates=3,
+    group_of="view",
     advantage="zscore",
     weighting="uniform",
     kl_weight=0.1,

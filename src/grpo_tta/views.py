@@ -39,13 +39,13 @@ class ViewSettings:
         copy_scale: smallest and largest share of the image's area in a copy that is a crop.
     """
 
-    views: int = 32
-    copies: int = 8
+    views: int = 24
+    copies: int = 4
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     restored: float = 0.5
-    copy_kind: CopyKind = "crops"
+    copy_kind: CopyKind = "shuffled"
     patch_grid: int = 12
     copy_scale: tuple[float, float] = (0.03, 0.12)
 

@@ -16,8 +16,11 @@ from grpo_tta.settings import GRPOSettings
 
 
 def reward_argmax(policy: Policy, seen: Observation, settings: GRPOSettings) -> Adaptation:
-    """softmax over all C classes of the mean reward over the M selected views; V + P forward passes."""
-    _, reference = refer(policy, seen, settings.selected)
+    """softmax over all C classes of the mean reward over the M selected views; V + P forward passes.
+
+    With the consensus reward this is what GRPO-TTA predicts when no step is taken.
+    """
+    _, reference = refer(policy, seen, settings)
     B, M, C = reference.log_probs.shape
     classes = torch.arange(C, device=reference.log_probs.device).expand(B, M, C)
     everyone = CandidateGroup(classes, reference.log_probs, torch.ones_like(classes, dtype=torch.bool))

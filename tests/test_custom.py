@@ -1,0 +1,78 @@
+"""A user's own labelled pictures in the three layouts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from grpo_tta.data.custom import custom_task
+from grpo_tta.data.tasks import Task
+from grpo_tta.errors import UserError
+
+NAMES = {"cat/1.png": (10, 0), "cat/2.png": (20, 0), "polar_bear/1.png": (30, 1)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "mine"
+    for name, (value, _) in NAMES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(root / name)
+    (root / "cat" / "notes.txt").write_text("no picture")
+    return root
+
+
+def read(task: Task) -> list[tuple[str, int, int]]:
+    pairs = [task.load(i) for i in range(len(task.image_ids))]
+    return [(name, int(np.asarray(im)[0, 0, 0]), label) for name, (im, label) in zip(task.image_ids, pairs, strict=True)]
+
+
+def test_a_folder_per_class(folder: Path) -> None:
+    task = custom_task(folder, template="a {}.")
+    assert task.classes == ("cat", "polar bear")
+    assert read(task) == [(name, *pair) for name, pair in NAMES.items()]
+    assert len(custom_task(folder, template="a {}.", limit=2).image_ids) == 2
+
+
+def test_a_csv(folder: Path) -> None:
+    pd.DataFrame({"path": list(NAMES), "label": ["cat", "cat", "polar_bear"]}).to_csv(folder / "x.csv", index=False)
+    (folder / "labels.txt").write_text("polar_bear\ncat\n")
+    task = custom_task(folder / "x.csv", template="a {}.", labels_file=folder / "labels.txt")
+    assert task.classes == ("polar bear", "cat")
+    assert [row[2] for row in read(task)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("as_struct", [False, True])
+def test_parquet(folder: Path, as_struct: bool) -> None:
+    data = [(folder / name).read_bytes() for name in NAMES]
+    images = [{"bytes": d, "path": None} for d in data] if as_struct else data
+    pd.DataFrame({"image": images, "label": ["cat", "cat", "polar_bear"]}).to_parquet(folder / "x.parquet")
+    assert [row[1:] for row in read(custom_task(folder / "x.parquet", template="a {}."))] == list(NAMES.values())
+
+
+def test_what_is_off_is_named(folder: Path, tmp_path: Path) -> None:
+    def refused(path: Path, message: str, **more: object) -> None:
+        with pytest.raises(UserError, match=message):
+            custom_task(path, template="a {}.", **more)  # type: ignore[arg-type]
+
+    refused(tmp_path / "nowhere", "no such file or folder")
+    refused(folder / "cat" / "notes.txt", "give a folder")
+    (folder / "a.csv").write_text("file,label\nx,y\n")
+    refused(folder / "a.csv", "column 'path' is missing")
+    (folder / "b.csv").write_text("path,label\ncat/1.png,cat\ncat/1.png,cat\n")
+    refused(folder / "b.csv", "occurs more than once")
+    (folder / "c.parquet").write_bytes(b"nothing")
+    refused(folder / "c.parquet", "not a readable Parquet")
+    (folder / "labels.txt").write_text("cat\n")
+    refused(folder, "'polar_bear' is not in", labels_file=folder / "labels.txt")
+    refused(folder, "limit of 0", limit=0)
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, "PNG")
+    pd.DataFrame({"image": [buffer.getvalue()[:30]], "label": ["cat"]}).to_parquet(folder / "d.parquet")
+    with pytest.raises(UserError, match="damaged"):
+        custom_task(folder / "d.parquet", template="a {}.").load(0)
