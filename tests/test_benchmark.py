@@ -112,7 +112,6 @@ def test_a_method_that_raises_on_one_image_records_it(nano_tower: Tower, tmp_pat
         return good.run(policy, batch, state)
 
     bad: Method = replace(good, name="unlucky", run=fails)
-    # the run is timed on its first images, so let the failure come from a later one
     run(nano_tower, [task], [good, bad], tmp_path / "x", RunSettings(batch=2))
     rows = read_records([tmp_path / "x"])
     failed = rows[rows["error"].notna()]

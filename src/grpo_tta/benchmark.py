@@ -5,6 +5,7 @@ Views and the frozen pass are made once an image and lent to every method. Label
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import json
@@ -125,12 +126,18 @@ def _open_run(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
 
 
 def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings: RunSettings) -> dict[str, dict[str, float]]:
-    """Milliseconds an image and peak memory of each method on its own: views, frozen pass and method, on a few images."""
-    numbers = range(min(settings.batch, len(task.image_ids)))
-    images = [to_rgb(task.load(number)[0]) for number in numbers]
-    names = tuple(task.image_ids[number] for number in numbers)
-    out = {}
-    for method in methods:
+    """Milliseconds an image and peak memory of each method on its own: views, frozen pass and method, on a few images.
+
+    What cannot be timed, because its pictures or the method itself fail, has no figures; the run will tell why.
+    """
+    images, found = [], []
+    for number in range(min(settings.batch, len(task.image_ids))):
+        with contextlib.suppress(Exception):
+            images.append(to_rgb(task.load(number)[0]))
+            found.append(task.image_ids[number])
+    names = tuple(found)
+    out: dict[str, dict[str, float]] = {}
+    for method in methods if images else ():
         view_settings = with_counts(settings.views, [method])
 
         def call(method: Method = method, view_settings: ViewSettings = view_settings) -> None:
@@ -138,8 +145,9 @@ def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings
             seen = observe(policy, views, copies, [method])
             method(policy, ImageBatch(names, views, copies, seen, settings.seed), {})
 
-        milliseconds, memory = measure(call, policy.tower.device)
-        out[method.name] = {"ms": milliseconds / len(images), "peak_memory_mb": memory}
+        with contextlib.suppress(Exception):
+            milliseconds, memory = measure(call, policy.tower.device)
+            out[method.name] = {"ms": milliseconds / len(images), "peak_memory_mb": memory}
     return out
 
 

@@ -67,8 +67,9 @@ def print_table(summary: dict[str, Any], cost: dict[str, dict[str, float]], cons
         table.add_section()
     first = summary["tasks"][0]["methods"]
     table.add_row("forward passes", "an image", "", *[f"{first[name]['forwards']:.0f}" for name in names])
-    table.add_row("milliseconds", "an image", "", *[f"{cost[name]['ms']:.1f}" for name in names])
-    table.add_row("peak memory", "MB", "", *[f"{cost[name]['peak_memory_mb']:.0f}" for name in names])
+    for key, title, unit in (("ms", "milliseconds", "an image"), ("peak_memory_mb", "peak memory", "MB")):
+        values = [cost.get(name, {}).get(key) for name in names]
+        table.add_row(title, unit, "", *["?" if value is None else f"{value:.1f}" for value in values])
     console.print(table)
 
 

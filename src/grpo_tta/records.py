@@ -129,18 +129,23 @@ def write_part(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(folders: Sequence[Path]) -> pd.DataFrame:
-    """All rows of one or more runs.
+    """All rows of one or more runs, tasks in the order in which they were run.
 
     Raises:
         UserError: a folder holds no records, or two rows speak of the same task, image, method and seed.
     """
     frames = []
+    place: dict[str, int] = {}
     for folder in folders:
         parts = sorted((Path(folder) / "records").glob("[!.]*.parquet"))
         if not parts:
             raise UserError(f"{folder}: no records; name the --out folder of a run.")
+        run = Path(folder) / "run.json"
+        for task in json.loads(run.read_text())["tasks"] if run.is_file() else ():
+            place.setdefault(task, len(place))
         frames += [pq.read_table(part, schema=SCHEMA).to_pandas() for part in parts]
     rows = pd.concat(frames, ignore_index=True)
+    rows = rows.sort_values("task", key=lambda names: names.map(place).fillna(len(place)), kind="stable", ignore_index=True)
     twice = rows.duplicated(["task", "image_id", "method", "seed", "settings_hash"])
     if twice.any():
         first = rows[twice].iloc[0]

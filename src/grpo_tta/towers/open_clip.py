@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
@@ -35,10 +36,13 @@ def _offline(enabled: bool) -> Iterator[None]:
 
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
+    quiet = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # open_clip logs the refused download; the user gets one sentence instead
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+        logging.disable(quiet)
 
 
 @final
