@@ -69,11 +69,12 @@ def _episode(picture: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
     picture.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left")
     names = [task.classes[row["prediction_before"]], task.classes[row["prediction"]]]
     values = [100 * row["confidence_before"], 100 * row["confidence"]]
-    bars.barh([1, 0], values, color=[BEFORE, AFTER if right else "#111827"], height=0.6)
+    bars.barh([1, 0], [100, 100], color=GRID, height=0.28)
+    bars.barh([1, 0], values, color=[BEFORE, AFTER if right else "#111827"], height=0.28)
     for y, name, value in zip((1, 0), names, values, strict=True):
-        bars.text(2, y, f"{name}  {value:.0f} %", va="center", fontsize=9, color="white" if value > 45 else "#111827")
+        bars.text(0, y + 0.22, f"{name}  {value:.0f} %", va="bottom", fontsize=9, color="#111827")
     bars.set_xlim(0, 100)
-    bars.set_ylim(-0.5, 1.5)
+    bars.set_ylim(-0.4, 1.8)
     bars.set_yticks([1, 0], ["before", "after"], fontsize=8)
     bars.set_xticks([])
     for side in ("top", "right", "bottom", "left"):
@@ -96,5 +97,5 @@ def demo_figure(rows: pd.DataFrame, summary: dict[str, Any], tasks: Sequence[Tas
         _episode(picture, bars, row, by_name[row["task"]])
     seeds = ", ".join(str(s) for s in sorted(rows["seed"].unique()))
     left.suptitle(f"One unlabelled picture at a time (seed {seeds})", fontsize=12, fontweight="bold")
-    right.suptitle("Pictures whose answer changed (black: changed for the worse)", fontsize=12, fontweight="bold")
+    right.suptitle("Answers that changed (black: for the worse)", fontsize=12, fontweight="bold")
     figure.savefig(path)

@@ -140,7 +140,7 @@ PAPER = GRPOSettings(
     weighting="uniform",
     kl_weight=0.1,
     optimizer="adam",
-    learning_rate=1e-3,
+    learning_rate=1e-2,
     rewards=RewardWeights(alignment_view=1.0, alignment_consensus=0.0, content_free=0.3),
     prediction="view",
     prior_weight=0.0,
