@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grpo_tta.adapt import Adaptation, adapt
+from grpo_tta.baselines.catalogue import peer_methods
 from grpo_tta.baselines.reward_argmax import reward_argmax_method
 from grpo_tta.baselines.view_mean import ViewMeanSettings, view_mean_method
 from grpo_tta.baselines.zero_shot import zero_shot_method
 from grpo_tta.contract import ImageBatch, Method, State
 from grpo_tta.errors import UserError
+from grpo_tta.online import StreamSettings, stream_method
 from grpo_tta.policy import Policy
 from grpo_tta.settings import DEFAULT, PAPER, GRPOSettings
 from grpo_tta.towers import Tower
@@ -34,6 +36,9 @@ def known_methods() -> dict[str, Method]:
         reward_argmax_method(DEFAULT),
         grpo_method(PAPER, "grpo-tta-paper"),
         grpo_method(DEFAULT, "grpo-tta"),
+        stream_method(StreamSettings(protocol="batch"), "grpo-tta-batch"),
+        stream_method(StreamSettings(), "grpo-tta-online"),
+        *peer_methods(),
     ]
     return {method.name: method for method in methods}
 
