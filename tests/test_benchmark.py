@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from grpo_tta.benchmark import RunSettings, run, stream_order
 from grpo_tta.contract import Method
@@ -119,6 +120,22 @@ def test_a_method_that_raises_on_one_image_records_it(nano_tower: Tower, tmp_pat
         ["unlucky", "nano/fog/tuning/0003", "RuntimeError: no luck"]
     ]
     assert len(rows) == 12
+
+
+def test_a_method_with_state_resumes_where_it_stopped(nano_tower: Tower, tmp_path: Path) -> None:
+    tasks, methods = nano_tasks(["stream-zipf"], "tuning", 12), choose_methods(["zero-shot", "grpo-tta-online"])
+    run(nano_tower, tasks, methods, tmp_path / "x", RunSettings(chunk=4))
+    whole = table(tmp_path / "x")
+    (tmp_path / "x" / "records" / "stream-zipf--000002.parquet").unlink()
+    run(nano_tower, tasks, methods, tmp_path / "x", RunSettings(chunk=4))
+    pd.testing.assert_frame_equal(table(tmp_path / "x"), whole)
+    run(nano_tower, tasks, methods, tmp_path / "once", RunSettings(chunk=12))
+    state = load_file(tmp_path / "x" / "state" / "stream-zipf--000002" / "grpo-tta-online.safetensors")
+    assert float(state["prior.count"]) == 12  # it has seen the chunks before, too
+    once = table(tmp_path / "once")
+    assert (once["confidence"] - whole["confidence"]).abs().max() > 1e-3  # its pieces were of 4 images, now of 12
+    with pytest.raises(UserError, match="cannot be sharded"):
+        run(nano_tower, tasks, methods, tmp_path / "y", RunSettings(shard=(0, 2)))
 
 
 def test_order_is_seeded_except_in_streams() -> None:
