@@ -13,7 +13,7 @@ Sizes: B images, V views, P content-free copies, M selected views, C classes, K 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -110,11 +110,16 @@ def select_views(log_probs: Tensor, M: int) -> Tensor:
     return objective.entropy(log_probs).topk(M, dim=1, largest=False).indices
 
 
+def take_views(of_views: Tensor, selected: Tensor) -> Tensor:
+    """What belongs to the selected views, tokens or probabilities: `[B, N, ...]`, `[B, M]` -> `[B, M, ...]`."""
+    return of_views[torch.arange(len(selected), device=selected.device)[:, None], selected]
+
+
 def refer(policy: Policy, seen: Observation, settings: GRPOSettings, stream: Tensor | None = None) -> tuple[Tensor, Reference]:
     """Selection `[B, M]` and what the frozen model said about the selected views and the copies."""
     views, copies = seen.log_probs[:, : seen.views], seen.log_probs[:, seen.views :]
     selected = select_views(views, settings.selected)
-    kept = views.gather(1, selected[..., None].expand(-1, -1, policy.classes))  # [B, M, C]
+    kept = take_views(views, selected)  # [B, M, C]
     weights = view_weights(kept, settings.view_sharpness)  # [B, M]
     consensus = weighted_log_mean(kept, weights)
     content_free = content_free_prior(copies, consensus, settings.gated_prior) if copies.shape[1] else None
@@ -157,23 +162,15 @@ def propose_steps(
     return Proposal(reference, selected, group, rewards, advantages, weights, stepped)
 
 
-def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tuple[Tensor, StepStatistics]:
-    """The objective of each image, `[B]`, to be maximised, and its statistics: log pi_theta `[B, M, C]` -> `[B]`."""
+def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """The objective of each image, to be maximised, with its KL and clipped share: log pi_theta `[B, M, C]` -> `[B]` each."""
     group = proposal.group
     surrogate, clipped = objective.clipped_objective(
         group.gather(new), group.old_log_probs, proposal.advantages, proposal.weights, settings.clip
     )
-    view_weights = proposal.reference.weights  # [B, M]
     kl = objective.kl_divergence(new, proposal.reference.log_probs).mean(1)
-    gain = (view_weights * surrogate).sum(1) - settings.kl_weight * kl
-    nothing = torch.zeros_like(kl)
-    told = StepStatistics(gain.detach(), kl.detach(), clipped.mean(1), nothing.detach(), group.gather(new).detach())
-    return gain, told
-
-
-def gather_tokens(tokens: Tensor, selected: Tensor) -> Tensor:
-    """Tokens of the selected views: `[B, N, T, W]`, `[B, M]` -> `[B, M, T, W]`."""
-    return tokens.gather(1, selected[..., None, None].expand(-1, -1, *tokens.shape[2:]))
+    gain = (proposal.reference.weights * surrogate).sum(1) - settings.kl_weight * kl
+    return gain, kl.detach(), clipped.mean(1)
 
 
 def adapt(
@@ -201,14 +198,15 @@ def adapt(
     # policy steps on the selected views, from the cached tokens; every image has its own parameters
     plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
     tokens = seen.tokens[plan.first_block]  # [B, V + P, T, W]
-    chosen = gather_tokens(tokens, proposal.selected)  # [B, M, T, W]
+    chosen = take_views(tokens, proposal.selected)  # [B, M, T, W]
     tuned = plan.start(len(tokens))
     update = Update(settings.optimizer, settings.learning_rate, settings.max_gradient_norm)
     steps: list[StepStatistics] = []
     trials = 0
     for _ in range(settings.steps):
         with torch.enable_grad():
-            gain, told = policy_gain(policy.adapted(chosen, plan, tuned), proposal, settings)
+            new = policy.adapted(chosen, plan, tuned)  # [B, M, C]
+            gain, kl, clipped = policy_gain(new, proposal, settings)
             # summed over images: every image gets the gradient it would have got alone
             gradients = torch.autograd.grad(gain.sum(), list(tuned.values()))
         moved, norm = update.ascend(tuned, gradients, proposal.stepped)
@@ -216,7 +214,7 @@ def adapt(
             moved, tried = within_trust(policy, chosen, plan, tuned, moved, proposal.reference.log_probs, settings.max_kl)
             trials += tried
         tuned = moved
-        steps.append(replace(told, gradient_norm=norm))
+        steps.append(StepStatistics(gain.detach(), kl, clipped, norm, proposal.group.gather(new).detach()))
 
     # predict after the update, then forget
     after, passes = read_out(policy, seen, proposal, settings, plan, tuned)
@@ -246,7 +244,7 @@ def read_out(
     """
     tokens = seen.tokens[plan.first_block]
     ensemble = settings.prediction == "ensemble"
-    voters = gather_tokens(tokens, proposal.selected) if ensemble else tokens[:, :1]
+    voters = take_views(tokens, proposal.selected) if ensemble else tokens[:, :1]
     copies = tokens[:, seen.views :] if settings.prior_weight and settings.adapted_prior else tokens[:, :0]
     adapted = policy.adapted(torch.cat([voters, copies], dim=1), plan, tuned)  # [B, voters + copies, C]
     views = adapted[:, : voters.shape[1]]

@@ -12,7 +12,8 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, final
 
@@ -64,6 +65,7 @@ class RunSettings:
             raise UserError(f"Shard {self.shard[0]}/{self.shard[1]} does not exist; use i/n with 0 <= i < n.")
 
 
+@cache  # it stands in every record
 def versions() -> str:
     names = ("grpo-tta", "torch", "open_clip_torch")
     return " ".join(f"{name}={importlib.metadata.version(name)}" for name in names)
@@ -81,7 +83,7 @@ def with_counts(settings: ViewSettings, methods: Sequence[Method]) -> ViewSettin
     """The same kind of views, as many as the most demanding method needs."""
     views = max(method.views for method in methods)
     copies = max(method.copies for method in methods)
-    return ViewSettings(**{**asdict(settings), "views": views, "copies": copies})
+    return replace(settings, views=views, copies=copies)
 
 
 def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method], settings: RunSettings) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from grpo_tta.adapt import Adaptation, Cost, Episode, StepStatistics, gather_tokens, policy_gain, propose_steps
-from grpo_tta.baselines.pieces import pieces
+from grpo_tta.adapt import Adaptation, Cost, policy_gain, propose_steps, take_views
+from grpo_tta.baselines.pieces import join, pieces
 from grpo_tta.contract import ImageBatch, Method, State
 from grpo_tta.errors import UserError
-from grpo_tta.optim import Update
+from grpo_tta.optim import Update, load_shared, save_shared
 from grpo_tta.policy import Policy
 from grpo_tta.rewards import RewardWeights, view_weights, weighted_log_mean
 from grpo_tta.settings import GRPOSettings
@@ -27,7 +27,7 @@ from grpo_tta.towers import Tower
 from grpo_tta.tuning import make_plan
 from grpo_tta.views import ViewSettings
 
-_TUNED, _OPTIMIZER, _PRIOR = "tuned.", "optimizer.", "prior."
+_PRIOR = "prior."
 
 
 @final
@@ -99,13 +99,10 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     plan = make_plan(policy.tower, grpo.tuned, grpo.last_blocks, grpo.rank)
     update = Update(grpo.optimizer, grpo.learning_rate, grpo.max_gradient_norm)
     start = plan.start(1)
-    tuned = start
+    tuned = load_shared(state, start, update)
     zeros = torch.zeros(policy.classes, device=device)
     image_sum, copy_sum, count = zeros, zeros, 0.0
     if state:
-        tuned = {name: state[_TUNED + name].to(device).requires_grad_() for name in start}
-        kept = {key.removeprefix(_OPTIMIZER): value for key, value in state.items() if key.startswith(_OPTIMIZER)}
-        update.restore({key: value.to(device) for key, value in kept.items()})
         image_sum, copy_sum = (state[_PRIOR + key].to(device) for key in ("images", "copies"))
         count = float(state[_PRIOR + "count"])
 
@@ -118,17 +115,15 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     proposal = propose_steps(policy, seen, grpo, image_ids=batch.image_ids, seed=batch.seed, stream=log_prior)
 
     # policy steps on shared parameters: to the plan, the piece's views are the views of a single image
-    tokens = gather_tokens(seen.tokens[plan.first_block], proposal.selected)  # [N, M, T, W]
+    tokens = take_views(seen.tokens[plan.first_block], proposal.selected)  # [N, M, T, W]
     together = tokens.flatten(0, 1)[None]  # [1, N * M, T, W]
-    steps: list[StepStatistics] = []
     any_step = proposal.stepped.any()[None]
     for _ in range(grpo.steps):
         with torch.enable_grad():
             new = policy.adapted(together, plan, tuned)[0].unflatten(0, (N, M))
-            gain, told = policy_gain(new, proposal, grpo)
+            gain, _, _ = policy_gain(new, proposal, grpo)
             gradients = torch.autograd.grad(gain.mean(), list(tuned.values()))
         tuned, _ = update.ascend(tuned, gradients, any_step)
-        steps.append(told)
 
     # predict with the moved parameters and the same prior
     with torch.no_grad():
@@ -137,13 +132,13 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
         after = (opinion - grpo.prior_weight * log_prior).log_softmax(-1)
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
     cost = Cost(seen.log_probs.shape[1] + suffix * (grpo.steps + 1) * M, suffix * grpo.steps * M)
-    told_all = Adaptation(seen.log_probs[:, 0], after, cost, Episode(proposal, tuple(steps)))
+    adaptation = Adaptation(seen.log_probs[:, 0], after, cost)
     if settings.protocol == "batch":
-        return told_all, {}
-    new_state = {_TUNED + n: v.detach().lerp(start[n].detach(), settings.anchor) for n, v in tuned.items()}
-    new_state |= {_OPTIMIZER + key: value for key, value in update.state().items()}
+        return adaptation, {}
+    anchored = {name: value.detach().lerp(start[name].detach(), settings.anchor) for name, value in tuned.items()}
+    new_state = save_shared(anchored, update)
     new_state |= {_PRIOR + "images": image_sum, _PRIOR + "copies": copy_sum, _PRIOR + "count": torch.tensor(count)}
-    return told_all, new_state
+    return adaptation, new_state
 
 
 def stream_method(settings: StreamSettings, name: str) -> Method:
@@ -158,7 +153,6 @@ def stream_method(settings: StreamSettings, name: str) -> Method:
         for piece in pieces(batch, settings.update_size):
             adaptation, state = stream_step(policy, piece, settings, state)
             done.append(adaptation)
-        before, after = (torch.cat(x) for x in ([a.before for a in done], [a.after for a in done]))
-        return Adaptation(before, after, done[0].cost), state
+        return join(done), state
 
     return Method(name, settings.protocol, "own", grpo.views.views, grpo.views.copies, settings, cuts, run)

@@ -88,6 +88,25 @@ class Update:
         return mean / (deviation + _EPS)
 
 
+_TUNED, _OPTIMIZER = "tuned.", "optimizer."
+
+
+def save_shared(tuned: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
+    """Parameters that a whole stream shares and their optimizer's moments, as a state that can be saved."""
+    state = {_TUNED + name: value.detach() for name, value in tuned.items()}
+    return state | {_OPTIMIZER + key: value for key, value in update.state().items()}
+
+
+def load_shared(state: Mapping[str, Tensor], start: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
+    """Takes up the parameters and, in place, the optimizer where `save_shared` left them; an empty state starts afresh."""
+    if not state:
+        return dict(start)
+    device = next(iter(start.values())).device
+    kept = {key.removeprefix(_OPTIMIZER): value for key, value in state.items() if key.startswith(_OPTIMIZER)}
+    update.restore({key: value.to(device) for key, value in kept.items()})
+    return {name: state[_TUNED + name].to(device).requires_grad_() for name in start}
+
+
 @torch.no_grad()
 def within_trust(
     policy: Policy,

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from grpo_tta.adapt import take_views
 from grpo_tta.baselines.own_weights import OwnWeights, encode, read_parameters
 from grpo_tta.contract import ImageBatch, no_cuts
 from grpo_tta.errors import UserError
@@ -67,11 +68,10 @@ def climb_plan(
     """`climb` over the parameters of a plan, all images at once, from the tokens kept at its first block: `[B, C]`."""
     tokens = batch.seen.tokens[plan.first_block]  # [B, V, T, W]
     B = len(tokens)
-    rows = torch.arange(B, device=tokens.device)[:, None]
     return climb(
         lambda inputs, tuned: policy.adapted(inputs, plan, tuned),
         lambda log_probs: gain(log_probs, slice(0, B)),
-        tokens[rows, selected],
+        take_views(tokens, selected),
         tokens[:, :1],
         plan.start(B),
         steps,

@@ -18,12 +18,10 @@ from grpo_tta.adapt import Adaptation, Cost
 from grpo_tta.baselines.checks import check_at_least, check_positive
 from grpo_tta.baselines.pieces import join, pieces
 from grpo_tta.contract import ImageBatch, Method, State
-from grpo_tta.optim import Update
+from grpo_tta.optim import Update, load_shared, save_shared
 from grpo_tta.policy import Policy
 from grpo_tta.towers import Tower
 from grpo_tta.tuning import make_plan
-
-_TUNED, _OPTIMIZER = "tuned.", "optimizer."
 
 
 @final
@@ -52,20 +50,15 @@ def tent_step(policy: Policy, batch: ImageBatch, settings: TentSettings, state: 
     # The images of the piece share one set of parameters: to the plan they are the views of a single image.
     tokens = batch.seen.tokens[plan.first_block][:, 0][None]  # [1, N, T, W]
     update = Update("adam", settings.learning_rate, None)
-    tuned = plan.start(1)
-    if state:
-        tuned = {name: state[_TUNED + name].to(tokens.device).requires_grad_() for name in tuned}
-        kept = {key.removeprefix(_OPTIMIZER): value for key, value in state.items() if key.startswith(_OPTIMIZER)}
-        update.restore({key: value.to(tokens.device) for key, value in kept.items()})
+    tuned = load_shared(state, plan.start(1), update)
     with torch.enable_grad():
         log_probs = policy.adapted(tokens, plan, tuned)  # [1, N, C]
         confidence = -objective.entropy(log_probs).mean()
         gradients = torch.autograd.grad(confidence, list(tuned.values()))
     one = torch.ones(1, dtype=torch.bool, device=tokens.device)
     moved, _ = update.ascend(tuned, gradients, one)
-    new = {_TUNED + name: value.detach() for name, value in moved.items()}
-    new |= {_OPTIMIZER + key: value for key, value in update.state().items()}
-    return Adaptation(batch.seen.log_probs[:, 0], log_probs[0].detach(), Cost(1.0, 1.0)), new
+    adaptation = Adaptation(batch.seen.log_probs[:, 0], log_probs[0].detach(), Cost(1.0, 1.0))
+    return adaptation, save_shared(moved, update)
 
 
 def tent_method(settings: TentSettings, name: str = "tent") -> Method:

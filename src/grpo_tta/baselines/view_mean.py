@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from grpo_tta.adapt import Adaptation, Cost, select_views
+from grpo_tta.adapt import Adaptation, Cost, select_views, take_views
 from grpo_tta.contract import ImageBatch, Method, State, no_cuts
 from grpo_tta.errors import UserError
 from grpo_tta.policy import Observation, Policy
@@ -33,8 +33,7 @@ def view_mean(seen: Observation, settings: ViewMeanSettings) -> Adaptation:
     """log (1/M sum_v pi_0(. | v)) over the M views of lowest entropy; V forward passes, no update."""
     views = seen.log_probs[:, : seen.views]
     selected = select_views(views, settings.selected)
-    kept = views.gather(1, selected[..., None].expand(-1, -1, views.shape[-1]))
-    return Adaptation(views[:, 0], log_mean_probs(kept), Cost(float(seen.views)))
+    return Adaptation(views[:, 0], log_mean_probs(take_views(views, selected)), Cost(float(seen.views)))
 
 
 def view_mean_method(settings: ViewMeanSettings, name: str = "view-mean") -> Method:
