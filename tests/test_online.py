@@ -11,8 +11,10 @@ from grpo_tta.contract import ImageBatch, Method
 from grpo_tta.errors import UserError
 from grpo_tta.online import StreamSettings, stream_method, stream_prior
 from grpo_tta.policy import Policy
+from grpo_tta.views import ViewSettings
 
-ONLINE = StreamSettings(update_size=4)
+SMALL = replace(StreamSettings().grpo, views=ViewSettings(views=4, copies=2), selected=4, last_blocks=None)
+ONLINE = StreamSettings(SMALL, update_size=4)
 
 
 def batch_of(policy: Policy, method: Method, n: int = 8, start: int = 0) -> ImageBatch:

@@ -2,8 +2,8 @@
 
 The policy step is that of `adapt`, shared: the tuned parameters are one set for all images of a piece, moved by Adam on the
 mean of their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior*,
-the running mean of what the frozen model predicts. It assumes a stream in which no class is all that is seen, so it is
-guarded (see `stream_prior`).
+the running mean of what the frozen model's views say together. It assumes a stream in which no class is all that is seen,
+so it is guarded (see `stream_prior`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from grpo_tta.adapt import Adaptation, Cost, policy_gain, propose_steps, take_views
+from grpo_tta.adapt import Adaptation, Cost, policy_gain, propose_steps, refer, take_views
 from grpo_tta.baselines.pieces import join, pieces
 from grpo_tta.contract import ImageBatch, Method, State
 from grpo_tta.errors import UserError
@@ -47,21 +47,16 @@ class StreamSettings:
 
     grpo: GRPOSettings = field(
         default_factory=lambda: GRPOSettings(
-            views=ViewSettings(views=4, copies=2),
-            selected=4,
-            rewards=RewardWeights(content_free=0.0, stream=1.0),
+            rewards=RewardWeights(content_free=0.0, stream=0.75),
             optimizer="adam",
-            learning_rate=3e-3,
-            last_blocks=None,
-            target_temperature=0.5,
-            steps=1,
-            prior_weight=1.0,
+            learning_rate=1e-3,
+            prior_weight=0.75,
         )
     )
     update_size: int = 32
     anchor: float = 0.01
     pseudo_images: float = 16.0
-    guard: float | None = 2.0
+    guard: float | None = 1.0
     protocol: Literal["batch", "online"] = "online"
 
     def __post_init__(self) -> None:
@@ -107,7 +102,8 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
         count = float(state[_PRIOR + "count"])
 
     # the prior: what the frozen model has predicted so far, this piece included
-    image_sum = image_sum + seen.log_probs[:, 0].exp().sum(0)
+    _, reference = refer(policy, seen, grpo)
+    image_sum = image_sum + reference.consensus.exp().sum(0)
     if grpo.views.copies:
         copy_sum = copy_sum + seen.log_probs[:, seen.views :].exp().mean(1).sum(0)
     count += N
