@@ -1,0 +1,135 @@
+"""Tunes the peers on the tuning split of the nano suite: a grid each, with the default's own number of views.
+
+    python recipes/tune_peers.py --out tuned.json [--methods tpt,ttl] [--images 24] [--stream-images 96]
+
+Prints the mean accuracy over the shifted tasks for every setting, the official one of `baselines.catalogue` among them
+(at the default's number of views), and writes the same as JSON. The best setting of each peer, the first where two are
+level, is what `baselines.tuned` holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from grpo_tta.baselines.boostadapter import BoostAdapterSettings, boostadapter_method
+from grpo_tta.baselines.clipartt import CLIPArTTSettings, clipartt_method
+from grpo_tta.baselines.encoder_entropy import EncoderEntropySettings, encoder_entropy_method
+from grpo_tta.baselines.mta import MTASettings, mta_method
+from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
+from grpo_tta.baselines.tda import TDASettings, tda_method
+from grpo_tta.baselines.tent import TentSettings, tent_method
+from grpo_tta.baselines.tpt import TPTSettings, tpt_method
+from grpo_tta.baselines.ttl import TTLSettings, ttl_method
+from grpo_tta.baselines.vte import VTESettings, vte_method
+from grpo_tta.baselines.watt import WATTSettings, watt_method
+from grpo_tta.baselines.zero import ZeroSettings, zero_method
+from grpo_tta.batches import make_batch
+from grpo_tta.contract import ImageBatch, Method, concatenate, observe
+from grpo_tta.data.tasks import SHIFTED_MEAN, nano_tasks
+from grpo_tta.images import to_rgb
+from grpo_tta.policy import Policy
+from grpo_tta.prompts import make_prompts
+from grpo_tta.settings import DEFAULT
+from grpo_tta.towers import load_tower
+from grpo_tta.views import ViewSettings
+
+V = DEFAULT.views.views
+
+
+def grids() -> dict[str, list[Method]]:
+    """Settings to try, the official one first."""
+    norm, whole = (1e-5, 1e-3, 3e-3, 1e-2), (1e-5, 1e-4, 3e-4)
+    few = (6, V)
+    return {
+        "vte": [vte_method(VTESettings(V, m)) for m in (6, 3, 12, 18, V)],
+        "zero": [zero_method(ZeroSettings(V, kept)) for kept in (0.3, 0.1, 0.5, 0.75, 1.0)],
+        "mta": [
+            mta_method(MTASettings(V, e, a, n)) for e, a, n in
+            ((0.2, 4.0, 0.3), (0.2, 1.0, 0.3), (1.0, 4.0, 0.3), (1.0, 1.0, 0.3), (0.2, 4.0, 1.0), (1.0, 4.0, 1.0), (0.5, 1.0, 1.0))
+        ],
+        "tpt": [tpt_method(TPTSettings(V, m, learning_rate=lr)) for m in few for lr in (5e-3, 1e-3, 2e-2)],
+        "encoder-entropy": [
+            encoder_entropy_method(EncoderEntropySettings(V, m, learning_rate=lr)) for m in few for lr in norm
+        ],
+        "encoder-entropy-full": [
+            encoder_entropy_method(EncoderEntropySettings(V, m, "whole", learning_rate=lr)) for m in few for lr in whole
+        ],
+        "rlcf": [rlcf_method(RLCFSettings(V, m, learning_rate=lr)) for m in few for lr in norm],
+        "rlcf-full": [rlcf_method(RLCFSettings(V, m, tuned="whole", learning_rate=lr)) for m in few for lr in whole],
+        "ttl": [ttl_method(TTLSettings(V, learning_rate=lr, steps=s)) for s in (1, 2) for lr in (5e-3, 1e-3, 2e-2)],
+        "tent": [tent_method(TentSettings(n, lr)) for n in (64, 16) for lr in (1e-3, 1e-4, 3e-4, 3e-3)],
+        "clipartt": [
+            clipartt_method(CLIPArTTSettings(candidates=k, steps=s, learning_rate=lr)) for k, s, lr in
+            ((3, 10, 1e-3), (3, 10, 1e-4), (3, 3, 1e-3), (5, 10, 1e-3), (5, 3, 1e-3), (2, 10, 1e-3))
+        ],
+        "watt": [
+            watt_method(WATTSettings(rounds=r, learning_rate=lr)) for r, lr in ((5, 1e-3), (2, 1e-3), (2, 3e-4), (1, 1e-3))
+        ],
+        "tda": [tda_method(TDASettings(positive_alpha=a, positive_beta=b)) for a, b in
+                ((2.0, 5.0), (1.0, 5.0), (4.0, 5.0), (8.0, 5.0), (2.0, 10.0), (4.0, 10.0), (8.0, 10.0))],
+        "boostadapter": [
+            boostadapter_method(BoostAdapterSettings(V, m, TDASettings(positive_alpha=a))) for m, a in
+            ((6, 2.0), (6, 1.0), (6, 4.0), (12, 2.0), (12, 4.0), (V - 1, 2.0), (V - 1, 4.0))
+        ],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--images", type=int, default=24, help="a task, for episodic methods")
+    parser.add_argument("--stream-images", type=int, default=96, help="a task, for methods that carry state")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    every = grids()
+    chosen = every if options.methods == "all" else {name: every[name] for name in options.methods.split(",")}
+    tower = load_tower("nano-clip")
+    tasks = [task for task in nano_tasks(None, "tuning") if task.kind in SHIFTED_MEAN]
+    hits: dict[tuple[str, int], list[float]] = {}
+    started = time.time()
+    for task in tasks:
+        policy = Policy(tower, make_prompts(tower, task.classes, (task.template,), task.ensemble))
+        for episodic, count in ((True, options.images), (False, options.stream_images)):
+            wanted = [(key, m) for key, grid in chosen.items() for m in grid if (m.protocol == "episodic") == episodic]
+            if not wanted:
+                continue
+            views = ViewSettings(views=max(m.views for _, m in wanted), copies=0)
+            batches, labels = [], []
+            for first in range(0, count, 16):
+                numbers = range(first, min(first + 16, count))
+                pairs = [task.load(number) for number in numbers]
+                ids = tuple(task.image_ids[number] for number in numbers)
+                made, copies = make_batch(tower, [to_rgb(picture) for picture, _ in pairs], ids, views, 0)
+                seen = observe(policy, made, copies, [m for _, m in wanted])
+                batches.append(ImageBatch(ids, made, copies, seen, 0))
+                labels += [label for _, label in pairs]
+            whole = concatenate(batches)
+            for key, grid in chosen.items():
+                for number, method in enumerate(grid):
+                    if (method.protocol == "episodic") == episodic:
+                        after = method(policy, whole, {})[0].after
+                        right = (after.argmax(-1).cpu() == torch.tensor(labels)).float().mean()
+                        hits.setdefault((key, number), []).append(float(right))
+        print(f"{task.name}: {time.time() - started:.0f} s", flush=True)
+    out = {
+        key: [
+            {"settings": asdict(method.settings), "accuracy": 100 * sum(hits[key, n]) / len(hits[key, n])}
+            for n, method in enumerate(grid)
+        ]
+        for key, grid in chosen.items()
+    }
+    options.out.write_text(json.dumps(out, indent=1) + "\n")
+    for key, rows in out.items():
+        print(key)
+        for row in rows:
+            print(f"  {row['accuracy']:5.1f}  {row['settings']}")
+
+
+if __name__ == "__main__":
+    main()
