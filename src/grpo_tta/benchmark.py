@@ -50,8 +50,9 @@ class RunSettings:
             more than one image is handed at once (a multiple of the peers' update sizes by default).
         shard: (i, n) takes every n-th chunk, from the i-th on; episodic methods only.
         views: how views are made; counts follow the methods.
-        first_only: method -> N: an episodic method that is too dear for all images gets those N that stand first in each
-            task, the same under every seed.
+        first_only: method -> N, for methods that are too dear for all images: an episodic one gets the N images that stand
+            first in each task, the same under every seed; any other the first N of the stream. What it says of them is
+            what it would say without the limit, where N is a multiple of its update size.
     """
 
     seed: int = 0
@@ -178,11 +179,9 @@ def run(
         timed: whether each method is timed alone first, on one batch of the first task.
 
     Raises:
-        UserError: the folder holds another run, a stateful method is to be sharded, or to see but the first images.
+        UserError: the folder holds another run, or a stateful method is to be sharded.
     """
     stateful = [m.name for m in methods if m.protocol != "episodic"]
-    if fewer := [name for name in stateful if name in settings.first_only]:
-        raise UserError(f"{fewer[0]} depends on the order of images and cannot skip some; let it see the whole stream.")
     if stateful and settings.shard[1] > 1:
         raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
     info = _open_run(out, describe_run(tower, tasks, methods, settings))
@@ -259,13 +258,11 @@ def _run_chunk(
     and not the batch's.
     """
     rows: list[Record] = []
-    episodic = [m for m in methods if m.protocol == "episodic"]
-    others = [m for m in methods if m.protocol != "episodic"]
-    waiting: dict[str, list[ImageBatch]] = {m.name: [] for m in others}
-    seen_images: list[_Image] = []
+    waiting: dict[str, list[tuple[list[_Image], ImageBatch]]] = {m.name: [] for m in methods}
 
     def wants(method: Method, image: _Image) -> bool:
-        return image.number < settings.first_only.get(method.name, len(task.image_ids))
+        place = image.number if method.protocol == "episodic" else image.order
+        return place < settings.first_only.get(method.name, len(task.image_ids))
 
     def failed(image: _Image, error: Exception) -> None:
         hit = [method for method in methods if wants(method, image)]
@@ -287,18 +284,20 @@ def _run_chunk(
             else:
                 batches.append((some, batch))
         for some, batch in batches:
-            seen_images += some
-            for method in others:
-                waiting[method.name].append(batch.first(method.views, method.copies))
-            for method in episodic:
+            for method in methods:
                 mine = [place for place, image in enumerate(some) if wants(method, image)]
-                if mine:
-                    part = batch if len(mine) == len(some) else batch.take(mine)
-                    rows += _attempt(policy, task, [some[place] for place in mine], part, method, states, settings)
-    for method in others:
-        if seen_images:
-            whole = concatenate(waiting[method.name])
-            rows += _attempt(policy, task, seen_images, whole, method, states, settings)
+                if not mine:
+                    continue
+                given = [some[place] for place in mine]
+                part = batch if len(mine) == len(some) else batch.take(mine)
+                if method.protocol == "episodic":
+                    rows += _attempt(policy, task, given, part, method, states, settings)
+                else:
+                    waiting[method.name].append((given, part.first(method.views, method.copies)))
+    for method in methods:
+        if parts := waiting[method.name]:
+            whole = concatenate([part for _, part in parts])
+            rows += _attempt(policy, task, [i for given, _ in parts for i in given], whole, method, states, settings)
     return rows
 
 

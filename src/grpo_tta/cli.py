@@ -136,7 +136,7 @@ def bench(
     seeds: Annotated[str, typer.Option(help="Comma-separated: one run a seed, in OUT/seed-N; instead of --seed.")] = "",
     limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
     limit_heavy: Annotated[
-        int | None, typer.Option(help="Images a task for episodic methods of more than 64 forward passes an image.")
+        int | None, typer.Option(help="Images a task for methods of more than 64 forward passes an image.")
     ] = None,
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
     batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,

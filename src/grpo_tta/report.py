@@ -15,10 +15,11 @@ from rich.console import Console
 from grpo_tta import report_tables as tables
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
-from grpo_tta.records import read_records, write_json
+from grpo_tta.records import find_runs, read_records, write_json
 from grpo_tta.report_figures import bar_colours, cost_figure, reliability_figure, shift_figure
 from grpo_tta.report_gallery import data_uri, make_gallery
 from grpo_tta.report_grids import accuracy_grid, compact_grid, latex, markdown, number, rich_table, stream_grid
+from grpo_tta.report_sweep import is_sweep, write_sweep_report
 from grpo_tta.statistics import calibration_error, reliability
 from grpo_tta.summary import is_correct, summarize
 
@@ -54,6 +55,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     """
     if not folders:
         raise UserError("No run was named; give the --out folder of at least one run.")
+    folders = find_runs(folders)
     rows = read_records(folders)
     infos = []
     for folder in folders:
@@ -87,11 +89,14 @@ def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
 
 
 def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta", console: Console) -> None:
-    """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table.
+    """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table; a sweep has its own page.
 
     Raises:
         UserError: as `read_runs`, or the reference was not run.
     """
+    if any(map(is_sweep, runs)):
+        write_sweep_report(runs, out, console=console)
+        return
     found = read_runs(runs)
     rows = found.rows
     names = list(rows["method"].unique())

@@ -30,17 +30,16 @@ def seed_folder(out: Path, seed: int) -> Path:
 
 
 def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: RunSettings, above: float = DEAR) -> list[str]:
-    """Episodic methods that take more than `above` forward passes an image, as they count them on one image of a task.
+    """Methods that take more than `above` forward passes an image, as they count them on one image of a task.
 
-    Methods that carry state are never among them: what they do depends on every image before. A method that fails on the
-    image is not dear; the run will tell why.
+    A method that fails on the image is not dear; the run will tell why.
     """
     policy = Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
     readable = _first_readable(task)
     found = []
     for method in methods:
-        if readable is None or method.protocol != "episodic":
-            continue
+        if readable is None:
+            break
         image, name = readable
         with contextlib.suppress(Exception):
             views, copies = make_batch(tower, [image], [name], with_counts(settings.views, [method]), settings.seed)
@@ -73,7 +72,7 @@ def run_table(
     Args:
         settings: of every run, but for the seed.
         seeds: of the runs. One seed goes into `out` itself, several into `out`/seed-N.
-        dear_limit: the first N images of a task are all that `dear_methods` get; None for no such limit.
+        dear_limit: N images of a task are all that `dear_methods` get (`RunSettings.first_only`); None for no such limit.
 
     Returns:
         The folders of the runs.
