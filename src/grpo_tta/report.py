@@ -37,6 +37,7 @@ class Runs:
         cost: method -> mean milliseconds an image and highest peak memory over the runs.
         about: `model`, `views` and the like, the same in all runs.
         methods: method -> its declaration in `run.json`.
+        classes: task -> class names, in the order of the labels; nothing of runs that did not record them.
         versions: of the software, each once.
     """
 
@@ -44,14 +45,15 @@ class Runs:
     cost: dict[str, dict[str, float]]
     about: dict[str, Any]
     methods: dict[str, Any]
+    classes: dict[str, list[str]]
     versions: list[str]
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
     """
     Raises:
-        UserError: no run, a folder without records or `run.json`, runs of different models or views, or one method under
-            different settings.
+        UserError: no run, a folder without records or `run.json`, runs of different models, views or classes, or one method
+            under different settings.
     """
     if not folders:
         raise UserError("No run was named; give the --out folder of at least one run.")
@@ -68,6 +70,11 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         for key in MUST_AGREE:
             if info[key] != infos[0][key]:
                 raise UserError(f"{folders[0]} and {folder} differ in their {key}; report them apart.")
+    classes: dict[str, list[str]] = {}
+    for info, folder in zip(infos, folders, strict=True):
+        for task, names in info.get("classes", {}).items():
+            if classes.setdefault(task, names) != names:
+                raise UserError(f"{folder} and a run before it have other classes for {task}; report them apart.")
     tasks = [task for info in infos for task in info["tasks"]]
     methods = {name: declared for info in infos for name, declared in info["methods"].items()}
     return Runs(
@@ -75,6 +82,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         _merge_cost([info["cost"] for info in infos]),
         {key: infos[0][key] for key in MUST_AGREE},
         methods,
+        classes,
         sorted(set(rows["versions"])),
     )
 
@@ -103,7 +111,8 @@ def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta"
     if reference not in names:
         raise UserError(f"The runs hold no rows of {reference!r}; choose the reference from {', '.join(names)}.")
     summary = summarize(rows, found.cost)
-    results = tables.results(rows, summary, found.cost)
+    teachers = {name: declared.get("teacher") for name, declared in found.methods.items()}
+    results = tables.results(rows, summary, found.cost, teachers)
     frames = {
         "comparisons": tables.comparisons(rows, reference),
         "losses": tables.losses(rows, reference),
@@ -159,7 +168,8 @@ def _page(
     grids: Mapping[str, Any],
 ) -> str:
     """The whole of `report.html`."""
-    peer = results.best_peer(reference)
+    differences = dict(frames["comparisons"].set_index("other")["difference"])
+    peer = results.best_peer(reference, differences)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("grpo_tta"),
         autoescape=True,
@@ -169,7 +179,6 @@ def _page(
     )
     environment.filters |= {"number": number, "p_value": lambda p: f"{p:.2g}"}
     rows = runs.rows
-    ranking = sorted(results.kin(reference), key=lambda m: -results.methods[m].shifted_mean)
     figures = _figures(rows, reference, peer, summary, results)
     return environment.get_template("report.html").render(
         reference=reference,
@@ -181,17 +190,18 @@ def _page(
         pictures=len(rows.drop_duplicates(["task", "image_id"])),
         row_count=len(rows),
         mine=results.methods[reference],
-        rank=ranking.index(reference) + 1 if reference in ranking else None,
-        rivals=len(ranking),
+        rank=results.rank(reference, differences),
+        rivals=len(results.kin(reference)),
+        scored_by={name: m.scored_by for name, m in results.methods.items()},
         grids=grids,
-        dagger="†" in markdown(grids["compact"]),
+        marks=[mark for mark in "†‡" if mark in markdown(grids["compact"])],
         comparisons=frames["comparisons"].to_dict("records"),
         losses=frames["losses"].to_dict("records"),
         controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
         errors=frames["errors"].to_dict("records"),
         diagnostics=_diagnostics(rows, frames).to_dict("records"),
         figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-        gallery=make_gallery(rows, reference, runs.about["views"]),
+        gallery=make_gallery(rows, reference, runs.about["views"], runs.classes),
         settings={
             str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
             for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()

@@ -143,8 +143,8 @@ def axis_figure(axis: pd.DataFrame) -> str:
     curve = axis["kind"].iloc[0] == "number" and len(axis) > 1
     x = axis["value"].astype(float).to_numpy() if curve else np.arange(len(axis), dtype=float)
     log = curve and x.min() > 0 and x.max() / x.min() >= 8
-    spread = [axis["difference"] - axis["difference_low"], axis["difference_high"] - axis["difference"]]
-    spread = [side.clip(lower=0).to_numpy() for side in spread]
+    sides = axis["difference"] - axis["difference_low"], axis["difference_high"] - axis["difference"]
+    spread = [side.clip(lower=0).to_numpy() for side in sides]
     # the control is read on the same scale: its distance below the method is the paired difference of the two
     control = (axis["difference"] - axis["over_control"]).to_numpy()
     if curve:
