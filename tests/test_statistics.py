@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from grpo_tta import statistics
-from grpo_tta.summary import paired_difference, summarize
+from grpo_tta.summary import paired, paired_difference, summarize
 
 
 def test_wilson_interval_by_hand() -> None:
@@ -83,3 +83,33 @@ def test_summary_shape_and_numbers() -> None:
 
 def test_paired_difference_uses_the_shifted_tasks_alone() -> None:
     assert paired_difference(rows(), "a", "b")["difference"] == pytest.approx(1 / 3)
+
+
+def test_three_seeds_of_the_same_answers_say_no_more_than_one() -> None:
+    """Paired differences are drawn by picture, all its seeds together: the same outcome thrice is the same interval."""
+    rng = np.random.default_rng(1)
+    right = {(task, image, method): bool(rng.random() < 0.6) for task in "tu" for image in range(30) for method in "ab"}
+
+    def run(seeds: int) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {"task": t, "kind": "shifted", "image_id": str(i), "method": m, "label": 1, "prediction": int(r), "error": None,
+                 "seed": seed}
+                for seed in range(seeds)
+                for (t, i, m), r in right.items()
+            ]
+        )  # fmt: skip
+
+    once, thrice = paired_difference(run(1), "a", "b"), paired_difference(run(3), "a", "b")
+    assert thrice["difference"] == pytest.approx(once["difference"])
+    assert thrice["ci95"] == pytest.approx(once["ci95"])
+    assert once["ci95"][1] - once["ci95"][0] > 0.1
+
+
+def test_pairs_are_the_pictures_and_seeds_that_both_have() -> None:
+    """b lacks picture k and the second seed: what a did there does not count."""
+    frame = rows()[2:]
+    more = frame[frame["method"] == "a"].assign(seed=1, prediction=0)
+    some = pd.concat([frame[(frame["image_id"] != "k") | (frame["method"] == "a")], more])
+    found = paired(some, "a", "b")
+    assert sorted(zip(found["image_id"], found["seed"], found["difference"], strict=True)) == [("i", 0, 1.0), ("j", 0, 0.0)]

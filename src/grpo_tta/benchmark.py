@@ -11,7 +11,7 @@ import itertools
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,9 @@ class RunSettings:
             more than one image is handed at once (a multiple of the peers' update sizes by default).
         shard: (i, n) takes every n-th chunk, from the i-th on; episodic methods only.
         views: how views are made; counts follow the methods.
+        first_only: method -> N, for methods that are too dear for all images: an episodic one gets the N images that stand
+            first in each task, the same under every seed; any other the first N of the stream. What it says of them is
+            what it would say without the limit, where N is a multiple of its update size.
     """
 
     seed: int = 0
@@ -57,6 +60,7 @@ class RunSettings:
     chunk: int = 128
     shard: tuple[int, int] = (0, 1)
     views: ViewSettings = field(default_factory=ViewSettings)
+    first_only: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.chunk < 1:
@@ -94,11 +98,15 @@ def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method],
         "seed": settings.seed,
         "chunk": settings.chunk,
         "views": asdict(settings.views),
+        "first_only": dict(settings.first_only),
         "tasks": {task.name: len(task.image_ids) for task in tasks},
+        "classes": {task.name: list(task.classes) for task in tasks},
+        "templates": {task.name: list(task.templates) for task in tasks},
         "methods": {
             m.name: {
                 "protocol": m.protocol,
                 "reward": m.reward,
+                "teacher": m.teacher,
                 "views": m.views,
                 "copies": m.copies,
                 "settings": asdict(m.settings) if m.settings is not None else None,
@@ -160,10 +168,15 @@ def run(
     out: Path,
     settings: RunSettings,
     progress: Progress = lambda task, images: None,
+    *,
+    timed: bool = True,
 ) -> None:
     """Runs methods on tasks into a folder; an existing folder with the same description is resumed.
 
     A picture that cannot be read, or on which a method raises, becomes a row with its error, and the run goes on.
+
+    Args:
+        timed: whether each method is timed alone first, on one batch of the first task.
 
     Raises:
         UserError: the folder holds another run, or a stateful method is to be sharded.
@@ -173,8 +186,8 @@ def run(
         raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
     info = _open_run(out, describe_run(tower, tasks, methods, settings))
     for index, task in enumerate(tasks):
-        policy = Policy(tower, make_prompts(tower, task.classes, (task.template,), task.ensemble))
-        if index == 0 and not info["cost"]:
+        policy = Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
+        if timed and index == 0 and not info["cost"]:
             info["cost"] = time_methods(policy, task, methods, settings)
             write_json(out / "run.json", info)
         _run_task(policy, task, methods, out, settings, progress)
@@ -222,9 +235,10 @@ def _load_states(folder: Path, methods: Sequence[Method], before: dict[str, Stat
 @final
 @dataclass(frozen=True)
 class _Image:
-    """What the runner knows of an image and a method must not: its place in the stream and its label."""
+    """What the runner knows of an image and a method must not: its number in the task, its place in the stream, its label."""
 
     image_id: str
+    number: int
     order: int
     label: int
 
@@ -244,13 +258,15 @@ def _run_chunk(
     and not the batch's.
     """
     rows: list[Record] = []
-    episodic = [m for m in methods if m.protocol == "episodic"]
-    others = [m for m in methods if m.protocol != "episodic"]
-    waiting: dict[str, list[ImageBatch]] = {m.name: [] for m in others}
-    seen_images: list[_Image] = []
+    waiting: dict[str, list[tuple[list[_Image], ImageBatch]]] = {m.name: [] for m in methods}
 
-    def failed(image: _Image, some: Sequence[Method], error: Exception) -> None:
-        rows.extend(Record(**_common(task, image, method, settings), error=_sentence(error)) for method in some)
+    def wants(method: Method, image: _Image) -> bool:
+        place = image.number if method.protocol == "episodic" else image.order
+        return place < settings.first_only.get(method.name, len(task.image_ids))
+
+    def failed(image: _Image, error: Exception) -> None:
+        hit = [method for method in methods if wants(method, image)]
+        rows.extend(Record(**_common(task, image, method, settings), error=_sentence(error)) for method in hit)
 
     for first in range(0, len(numbers), settings.batch):
         pictures, images = [], []
@@ -258,25 +274,30 @@ def _run_chunk(
             try:
                 picture, label = task.load(number)
                 pictures.append(to_rgb(picture))
-                images.append(_Image(task.image_ids[number], place, label))
+                images.append(_Image(task.image_ids[number], number, place, label))
             except Exception as error:
-                failed(_Image(task.image_ids[number], place, -1), methods, error)
+                failed(_Image(task.image_ids[number], number, place, -1), error)
         batches = []
         for some, batch, problem in _observe(policy, pictures, images, methods, settings):
             if batch is None:
-                failed(some[0], methods, problem or UserError("The picture could not be read by the model."))
+                failed(some[0], problem or UserError("The picture could not be read by the model."))
             else:
                 batches.append((some, batch))
         for some, batch in batches:
-            seen_images += some
-            for method in others:
-                waiting[method.name].append(batch.first(method.views, method.copies))
-            for method in episodic:
-                rows += _attempt(policy, task, some, batch, method, states, settings)
-    for method in others:
-        if seen_images:
-            whole = concatenate(waiting[method.name])
-            rows += _attempt(policy, task, seen_images, whole, method, states, settings)
+            for method in methods:
+                mine = [place for place, image in enumerate(some) if wants(method, image)]
+                if not mine:
+                    continue
+                given = [some[place] for place in mine]
+                part = batch if len(mine) == len(some) else batch.take(mine)
+                if method.protocol == "episodic":
+                    rows += _attempt(policy, task, given, part, method, states, settings)
+                else:
+                    waiting[method.name].append((given, part.first(method.views, method.copies)))
+    for method in methods:
+        if parts := waiting[method.name]:
+            whole = concatenate([part for _, part in parts])
+            rows += _attempt(policy, task, [i for given, _ in parts for i in given], whole, method, states, settings)
     return rows
 
 

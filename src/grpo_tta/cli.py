@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grpo_tta.errors import UserError
+from grpo_tta.sweep_command import read_seeds, sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,10 +133,16 @@ def bench(
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
     model: Model = "nano-clip",
     seed: Seed = 0,
+    seeds: Annotated[str, typer.Option(help="Comma-separated: one run a seed, in OUT/seed-N; instead of --seed.")] = "",
     limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
+    limit_heavy: Annotated[
+        int | None, typer.Option(help="Images a task for methods of more than 64 forward passes an image.")
+    ] = None,
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
     batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
+    chunk: Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")] = 128,
     out: Annotated[Path, typer.Option(help="Folder of the records; an existing run is resumed.")] = Path("runs/bench"),
+    with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False,
     device: Device = "cpu",
     download: Download = False,
 ) -> None:
@@ -145,9 +152,9 @@ def bench(
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.custom import custom_task
     from grpo_tta.data.tasks import nano_tasks
-    from grpo_tta.demo import run_with_progress
     from grpo_tta.methods import choose_methods
     from grpo_tta.towers import load_tower
+    from grpo_tta.whole_table import run_table
 
     if data is not None:
         chosen = [custom_task(data, template=template, labels_file=labels_file, limit=limit)]
@@ -157,12 +164,25 @@ def bench(
         raise UserError(f"Unknown suite {suite!r}; use nano, or --data for your own pictures.")
     wanted = _split_list(methods)
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
-    settings = RunSettings(seed=seed, batch=batch, shard=_shard(shard))
+    settings = RunSettings(batch=batch, chunk=chunk, shard=_shard(shard))
     console = Console(width=None if sys.stdout.isatty() else 150)
-    run_with_progress(
-        load_tower(model, device=device, download=download), chosen, choose_methods(names), out, settings, console
+    run_table(
+        load_tower(model, device=device, download=download),
+        chosen,
+        choose_methods(names),
+        out,
+        settings,
+        console,
+        seeds=read_seeds(seeds) if seeds else [seed],
+        dear_limit=limit_heavy,
     )
-    console.print(f"Records in {out / 'records'}. Next: grpo-tta report {out} --out {out / 'report'}")
+    if with_report:
+        report([out], out / "report")
+    else:
+        console.print(f"Records in {out}. Next: grpo-tta report {out} --out {out / 'report'}")
+
+
+app.command()(sweep)
 
 
 @app.command()

@@ -53,6 +53,14 @@ class ImageBatch:
         observed = Observation(seen.features[rows], seen.log_probs[rows], tokens, seen.views)
         return ImageBatch(self.image_ids[rows], self.views[rows], self.copies[rows], observed, self.seed)
 
+    def take(self, numbers: Sequence[int]) -> ImageBatch:
+        """Some of the images, by their places in the batch."""
+        seen, rows = self.seen, list(numbers)
+        tokens = {cut: kept[rows] for cut, kept in seen.tokens.items()}
+        observed = Observation(seen.features[rows], seen.log_probs[rows], tokens, seen.views)
+        names = tuple(self.image_ids[row] for row in rows)
+        return ImageBatch(names, self.views[rows], self.copies[rows], observed, self.seed)
+
 
 def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
     """Batches of one run, made with the same counts, as one."""
@@ -81,6 +89,7 @@ class Method:
         settings: its frozen dataclass of settings (None where there are none).
         cuts: blocks whose input tokens it wants kept from the frozen pass.
         run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
+        teacher: name of the model that scores, where the reward is a teacher's.
     """
 
     name: str
@@ -91,6 +100,7 @@ class Method:
     settings: Any
     cuts: Callable[[Tower], Sequence[int]]
     run: Callable[[Policy, ImageBatch, State], tuple[Adaptation, State]]
+    teacher: str | None = None
 
     def __call__(self, policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return self.run(policy, batch.first(self.views, self.copies), state)

@@ -37,12 +37,15 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def measure(call: Callable[[], object], device: torch.device, repeats: int = 3) -> tuple[float, float]:
-    """Median milliseconds of a call after one that warms up, and its peak memory in MB (the process included)."""
+def measure(call: Callable[[], object], device: torch.device, repeats: int = 3, patience: float = 2.0) -> tuple[float, float]:
+    """Median milliseconds of a call after one that warms up, and its peak memory in MB (the process included).
+
+    Once `patience` seconds were spent no call is repeated again: long ones vary little, and would cost more than the run.
+    """
     call()
     _reset_peak(device)
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < 1000 * patience:
         started = time.perf_counter()
         call()
         if device.type == "cuda":

@@ -22,9 +22,16 @@ from grpo_tta.towers import Tower
 
 
 def run_with_progress(
-    tower: Tower, tasks: Sequence[Task], methods: Sequence[Method], out: Path, settings: RunSettings, console: Console
+    tower: Tower,
+    tasks: Sequence[Task],
+    methods: Sequence[Method],
+    out: Path,
+    settings: RunSettings,
+    console: Console,
+    *,
+    timed: bool = True,
 ) -> None:
-    """Runs into `out` under a live progress bar, one step an image."""
+    """Runs into `out` under a live progress bar, one step an image; `timed` as in `benchmark.run`."""
     total = sum(len(task.image_ids) for task in tasks)
     columns = (
         TextColumn("{task.description:<16}"),
@@ -36,7 +43,7 @@ def run_with_progress(
     )
     with Progress(*columns, console=console) as bar:
         line = bar.add_task("starting", total=total)
-        run(tower, tasks, methods, out, settings, lambda task, n: bar.update(line, advance=n, description=task))
+        run(tower, tasks, methods, out, settings, lambda t, n: bar.update(line, advance=n, description=t), timed=timed)
 
 
 def _cell(entry: dict[str, Any], best: bool) -> str:

@@ -128,6 +128,15 @@ def write_part(path: Path, records: Iterable[Record]) -> None:
     partial.replace(path)
 
 
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Runs by their folders: a folder that holds no run itself stands for the runs one level below (one a seed)."""
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        below = sorted(path.parent for path in folder.glob("*/run.json"))
+        found += [folder] if (folder / "run.json").is_file() or not below else below
+    return found
+
+
 def read_records(folders: Sequence[Path]) -> pd.DataFrame:
     """All rows of one or more runs, tasks in the order in which they were run.
 

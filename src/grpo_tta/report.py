@@ -15,10 +15,11 @@ from rich.console import Console
 from grpo_tta import report_tables as tables
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
-from grpo_tta.records import read_records, write_json
+from grpo_tta.records import find_runs, read_records, write_json
 from grpo_tta.report_figures import bar_colours, cost_figure, reliability_figure, shift_figure
 from grpo_tta.report_gallery import data_uri, make_gallery
 from grpo_tta.report_grids import accuracy_grid, compact_grid, latex, markdown, number, rich_table, stream_grid
+from grpo_tta.report_sweep import is_sweep, write_sweep_report
 from grpo_tta.statistics import calibration_error, reliability
 from grpo_tta.summary import is_correct, summarize
 
@@ -36,6 +37,7 @@ class Runs:
         cost: method -> mean milliseconds an image and highest peak memory over the runs.
         about: `model`, `views` and the like, the same in all runs.
         methods: method -> its declaration in `run.json`.
+        classes: task -> class names, in the order of the labels; nothing of runs that did not record them.
         versions: of the software, each once.
     """
 
@@ -43,17 +45,19 @@ class Runs:
     cost: dict[str, dict[str, float]]
     about: dict[str, Any]
     methods: dict[str, Any]
+    classes: dict[str, list[str]]
     versions: list[str]
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
     """
     Raises:
-        UserError: no run, a folder without records or `run.json`, runs of different models or views, or one method under
-            different settings.
+        UserError: no run, a folder without records or `run.json`, runs of different models, views or classes, or one method
+            under different settings.
     """
     if not folders:
         raise UserError("No run was named; give the --out folder of at least one run.")
+    folders = find_runs(folders)
     rows = read_records(folders)
     infos = []
     for folder in folders:
@@ -66,6 +70,11 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         for key in MUST_AGREE:
             if info[key] != infos[0][key]:
                 raise UserError(f"{folders[0]} and {folder} differ in their {key}; report them apart.")
+    classes: dict[str, list[str]] = {}
+    for info, folder in zip(infos, folders, strict=True):
+        for task, names in info.get("classes", {}).items():
+            if classes.setdefault(task, names) != names:
+                raise UserError(f"{folder} and a run before it have other classes for {task}; report them apart.")
     tasks = [task for info in infos for task in info["tasks"]]
     methods = {name: declared for info in infos for name, declared in info["methods"].items()}
     return Runs(
@@ -73,6 +82,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         _merge_cost([info["cost"] for info in infos]),
         {key: infos[0][key] for key in MUST_AGREE},
         methods,
+        classes,
         sorted(set(rows["versions"])),
     )
 
@@ -87,18 +97,22 @@ def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
 
 
 def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta", console: Console) -> None:
-    """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table.
+    """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table; a sweep has its own page.
 
     Raises:
         UserError: as `read_runs`, or the reference was not run.
     """
+    if any(map(is_sweep, runs)):
+        write_sweep_report(runs, out, console=console)
+        return
     found = read_runs(runs)
     rows = found.rows
     names = list(rows["method"].unique())
     if reference not in names:
         raise UserError(f"The runs hold no rows of {reference!r}; choose the reference from {', '.join(names)}.")
     summary = summarize(rows, found.cost)
-    results = tables.results(rows, summary, found.cost)
+    teachers = {name: declared.get("teacher") for name, declared in found.methods.items()}
+    results = tables.results(rows, summary, found.cost, teachers)
     frames = {
         "comparisons": tables.comparisons(rows, reference),
         "losses": tables.losses(rows, reference),
@@ -154,7 +168,8 @@ def _page(
     grids: Mapping[str, Any],
 ) -> str:
     """The whole of `report.html`."""
-    peer = results.best_peer(reference)
+    differences = dict(frames["comparisons"].set_index("other")["difference"])
+    peer = results.best_peer(reference, differences)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("grpo_tta"),
         autoescape=True,
@@ -164,7 +179,6 @@ def _page(
     )
     environment.filters |= {"number": number, "p_value": lambda p: f"{p:.2g}"}
     rows = runs.rows
-    ranking = sorted(results.kin(reference), key=lambda m: -results.methods[m].shifted_mean)
     figures = _figures(rows, reference, peer, summary, results)
     return environment.get_template("report.html").render(
         reference=reference,
@@ -176,17 +190,18 @@ def _page(
         pictures=len(rows.drop_duplicates(["task", "image_id"])),
         row_count=len(rows),
         mine=results.methods[reference],
-        rank=ranking.index(reference) + 1 if reference in ranking else None,
-        rivals=len(ranking),
+        rank=results.rank(reference, differences),
+        rivals=len(results.kin(reference)),
+        scored_by={name: m.scored_by for name, m in results.methods.items()},
         grids=grids,
-        dagger="†" in markdown(grids["compact"]),
+        marks=[mark for mark in "†‡" if mark in markdown(grids["compact"])],
         comparisons=frames["comparisons"].to_dict("records"),
         losses=frames["losses"].to_dict("records"),
         controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
         errors=frames["errors"].to_dict("records"),
         diagnostics=_diagnostics(rows, frames).to_dict("records"),
         figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-        gallery=make_gallery(rows, reference, runs.about["views"]),
+        gallery=make_gallery(rows, reference, runs.about["views"], runs.classes),
         settings={
             str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
             for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()

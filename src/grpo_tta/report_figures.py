@@ -33,7 +33,7 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _bare(ax: Axes, *sides: str) -> None:
+def bare(ax: Axes, *sides: str) -> None:
     for side in sides:
         ax.spines[side].set_visible(False)
     ax.set_axisbelow(True)
@@ -79,7 +79,7 @@ def cost_figure(results: Results, reference: str) -> str:
     ax.set_ylabel("mean top-1 accuracy over shifted tasks, %")
     ax.margins(x=0.17, y=0.08)
     ax.grid(color=GRID)
-    _bare(ax, "top", "right")
+    bare(ax, "top", "right")
     low, high = ax.get_xlim()
     ticks = [2**k for k in range(14) if low <= 2**k <= high]
     ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -141,7 +141,7 @@ def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
     ax.set_xlim(0, 100)
     ax.set_xlabel("top-1 accuracy, % (line: 95 % interval)")
     ax.grid(axis="x", color=GRID)
-    _bare(ax, "top", "right", "left")
+    bare(ax, "top", "right", "left")
     ax.tick_params(axis="y", length=0)
     handles = [Patch(color=colour) for colour in shown.values()]
     figure.legend(handles, list(shown), loc="outside upper left", ncols=len(shown), frameon=False, fontsize=9)
@@ -166,7 +166,7 @@ def reliability_figure(panels: Mapping[str, tuple[list[Bin], float]]) -> str:
         ax.set_ylim(0, 100)
         ax.set_xlabel("confidence, %")
         ax.grid(color=GRID)
-        _bare(ax, "top", "right")
+        bare(ax, "top", "right")
     axes[0].set_ylabel("accuracy, %")
     return to_svg(figure)
 

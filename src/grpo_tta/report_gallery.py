@@ -1,13 +1,14 @@
-"""Episodes of the nano suite as a reader can follow them: the picture, three of its crops, the group, before and after."""
+"""Episodes as a reader can follow them: the picture, three of its crops (of the nano suite, which can be drawn again), the
+group, before and after."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, final
+from typing import Any, Literal, final
 
 import pandas as pd
 import torch
@@ -19,6 +20,7 @@ from grpo_tta.report_tables import nano_place
 from grpo_tta.views import ViewSettings, make_views
 
 CROPS = 3
+Outcome = Literal["repaired", "broken", "wrong"]
 
 
 @final
@@ -41,7 +43,9 @@ class Candidate:
 @final
 @dataclass(frozen=True)
 class Episode:
-    repaired: bool
+    """One row told. `outcome` is `repaired`, `broken` or `wrong`; `picture` and `crops` are empty where it cannot be drawn."""
+
+    outcome: Outcome
     task: str
     image_id: str
     seed: int
@@ -58,12 +62,17 @@ class Episode:
 @final
 @dataclass(frozen=True)
 class Gallery:
-    """Chosen episodes, and how many there were to choose from (rows, so a picture counts once a seed)."""
+    """Chosen episodes, and how many there were to choose from (rows, so a picture counts once a seed).
+
+    `wrong` are the most confident errors, those that the frozen model made, too.
+    """
 
     repaired: list[Episode]
     broken: list[Episode]
+    wrong: list[Episode]
     repaired_rows: int
     broken_rows: int
+    wrong_rows: int
 
 
 @cache
@@ -89,7 +98,11 @@ def _crops(image: Image.Image, image_id: str, seed: int, settings: ViewSettings)
     return [functional.to_pil_image(view) for view in views[1:]]
 
 
-def _group(row: Any, classes: tuple[str, ...]) -> list[Candidate]:
+def _name(classes: Sequence[str], label: int) -> str:
+    return classes[label] if label < len(classes) else f"class {label}"
+
+
+def _group(row: Any, classes: Sequence[str]) -> list[Candidate]:
     rewards, advantages = [float(x) for x in row.rewards], [float(x) for x in row.advantages]
     if not rewards:
         return []
@@ -100,52 +113,57 @@ def _group(row: Any, classes: tuple[str, ...]) -> list[Candidate]:
         reward_width = 4 + 96 * (reward - low) / (high - low) if high > low else 4.0
         width = 50 * abs(advantage) / largest
         left = 50.0 if advantage >= 0 else 50 - width
-        out.append(Candidate(classes[number], reward, advantage, reward_width, left, width, number == row.label))
+        out.append(Candidate(_name(classes, number), reward, advantage, reward_width, left, width, number == row.label))
     return out
 
 
-def _episode(row: Any, settings: ViewSettings) -> Episode | None:
-    place = nano_place(row.image_id)
-    if place is None:
-        return None
-    name, split, number = place
-    task = _task(name, split)
-    image = task.load(number)[0].convert("RGB")
+def _episode(row: Any, settings: ViewSettings, classes: Mapping[str, Sequence[str]]) -> Episode:
+    names = classes.get(row.task, ())
+    picture, crops = "", []
+    if place := nano_place(row.image_id):
+        task = _task(place[0], place[1])
+        names = names or task.classes
+        image = task.load(place[2])[0].convert("RGB")
+        picture, crops = _png(image), [_png(crop) for crop in _crops(image, row.image_id, row.seed, settings)]
+    right, was_right = row.prediction == row.label, row.prediction_before == row.label
     return Episode(
-        repaired=row.prediction == row.label,
+        outcome="repaired" if right else "broken" if was_right else "wrong",
         task=row.task,
         image_id=row.image_id,
         seed=row.seed,
-        truth=task.classes[row.label],
-        before=task.classes[row.prediction_before],
+        truth=_name(names, row.label),
+        before=_name(names, row.prediction_before),
         confidence_before=100 * row.confidence_before,
-        after=task.classes[row.prediction],
+        after=_name(names, row.prediction),
         confidence=100 * row.confidence,
-        picture=_png(image),
-        crops=[_png(crop) for crop in _crops(image, row.image_id, row.seed, settings)],
-        group=_group(row, task.classes),
+        picture=picture,
+        crops=crops,
+        group=_group(row, names),
     )
 
 
-def make_gallery(rows: pd.DataFrame, reference: str, views: Mapping[str, Any], wanted: int = 6) -> Gallery:
-    """The most confident repaired and broken pictures of the reference, one of each a task, at most `wanted` of each.
+def make_gallery(
+    rows: pd.DataFrame, reference: str, views: Mapping[str, Any], classes: Mapping[str, Sequence[str]], wanted: int = 6
+) -> Gallery:
+    """The most confident repaired, broken and wrong pictures of the reference: of each at most `wanted`, and one a task where
+    there are enough tasks.
 
     Args:
         rows: of `records.read_records`.
         reference: the method whose episodes are shown.
         views: how the run made its views, as its `run.json` has it.
+        classes: task -> class names.
         wanted: episodes of each outcome.
     """
     mine = rows[(rows["method"] == reference) & rows["error"].isna()]
-    changed = mine[mine["prediction"] != mine["prediction_before"]]
-    right = changed[changed["prediction"] == changed["label"]]
-    wrong = changed[changed["prediction_before"] == changed["label"]]
+    right, was_right = mine["prediction"] == mine["label"], mine["prediction_before"] == mine["label"]
+    repaired, broken, wrong = mine[right & ~was_right], mine[~right & was_right], mine[~right & ~was_right]
     settings = ViewSettings(**views)
 
     def episodes(some: pd.DataFrame) -> list[Episode]:
-        some = some[some["image_id"].map(nano_place).notna()]
-        chosen = some.sort_values("confidence", ascending=False, kind="stable").drop_duplicates("task").head(wanted)
-        made = [_episode(row, settings) for row in chosen.itertuples()]
-        return [episode for episode in made if episode is not None]
+        some = some.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["task", "image_id"])
+        turn = some.groupby("task", sort=False).cumcount()  # first the best of each task, then the second best
+        chosen = some.loc[turn.sort_values(kind="stable").index].head(wanted)
+        return [_episode(row, settings, classes) for row in chosen.itertuples()]
 
-    return Gallery(episodes(right), episodes(wrong), len(right), len(wrong))
+    return Gallery(episodes(repaired), episodes(broken), episodes(wrong), len(repaired), len(broken), len(wrong))

@@ -87,20 +87,21 @@ def _is_best(value: float, values: Iterable[float]) -> bool:
     return len(known) > 1 and round(value, 1) == round(max(known), 1)
 
 
-def _accuracy_cell(task: str, method: MethodResult, block: Sequence[MethodResult]) -> Cell:
+def _accuracy_cell(results: Results, task: str, method: MethodResult, block: Sequence[MethodResult]) -> Cell:
     value = method.accuracy.get(task, np.nan)
-    return Cell(number(value), _is_best(value, [m.accuracy.get(task, np.nan) for m in block]))
+    rivals = [m.accuracy.get(task, np.nan) for m in block if results.is_full(m.name)]
+    return Cell(number(value), results.is_full(method.name) and _is_best(value, rivals))
 
 
 def _mean_cell(results: Results, method: MethodResult, block: Sequence[MethodResult], interval: bool = False) -> Cell:
-    """The shifted mean; a dagger marks a mean over fewer tasks, which is never the best of its block."""
+    """The shifted mean; daggers mark one over fewer tasks (†) or pictures (‡), which is never the best of its block."""
     low, high = number(method.shifted_low), number(method.shifted_high)
     if np.isnan(method.shifted_mean):
         return Cell(NONE)
-    complete = results.is_complete(method.name)
-    text = number(method.shifted_mean) + ("" if complete else "†") + (f" ({low}–{high})" if interval else "")
-    rivals = [m.shifted_mean for m in block if results.is_complete(m.name)]
-    return Cell(text, complete and _is_best(method.shifted_mean, rivals), f"95 % interval {low} to {high}")
+    mark = "†" if not results.is_complete(method.name) else "" if results.is_full(method.name) else "‡"
+    text = number(method.shifted_mean) + mark + (f" ({low}–{high})" if interval else "")
+    rivals = [m.shifted_mean for m in block if results.is_complete(m.name) and results.is_full(m.name)]
+    return Cell(text, not mark and _is_best(method.shifted_mean, rivals), f"95 % interval {low} to {high}")
 
 
 COST_COLUMNS = [Column(label, "cost an image") for label in ("fwd", "bwd", "ms", "MB")]
@@ -120,7 +121,8 @@ def accuracy_grid(results: Results) -> Grid:
     for title, block in blocks_of(results).items():
         rows = []
         for m in block:
-            cells = [Cell(m.reward), *(_accuracy_cell(task, m, block) for task in tasks), _mean_cell(results, m, block)]
+            cells = [Cell(m.scored_by), *(_accuracy_cell(results, task, m, block) for task in tasks)]
+            cells.append(_mean_cell(results, m, block))
             rows.append((m.name, [*cells, *_cost_cells(m), Cell(str(m.errors))]))
         blocks.append(Block(title, rows))
     return Grid("Top-1 accuracy in % (best of each block marked)", columns, blocks)
@@ -144,10 +146,11 @@ def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
     for title, block in blocks_of(results).items():
         rows = []
         for m in block:
-            cells = [Cell(m.reward)]
+            cells = [Cell(m.scored_by)]
             for kind in kinds:
                 value = of_kind(m, kind)
-                cells.append(Cell(number(value), _is_best(value, [of_kind(other, kind) for other in block])))
+                rivals = [of_kind(other, kind) for other in block if results.is_full(other.name)]
+                cells.append(Cell(number(value), results.is_full(m.name) and _is_best(value, rivals)))
             cells += [_mean_cell(results, m, block, interval=True), Cell(number(ece.get(m.name, np.nan)))]
             rows.append((m.name, [*cells, *_cost_cells(m), Cell(str(m.images)), Cell(str(m.errors))]))
         blocks.append(Block(title, rows))
@@ -172,7 +175,7 @@ def stream_grid(results: Results, entropy: Mapping[tuple[str, str], float]) -> G
             cells = []
             for task in tasks:
                 gain = m.accuracy.get(task, np.nan) - zero.get(task, np.nan)
-                cells.append(_accuracy_cell(task, m, block))
+                cells.append(_accuracy_cell(results, task, m, block))
                 cells.append(Cell(NONE if m.name == ZERO_SHOT else number(gain, sign=True)))
                 cells.append(Cell(number(entropy.get((m.name, task), np.nan), 2)))
             rows.append((m.name, cells))
@@ -199,7 +202,7 @@ def _tex(text: str) -> str:
     """Text with the characters that LaTeX reads as commands written out."""
     for character in "&%#_$":
         text = text.replace(character, f"\\{character}")
-    return text.replace("–", "--").replace("†", "$^\\dagger$").replace("−", "$-$")
+    return text.replace("–", "--").replace("†", "$^\\dagger$").replace("‡", "$^\\ddagger$").replace("−", "$-$")
 
 
 def latex(grid: Grid) -> str:

@@ -38,6 +38,7 @@ class MethodResult:
         accuracy: task -> percent.
         shifted_mean: in percent, with its interval and the number of tasks that it covers.
         images: distinct pictures outside the streams.
+        teacher_name: of the model that scores, where the reward is a teacher's.
         forwards, backwards, ms, peak_memory_mb: an image.
         errors: rows with an error.
     """
@@ -56,10 +57,16 @@ class MethodResult:
     ms: float
     peak_memory_mb: float
     errors: int
+    teacher_name: str | None = None
 
     @property
     def teacher(self) -> bool:
         return self.reward == "teacher"
+
+    @property
+    def scored_by(self) -> str:
+        """Whose reward it is, the teacher by name."""
+        return f"teacher {self.teacher_name}" if self.teacher_name else self.reward
 
 
 @final
@@ -77,16 +84,29 @@ class Results:
         """Whether its shifted mean covers every shifted task; a mean over fewer cannot be compared with the others."""
         return self.methods[method].shifted_tasks == len(self.tasks(*SHIFTED_MEAN)) > 0
 
+    def is_full(self, method: str) -> bool:
+        """Whether it saw as many pictures as any other; accuracies over fewer are compared by pairs alone."""
+        return self.methods[method].images == max(m.images for m in self.methods.values())
+
     def kin(self, method: str) -> list[str]:
         """Methods of the same protocol that likewise have, or have not, a teacher, and a complete shifted mean."""
         mine = self.methods[method]
         same = [m for m in self.methods.values() if (m.protocol, m.teacher) == (mine.protocol, mine.teacher)]
         return [m.name for m in same if self.is_complete(m.name)]
 
-    def best_peer(self, reference: str) -> str | None:
-        """The method of another author with the highest shifted mean, of the same kind as the reference."""
-        peers = [m for m in self.kin(reference) if m not in NO_PEERS and not is_ours(m)]
-        return max(peers, key=lambda m: self.methods[m].shifted_mean, default=None)
+    def best_peer(self, reference: str, differences: Mapping[str, float]) -> str | None:
+        """The method of another author, of the same kind as the reference, that comes closest to it or beats it the most.
+
+        Args:
+            differences: other method -> points of the reference over it, on the pictures that both have seen.
+        """
+        peers = [m for m in self.kin(reference) if m in differences and m not in NO_PEERS and not is_ours(m)]
+        return min(peers, key=lambda m: differences[m], default=None)
+
+    def rank(self, reference: str, differences: Mapping[str, float]) -> int | None:
+        """Its place among its kin, each compared with it on the pictures that both have seen; None without its own mean."""
+        kin = self.kin(reference)
+        return 1 + sum(differences.get(m, 0.0) < 0 for m in kin) if reference in kin else None
 
 
 def is_ours(method: str) -> bool:
@@ -123,8 +143,10 @@ def in_order(rows: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -
     return rows.loc[order].reset_index(drop=True)
 
 
-def results(rows: pd.DataFrame, summary: Mapping[str, Any], cost: Cost) -> Results:
-    """The figures of `summary.summarize`, with the costs beside."""
+def results(
+    rows: pd.DataFrame, summary: Mapping[str, Any], cost: Cost, teachers: Mapping[str, str | None] | None = None
+) -> Results:
+    """The figures of `summary.summarize`, with the costs and the names of the teachers (by method) beside."""
     methods = {}
     for name, declared in summary["methods"].items():
         mean = summary["shifted_mean"].get(name, {"accuracy": np.nan, "ci95": (np.nan, np.nan), "tasks": 0})
@@ -144,6 +166,7 @@ def results(rows: pd.DataFrame, summary: Mapping[str, Any], cost: Cost) -> Resul
             ms=cost.get(name, {}).get("ms", np.nan),
             peak_memory_mb=cost.get(name, {}).get("peak_memory_mb", np.nan),
             errors=int(mine["error"].notna().sum()),
+            teacher_name=(teachers or {}).get(name),
         )
     return Results(methods, {task["name"]: task["kind"] for task in summary["tasks"]})
 

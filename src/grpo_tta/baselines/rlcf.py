@@ -138,4 +138,5 @@ def rlcf_method(settings: RLCFSettings, teacher: Policy | None = None, name: str
         return rlcf(policy, batch, settings, teacher), state
 
     reward_model: RewardModel = "own" if teacher is None else "teacher"
-    return Method(name, "episodic", reward_model, settings.views, 0, settings, cuts, run)
+    named = None if teacher is None else teacher.tower.name
+    return Method(name, "episodic", reward_model, settings.views, 0, settings, cuts, run, named)

@@ -29,6 +29,7 @@ class Task:
         image_ids: stable ids, in the order of the stream.
         load: number of an image -> (picture, label). Only the runner ever sees the label.
         ordered: the order means something (streams) and must not be shuffled.
+        prompted_by: which of them make the text features: the single template or the mean of the ensemble.
     """
 
     name: str
@@ -39,6 +40,12 @@ class Task:
     image_ids: Sequence[str]
     load: Callable[[int], tuple[Image.Image, int]]
     ordered: bool = False
+    prompted_by: Literal["template", "ensemble"] = "template"
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Templates whose mean makes the text features."""
+        return (self.template,) if self.prompted_by == "template" else self.ensemble
 
 
 def _nano_task(spec: nano.Task, split: nano.Split, limit: int | None) -> Task:

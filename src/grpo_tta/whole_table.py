@@ -1,0 +1,97 @@
+"""The whole table in one command: several seeds, and fewer images for the methods that are too dear for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+
+from grpo_tta.batches import make_batch
+from grpo_tta.benchmark import RunSettings, with_counts
+from grpo_tta.contract import ImageBatch, Method, observe
+from grpo_tta.data.tasks import Task
+from grpo_tta.demo import run_with_progress
+from grpo_tta.errors import UserError
+from grpo_tta.images import to_rgb
+from grpo_tta.policy import Policy
+from grpo_tta.prompts import make_prompts
+from grpo_tta.towers import Tower
+
+DEAR = 64.0
+"""Forward passes an image above which a method is dear."""
+
+
+def seed_folder(out: Path, seed: int) -> Path:
+    return out / f"seed-{seed}"
+
+
+def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: RunSettings, above: float = DEAR) -> list[str]:
+    """Methods that take more than `above` forward passes an image, as they count them on one image of a task.
+
+    A method that fails on the image is not dear; the run will tell why.
+    """
+    policy = Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
+    readable = _first_readable(task)
+    found = []
+    for method in methods:
+        if readable is None:
+            break
+        image, name = readable
+        with contextlib.suppress(Exception):
+            views, copies = make_batch(tower, [image], [name], with_counts(settings.views, [method]), settings.seed)
+            batch = ImageBatch((name,), views, copies, observe(policy, views, copies, [method]), settings.seed)
+            if method(policy, batch, {})[0].cost.forwards > above:
+                found.append(method.name)
+    return found
+
+
+def _first_readable(task: Task) -> tuple[Image.Image, str] | None:
+    for number, name in enumerate(task.image_ids):
+        with contextlib.suppress(Exception):
+            return to_rgb(task.load(number)[0]), name
+    return None
+
+
+def run_table(
+    tower: Tower,
+    tasks: Sequence[Task],
+    methods: Sequence[Method],
+    out: Path,
+    settings: RunSettings,
+    console: Console,
+    *,
+    seeds: Sequence[int],
+    dear_limit: int | None = None,
+) -> list[Path]:
+    """Runs one seed after the other, each an ordinary run in a folder of its own; methods are timed in the first alone.
+
+    Args:
+        settings: of every run, but for the seed.
+        seeds: of the runs. One seed goes into `out` itself, several into `out`/seed-N.
+        dear_limit: N images of a task are all that `dear_methods` get (`RunSettings.first_only`); None for no such limit.
+
+    Returns:
+        The folders of the runs.
+
+    Raises:
+        UserError: no seed, a seed twice, a limit below one, or as `benchmark.run`.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError("Name each seed once, and at least one.")
+    if dear_limit is not None:
+        if dear_limit < 1:
+            raise UserError(f"A limit of {dear_limit} images leaves nothing to do; set --limit-heavy to at least 1.")
+        dear = dear_methods(tower, tasks[0], methods, settings)
+        settings = replace(settings, first_only=dict.fromkeys(dear, dear_limit))
+        if dear:
+            console.print(f"At most {dear_limit} images a task for {', '.join(dear)} (over {DEAR:.0f} forward passes each).")
+    folders = [out] if len(seeds) == 1 else [seed_folder(out, seed) for seed in seeds]
+    for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True)):
+        if len(seeds) > 1:
+            console.print(f"Seed {seed}, {number + 1} of {len(seeds)}")
+        run_with_progress(tower, tasks, methods, folder, replace(settings, seed=seed), console, timed=number == 0)
+    return folders
