@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from grpo_tta.benchmark import RunSettings, run, stream_order
@@ -22,6 +23,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.methods import choose_methods
 from grpo_tta.records import TIME_AND_MEMORY, read_records
 from grpo_tta.towers import Tower
+from grpo_tta.workers import run_workers
 
 FAST = ("zero-shot", "reward-argmax", "grpo-tta")
 
@@ -157,3 +159,21 @@ def test_unknown_names_are_refused() -> None:
         nano_tasks(None, "tuning", 0)
     with pytest.raises(UserError, match="Shard 2/2"):
         RunSettings(shard=(2, 2))
+
+
+def test_workers_share_the_tasks_and_change_nothing(tmp_path: Path) -> None:
+    words = ["--methods", "view-mean,tent", "--tasks", "sketch,colours,fog", "--limit", "5", "--seeds", "0,1", "--chunk", "4"]
+    for name, extra in (("one", []), ("two", ["--workers", "2"])):
+        command = [sys.executable, "-m", "grpo_tta.cli", "bench", *words, *extra, "--out", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    for seed in ("seed-0", "seed-1"):
+        one, two = (table(tmp_path / name / seed) for name in ("one", "two"))
+        assert len(one) == 3 * 3 * 5
+        keys = ["task", "method", "image_id", "order", "label", "prediction"]
+        assert one[keys].equals(two[keys])
+
+
+def test_a_worker_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", "raise SystemExit('no luck')"], [sys.executable, "-c", "import time; time.sleep(60)"]]
+    with pytest.raises(UserError, match="no luck"):
+        run_workers(commands, [tmp_path / "never"], Console(quiet=True), poll=0.05)

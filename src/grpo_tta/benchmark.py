@@ -53,6 +53,7 @@ class RunSettings:
         first_only: method -> N, for methods that are too dear for all images: an episodic one gets the N images that stand
             first in each task, the same under every seed; any other the first N of the stream. What it says of them is
             what it would say without the limit, where N is a multiple of its update size.
+        task_share: (i, n) takes every n-th task, from the i-th on: how processes share a run, whatever its methods.
     """
 
     seed: int = 0
@@ -61,12 +62,14 @@ class RunSettings:
     shard: tuple[int, int] = (0, 1)
     views: ViewSettings = field(default_factory=ViewSettings)
     first_only: Mapping[str, int] = field(default_factory=dict)
+    task_share: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.chunk < 1:
             raise UserError("batch and chunk must be at least 1.")
-        if not 0 <= self.shard[0] < self.shard[1]:
-            raise UserError(f"Shard {self.shard[0]}/{self.shard[1]} does not exist; use i/n with 0 <= i < n.")
+        for name, (i, n) in (("Shard", self.shard), ("Task share", self.task_share)):
+            if not 0 <= i < n:
+                raise UserError(f"{name} {i}/{n} does not exist; use i/n with 0 <= i < n.")
 
 
 @cache  # it stands in every record
@@ -161,6 +164,26 @@ def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings
     return out
 
 
+def open_run(
+    tower: Tower, tasks: Sequence[Task], methods: Sequence[Method], out: Path, settings: RunSettings, *, timed: bool = True
+) -> None:
+    """Starts the folder of a run, or checks that an existing one holds the same run.
+
+    Args:
+        timed: whether each method is timed alone, on one batch of the first task, where that has not been done.
+
+    Raises:
+        UserError: the folder holds another run, or a stateful method is to be sharded.
+    """
+    stateful = [m.name for m in methods if m.protocol != "episodic"]
+    if stateful and settings.shard[1] > 1:
+        raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
+    info = _open_run(out, describe_run(tower, tasks, methods, settings))
+    if timed and tasks and not info["cost"]:
+        info["cost"] = time_methods(_policy(tower, tasks[0]), tasks[0], methods, settings)
+        write_json(out / "run.json", info)
+
+
 def run(
     tower: Tower,
     tasks: Sequence[Task],
@@ -176,21 +199,19 @@ def run(
     A picture that cannot be read, or on which a method raises, becomes a row with its error, and the run goes on.
 
     Args:
-        timed: whether each method is timed alone first, on one batch of the first task.
+        timed: as in `open_run`.
 
     Raises:
-        UserError: the folder holds another run, or a stateful method is to be sharded.
+        UserError: as `open_run`.
     """
-    stateful = [m.name for m in methods if m.protocol != "episodic"]
-    if stateful and settings.shard[1] > 1:
-        raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
-    info = _open_run(out, describe_run(tower, tasks, methods, settings))
-    for index, task in enumerate(tasks):
-        policy = Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
-        if timed and index == 0 and not info["cost"]:
-            info["cost"] = time_methods(policy, task, methods, settings)
-            write_json(out / "run.json", info)
-        _run_task(policy, task, methods, out, settings, progress)
+    open_run(tower, tasks, methods, out, settings, timed=timed)
+    first, step = settings.task_share
+    for task in tasks[first::step]:
+        _run_task(_policy(tower, task), task, methods, out, settings, progress)
+
+
+def _policy(tower: Tower, task: Task) -> Policy:
+    return Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
 
 
 def _run_task(

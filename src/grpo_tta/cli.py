@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,17 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
+
+
+def _options_of(context: typer.Context, without: Sequence[str]) -> list[str]:
+    """The options of a call as words of a command line, those at their default left out."""
+    words = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in without or value == parameter.get_default(context):
+            continue
+        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return words
 
 
 def _split_list(text: str) -> list[str]:
@@ -122,6 +134,7 @@ def predict(
 
 @app.command()
 def bench(
+    context: typer.Context,
     suite: Annotated[str, typer.Option(help="nano: the shipped suite. Ignored where --data is given.")] = "nano",
     data: Annotated[
         Path | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
@@ -129,7 +142,7 @@ def bench(
     labels_file: Annotated[Path | None, typer.Option(help="Class names of --data, one a line.")] = None,
     template: Annotated[str, typer.Option(help="Prompt of --data, with {} for the label.")] = "a photo of a {}.",
     methods: Annotated[str, typer.Option(help="all, or comma-separated names.")] = "all",
-    tasks: Annotated[str, typer.Option(help="Comma-separated tasks of the suite; default: all but the streams.")] = "",
+    tasks: Annotated[str, typer.Option(help="all, or comma-separated tasks of the suite; default: all but the streams.")] = "",
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
     model: Model = "nano-clip",
     seed: Seed = 0,
@@ -141,6 +154,8 @@ def bench(
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
     batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
     chunk: Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")] = 128,
+    workers: Annotated[int, typer.Option(help="Processes that share the tasks, and the cores, between them.")] = 1,
+    task_share: Annotated[str, typer.Option(help="i/n: every n-th task; for processes that share a folder.")] = "0/1",
     out: Annotated[Path, typer.Option(help="Folder of the records; an existing run is resumed.")] = Path("runs/bench"),
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False,
     device: Device = "cpu",
@@ -155,6 +170,7 @@ def bench(
     from grpo_tta.methods import choose_methods
     from grpo_tta.towers import load_tower
     from grpo_tta.whole_table import run_table
+    from grpo_tta.workers import worker_commands
 
     if data is not None:
         chosen = [custom_task(data, template=template, labels_file=labels_file, limit=limit)]
@@ -164,7 +180,7 @@ def bench(
         raise UserError(f"Unknown suite {suite!r}; use nano, or --data for your own pictures.")
     wanted = _split_list(methods)
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
-    settings = RunSettings(batch=batch, chunk=chunk, shard=_shard(shard))
+    settings = RunSettings(batch=batch, chunk=chunk, shard=_shard(shard), task_share=_shard(task_share))
     console = Console(width=None if sys.stdout.isatty() else 150)
     run_table(
         load_tower(model, device=device, download=download),
@@ -175,6 +191,7 @@ def bench(
         console,
         seeds=read_seeds(seeds) if seeds else [seed],
         dear_limit=limit_heavy,
+        workers=worker_commands(_options_of(context, ("workers", "task_share", "with_report")), workers) if workers > 1 else (),
     )
     if with_report:
         report([out], out / "report")

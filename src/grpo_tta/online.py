@@ -25,7 +25,6 @@ from grpo_tta.rewards import RewardWeights, view_weights, weighted_log_mean
 from grpo_tta.settings import GRPOSettings
 from grpo_tta.towers import Tower
 from grpo_tta.tuning import make_plan
-from grpo_tta.views import ViewSettings
 
 _PRIOR = "prior."
 

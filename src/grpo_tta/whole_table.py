@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from grpo_tta.batches import make_batch
-from grpo_tta.benchmark import RunSettings, with_counts
+from grpo_tta.benchmark import RunSettings, open_run, with_counts
 from grpo_tta.contract import ImageBatch, Method, observe
 from grpo_tta.data.tasks import Task
 from grpo_tta.demo import run_with_progress
@@ -19,10 +19,12 @@ from grpo_tta.errors import UserError
 from grpo_tta.images import to_rgb
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
+from grpo_tta.records import part_path
 from grpo_tta.towers import Tower
+from grpo_tta.workers import run_workers
 
 DEAR = 64.0
-"""Forward passes an image above which a method is dear."""
+"""Passes an image above which a method is dear; a backward pass counts as two forward passes."""
 
 
 def seed_folder(out: Path, seed: int) -> Path:
@@ -30,7 +32,7 @@ def seed_folder(out: Path, seed: int) -> Path:
 
 
 def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: RunSettings, above: float = DEAR) -> list[str]:
-    """Methods that take more than `above` forward passes an image, as they count them on one image of a task.
+    """Methods that take more than `above` passes an image, as they count them on one image of a task.
 
     A method that fails on the image is not dear; the run will tell why.
     """
@@ -44,7 +46,8 @@ def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: 
         with contextlib.suppress(Exception):
             views, copies = make_batch(tower, [image], [name], with_counts(settings.views, [method]), settings.seed)
             batch = ImageBatch((name,), views, copies, observe(policy, views, copies, [method]), settings.seed)
-            if method(policy, batch, {})[0].cost.forwards > above:
+            cost = method(policy, batch, {})[0].cost
+            if cost.forwards + 2 * cost.backwards > above:
                 found.append(method.name)
     return found
 
@@ -66,6 +69,7 @@ def run_table(
     *,
     seeds: Sequence[int],
     dear_limit: int | None = None,
+    workers: Sequence[Sequence[str]] = (),
 ) -> list[Path]:
     """Runs one seed after the other, each an ordinary run in a folder of its own; methods are timed in the first alone.
 
@@ -73,12 +77,13 @@ def run_table(
         settings: of every run, but for the seed.
         seeds: of the runs. One seed goes into `out` itself, several into `out`/seed-N.
         dear_limit: N images of a task are all that `dear_methods` get (`RunSettings.first_only`); None for no such limit.
+        workers: commands that do the work, each a share of the tasks of the same runs; none does it here.
 
     Returns:
         The folders of the runs.
 
     Raises:
-        UserError: no seed, a seed twice, a limit below one, or as `benchmark.run`.
+        UserError: no seed, a seed twice, a limit below one, a worker that failed, or as `benchmark.run`.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError("Name each seed once, and at least one.")
@@ -88,10 +93,22 @@ def run_table(
         dear = dear_methods(tower, tasks[0], methods, settings)
         settings = replace(settings, first_only=dict.fromkeys(dear, dear_limit))
         if dear:
-            console.print(f"At most {dear_limit} images a task for {', '.join(dear)} (over {DEAR:.0f} forward passes each).")
+            console.print(f"At most {dear_limit} images a task for {', '.join(dear)} (over {DEAR:.0f} passes each).")
     folders = [out] if len(seeds) == 1 else [seed_folder(out, seed) for seed in seeds]
-    for number, (seed, folder) in enumerate(zip(seeds, folders, strict=True)):
+    runs = [(folder, replace(settings, seed=seed), seed == seeds[0]) for seed, folder in zip(seeds, folders, strict=True)]
+    if workers:
+        for folder, of_seed, timed in runs:  # timed here, while the machine does nothing else
+            open_run(tower, tasks, methods, folder, of_seed, timed=timed)
+        parts = [
+            part_path(folder, task.name, index)
+            for folder in folders
+            for task in tasks
+            for index in range(-(-len(task.image_ids) // settings.chunk))
+        ]
+        run_workers(workers, parts, console)
+        return folders
+    for number, (folder, of_seed, timed) in enumerate(runs):
         if len(seeds) > 1:
-            console.print(f"Seed {seed}, {number + 1} of {len(seeds)}")
-        run_with_progress(tower, tasks, methods, folder, replace(settings, seed=seed), console, timed=number == 0)
+            console.print(f"Seed {of_seed.seed}, {number + 1} of {len(seeds)}")
+        run_with_progress(tower, tasks, methods, folder, of_seed, console, timed=timed)
     return folders

@@ -59,7 +59,7 @@ def _nano_task(spec: nano.Task, split: nano.Split, limit: int | None) -> Task:
 
 
 def nano_tasks(names: Sequence[str] | None = None, split: str = "reporting", limit: int | None = None) -> list[Task]:
-    """Tasks of the nano suite: all but the streams by default, each cut to its first `limit` images.
+    """Tasks of the nano suite: all but the streams by default, streams too for `["all"]`; cut to the first `limit` images.
 
     Raises:
         UserError: unknown task or split, or a limit below one.
@@ -71,6 +71,8 @@ def nano_tasks(names: Sequence[str] | None = None, split: str = "reporting", lim
         raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
     if names is None:
         names = [name for name, spec in nano.TASKS.items() if spec.kind != "stream"]
+    elif list(names) == ["all"]:
+        names = list(nano.TASKS)
     unknown = [name for name in names if name not in nano.TASKS]
     if unknown:
         raise UserError(f"Unknown task {unknown[0]!r}; choose from {', '.join(nano.TASKS)}.")
