@@ -51,7 +51,7 @@ def grids() -> dict[str, list[Method]]:
         "zero": [zero_method(ZeroSettings(V, kept)) for kept in (0.3, 0.1, 0.5, 0.75, 1.0)],
         "mta": [
             mta_method(MTASettings(V, e, a, n)) for e, a, n in
-            ((0.2, 4.0, 0.3), (0.2, 1.0, 0.3), (1.0, 4.0, 0.3), (1.0, 1.0, 0.3), (0.2, 4.0, 1.0), (1.0, 4.0, 1.0), (0.5, 1.0, 1.0))
+            ((0.2, 4, 0.3), (0.2, 1, 0.3), (1, 4, 0.3), (1, 1, 0.3), (0.2, 4, 1), (1, 4, 1), (0.5, 1, 1))
         ],
         "tpt": [tpt_method(TPTSettings(V, m, learning_rate=lr)) for m in few for lr in (5e-3, 1e-3, 2e-2)],
         "encoder-entropy": [
