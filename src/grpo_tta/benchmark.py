@@ -27,7 +27,7 @@ from grpo_tta.adapt import Adaptation
 from grpo_tta.batches import make_batch
 from grpo_tta.contract import ImageBatch, Method, State, concatenate, observe
 from grpo_tta.cost import measure, peak_memory_mb
-from grpo_tta.data.tasks import Task
+from grpo_tta.data.tasks import Task, random_key
 from grpo_tta.errors import UserError
 from grpo_tta.images import to_rgb
 from grpo_tta.policy import Policy
@@ -211,7 +211,7 @@ def run(
 
 
 def _policy(tower: Tower, task: Task) -> Policy:
-    return Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
+    return Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble, repeats=task.repeated_names))
 
 
 def _run_task(
@@ -256,12 +256,16 @@ def _load_states(folder: Path, methods: Sequence[Method], before: dict[str, Stat
 @final
 @dataclass(frozen=True)
 class _Image:
-    """What the runner knows of an image and a method must not: its number in the task, its place in the stream, its label."""
+    """What the runner knows of an image and a method must not: its number in the task, its place in the stream, its label.
+
+    `key` is what a method gets in place of the id, to draw the image's random numbers by.
+    """
 
     image_id: str
     number: int
     order: int
     label: int
+    key: str = ""
 
 
 def _run_chunk(
@@ -294,8 +298,9 @@ def _run_chunk(
         for place, number in enumerate(numbers[first : first + settings.batch], start + first):
             try:
                 picture, label = task.load(number)
-                pictures.append(to_rgb(picture))
-                images.append(_Image(task.image_ids[number], number, place, label))
+                picture = to_rgb(picture)
+                images.append(_Image(task.image_ids[number], number, place, label, random_key(task, number, picture)))
+                pictures.append(picture)
             except Exception as error:
                 failed(_Image(task.image_ids[number], number, place, -1), error)
         batches = []
@@ -328,7 +333,7 @@ def _observe(
     """The frozen pass over a batch; where it fails, image by image, so that one picture does not spoil the others."""
     if not pictures:
         return
-    names = tuple(image.image_id for image in images)
+    names = tuple(image.key for image in images)
     try:
         views, copies = make_batch(policy.tower, pictures, names, with_counts(settings.views, methods), settings.seed)
         seen = observe(policy, views, copies, methods)

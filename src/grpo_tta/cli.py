@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_tta.data.benchmarks import commands as datasets_commands
 from grpo_tta.errors import UserError
 from grpo_tta.sweep_command import read_seeds, sweep
 
@@ -27,12 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(datasets_commands.app, name="datasets")
 
 Model = Annotated[
     str, typer.Option(help="nano-clip (shipped), a folder in open_clip's format, or ARCHITECTURE/PRETRAINED of open_clip.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
-Download = Annotated[bool, typer.Option("--download", help="Allow weights to be fetched; never done unasked.")]
+Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
 
@@ -135,12 +137,27 @@ def predict(
 @app.command()
 def bench(
     context: typer.Context,
-    suite: Annotated[str, typer.Option(help="nano: the shipped suite. Ignored where --data is given.")] = "nano",
+    suite: Annotated[str, typer.Option(help="nano: the shipped suite. Ignored where --data or --dataset is given.")] = "nano",
+    dataset: Annotated[
+        str, typer.Option(help="Comma-separated names from 'grpo-tta datasets', or fifteen for all of these; needs --root.")
+    ] = "",
+    root: Annotated[Path | None, typer.Option(help="Folder that holds the benchmarks of --dataset.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
     ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="Class names of --data, one a line.")] = None,
-    template: Annotated[str, typer.Option(help="Prompt of --data, with {} for the label.")] = "a photo of a {}.",
+    labels_file: Annotated[
+        Path | None, typer.Option(help="Class names of --data, one a line, or a .json of label and name.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="Prompt of --data and --dataset, with {} for the label, or coop for CoOp's own of a benchmark.")
+    ] = "a photo of a {}.",
+    corruptions: Annotated[
+        str, typer.Option(help="all fifteen of ImageNet-C, or comma-separated; made on the fly but for the -c sets.")
+    ] = "",
+    severities: Annotated[str, typer.Option(help="Of the corruptions, comma-separated, 1 to 5.")] = "5",
+    official_split: Annotated[
+        bool, typer.Option("--official-split", help="torchvision's own test split of --dataset.")
+    ] = False,
     methods: Annotated[str, typer.Option(help="all, or comma-separated names.")] = "all",
     tasks: Annotated[str, typer.Option(help="all, or comma-separated tasks of the suite; default: all but the streams.")] = "",
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
@@ -161,23 +178,24 @@ def bench(
     device: Device = "cpu",
     download: Download = False,
 ) -> None:
-    """Measure methods on the nano suite or on your own labelled pictures, zero-shot always beside."""
+    """Measure methods on the nano suite, benchmarks or your own labelled pictures, zero-shot always beside."""
     from rich.console import Console
 
     from grpo_tta.benchmark import RunSettings
-    from grpo_tta.data.custom import custom_task
-    from grpo_tta.data.tasks import nano_tasks
+    from grpo_tta.data.choose import Choice, choose_tasks
     from grpo_tta.methods import choose_methods
     from grpo_tta.towers import load_tower
     from grpo_tta.whole_table import run_table
     from grpo_tta.workers import worker_commands
 
-    if data is not None:
-        chosen = [custom_task(data, template=template, labels_file=labels_file, limit=limit)]
-    elif suite == "nano":
-        chosen = nano_tasks(_split_list(tasks) if tasks else None, split, limit)
-    else:
-        raise UserError(f"Unknown suite {suite!r}; use nano, or --data for your own pictures.")
+    choice = Choice(
+        suite=suite, tasks=tuple(_split_list(tasks)) if tasks else None, split=split, limit=limit,
+        data=data, labels_file=labels_file, template=template,
+        datasets=tuple(_split_list(dataset)) if dataset else (), root=root, official_split=official_split,
+        corruptions=tuple(_split_list(corruptions)) if corruptions else (), severities=tuple(_split_list(severities)),
+        download=download,
+    )  # fmt: skip
+    chosen = choose_tasks(choice)
     wanted = _split_list(methods)
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
     settings = RunSettings(batch=batch, chunk=chunk, shard=_shard(shard), task_share=_shard(task_share))

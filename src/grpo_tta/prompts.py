@@ -49,22 +49,26 @@ def make_prompts(
     ensemble: Sequence[str] = (),
     *,
     cache: bool = True,
+    repeats: bool = False,
 ) -> ClassPrompts:
     """Checks labels and templates and encodes them.
+
+    Args:
+        repeats: two classes may share a name, as in OpenAI's names of ImageNet.
 
     Raises:
         UserError: labels or templates are unusable, or a prompt is longer than the model reads.
     """
-    labels, templates = check_labels(labels), check_templates(templates)
+    labels, templates = check_labels(labels, repeats=repeats), check_templates(templates)
     ensemble = check_templates(ensemble) if ensemble else templates
     return ClassPrompts(labels, templates, ensemble, text_features(tower, labels, templates, cache=cache))
 
 
-def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+def check_labels(labels: Sequence[str], *, repeats: bool = False) -> tuple[str, ...]:
     """Labels without surrounding blanks.
 
     Raises:
-        UserError: fewer than two labels, an empty one, or one that occurs twice.
+        UserError: fewer than two labels, an empty one, or (unless `repeats`) one that occurs twice.
     """
     if isinstance(labels, str):
         raise UserError("Labels must be a list of class names; split the string first.")
@@ -74,7 +78,7 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     if len(clean) < 2:
         raise UserError(f"{len(clean)} label(s) given, but classification needs at least two; add labels.")
     twice = [label for label, n in Counter(clean).items() if n > 1]
-    if twice:
+    if twice and not repeats:
         raise UserError(f"Label {twice[0]!r} occurs more than once; remove the duplicate.")
     return clean
 
@@ -124,7 +128,7 @@ def text_features(
     Raises:
         UserError: labels or templates are unusable, or a prompt is longer than the model reads.
     """
-    labels, templates = check_labels(labels), check_templates(templates)
+    labels, templates = check_labels(labels, repeats=True), check_templates(templates)
     key = json.dumps([tower.fingerprint, str(tower.dtype), labels, templates])
     path = cache_folder() / "text" / (hashlib.blake2b(key.encode(), digest_size=20).hexdigest() + ".safetensors")
     if cache and path.is_file():

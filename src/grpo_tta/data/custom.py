@@ -1,32 +1,56 @@
-"""A user's own labelled pictures as a task: a folder per class, a CSV of path,label, or Parquet with image,label."""
+"""A user's own labelled pictures as a task: a folder per class, a CSV of path,label, or Parquet with image,label.
+
+The same pictures give the same answers in all three: random numbers go by pixels, not by where a picture lies.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+import tempfile
+import threading
+import weakref
+from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pandas as pd
 import pyarrow.parquet as pq
 from PIL import Image
 
-from grpo_tta.data.tasks import Kind, Task
+from grpo_tta.data.tasks import Kind, Task, evenly
 from grpo_tta.errors import UserError
 from grpo_tta.images import SUFFIXES, load_image, to_rgb
 
 _KIND: Kind = "real"
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names, one a line, in the order of the labels.
+def read_labels(path: Path) -> dict[str, str]:
+    """Labels in their order, with the name of each for the prompts: a text file with one name a line (label and name are
+    the same), or a .json file {label: name}, or {label: [name, other names …]}, of which the first is taken.
 
     Raises:
-        UserError: the file is missing or holds no name.
+        UserError: the file is missing, not readable, holds no name, or holds a label twice.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such labels file; give a text file with one class name a line.")
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    try:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix.lower() == ".json" else None
+    except ValueError as error:  # bad JSON, or bytes that are no text
+        raise UserError(f"{path}: not a readable labels file ({error}).") from None
+    if content is None:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(set(lines)) < len(lines):
+            twice = next(line for i, line in enumerate(lines) if line in lines[:i])
+            raise UserError(f"{path}: {twice!r} occurs more than once; remove the duplicate.")
+        names = {line: line for line in lines}
+    else:
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: not an object of label and name; write {{label: name, …}}.")
+        names = {str(label): str(name[0] if isinstance(name, list) and name else name) for label, name in content.items()}
     if not names:
         raise UserError(f"{path}: no class names in it; write one a line.")
     return names
@@ -41,7 +65,7 @@ def custom_task(
         path: a folder with one folder per class, a CSV file with the columns path and label (paths relative to the
             file), or a Parquet file with the columns image (encoded bytes, or a struct with `bytes`) and label.
         template: prompt with `{}` for the class name.
-        labels_file: class names, one a line; without it the names found in the data, sorted.
+        labels_file: as `read_labels` takes it; without it the labels found in the data, sorted, are the names.
         limit: at most so many pictures, taken evenly from the whole.
         name: of the task; the path's stem by default.
 
@@ -51,42 +75,43 @@ def custom_task(
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check --data.")
     if path.is_dir():
-        ids, labels, read = _folder(path)
+        ids, labels, open_pictures = _folder(path)
     elif path.suffix.lower() == ".csv":
-        ids, labels, read = _csv(path)
+        ids, labels, open_pictures = _csv(path)
     elif path.suffix.lower() in (".parquet", ".pq"):
-        ids, labels, read = _parquet(path)
+        ids, labels, open_pictures = _parquet(path)
     else:
         raise UserError(f"{path}: give a folder with one folder per class, a .csv or a .parquet file.")
     if not ids:
         raise UserError(f"{path}: no pictures in it.")
-    if len(set(ids)) < len(ids):
-        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-        raise UserError(f"{path}: {twice!r} occurs more than once; remove the duplicate.")
-    classes = read_labels(labels_file) if labels_file else tuple(sorted(set(labels)))
-    unknown = sorted(set(labels) - set(classes))
+    if twice := [name for name, n in Counter(ids).items() if n > 1]:
+        raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
+    names = read_labels(labels_file) if labels_file else {label: label for label in sorted(set(labels))}
+    unknown = sorted(set(labels) - set(names))
     if unknown:
         raise UserError(f"{path}: label {unknown[0]!r} is not in {labels_file}; add it there or rename it.")
-    if limit is not None and limit < 1:
-        raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
-    keep = range(len(ids)) if limit is None or limit >= len(ids) else [i * len(ids) // limit for i in range(limit)]
-    numbers = [classes.index(labels[i]) for i in keep]
-    shown = tuple(c.replace("_", " ") for c in classes)
-    chosen = list(keep)
+    keep = evenly(len(ids), limit)
+    number_of = {label: number for number, label in enumerate(names)}
+    numbers = [number_of[labels[i]] for i in keep]
+    shown = tuple(c.replace("_", " ") for c in names.values())
+    read = open_pictures(keep)
 
     def load(number: int) -> tuple[Image.Image, int]:
-        return read(chosen[number]), numbers[number]
+        return read(number), numbers[number]
 
-    return Task(name or path.stem, _KIND, shown, template, (template,), [ids[i] for i in keep], load)
+    chosen = [ids[i] for i in keep]
+    return Task(name or path.stem, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels")
 
 
-_Parts = tuple[list[str], list[str], Callable[[int], Image.Image]]
+_Open = Callable[[Sequence[int]], Callable[[int], Image.Image]]
+"""Numbers of the pictures that will be read -> (place among them -> picture)."""
+_Parts = tuple[list[str], list[str], _Open]
 
 
 def _folder(path: Path) -> _Parts:
-    files = sorted(p for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    relative = [p.relative_to(path) for p in files]
-    return [r.as_posix() for r in relative], [r.parts[0] for r in relative], lambda i: load_image(files[i])
+    files = sorted(p.relative_to(path) for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    ids = [file.as_posix() for file in files]
+    return ids, [file.parts[0] for file in files], lambda keep: lambda n: load_image(path / ids[keep[n]])
 
 
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
@@ -102,7 +127,7 @@ def _csv(path: Path) -> _Parts:
         raise UserError(f"{path}: not a readable CSV file ({error}).") from None
     _columns(list(frame.columns), ("path", "label"), path)
     ids = frame["path"].tolist()
-    return ids, frame["label"].tolist(), lambda i: load_image(path.parent / ids[i])
+    return ids, frame["label"].tolist(), lambda keep: lambda n: load_image(path.parent / ids[keep[n]])
 
 
 def _parquet(path: Path) -> _Parts:
@@ -110,22 +135,67 @@ def _parquet(path: Path) -> _Parts:
         found = pq.read_schema(path).names
         _columns(found, ("image", "label"), path)
         has_id = "image_id" in found
-        table = pq.read_table(path, columns=["image", "label", *(["image_id"] if has_id else [])])
+        table = pq.read_table(path, columns=["label", *(["image_id"] if has_id else [])])
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not a readable Parquet file ({error}).") from None
     ids = [str(v) for v in table["image_id"].to_pylist()] if has_id else [f"{path.stem}/{i}" for i in range(len(table))]
-    images = table["image"]
+    labels = [str(v) for v in table["label"].to_pylist()]
 
-    def read(i: int) -> Image.Image:
-        cell: Any = images[i].as_py()
-        data = cell["bytes"] if isinstance(cell, dict) else cell
+    def open_pictures(keep: Sequence[int]) -> Callable[[int], Image.Image]:
+        pictures = _Spool(path, keep)
+
+        def read(n: int) -> Image.Image:
+            try:
+                with Image.open(io.BytesIO(pictures[n])) as image:
+                    image.load()
+                    return to_rgb(image)
+            except Exception as error:
+                raise UserError(f"{ids[keep[n]]}: the picture is damaged ({error}); export it again.") from None
+
+        return read
+
+    return ids, labels, open_pictures
+
+
+@final
+class _Spool:
+    """The encoded pictures of a Parquet file one after another in a temporary file, so that they can be read in any order
+    without being held in memory: a Parquet file is only read in runs of rows. It needs their size on disk, in $TMPDIR.
+
+    Args:
+        keep: row numbers in ascending order.
+
+    Raises:
+        UserError: the file cannot be read, or the disk is full.
+    """
+
+    def __init__(self, path: Path, keep: Sequence[int]) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._ends = array("q", [0])
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return to_rgb(image)
-        except Exception as error:
-            raise UserError(f"{ids[i]}: the picture is damaged ({error}); export it again.") from None
+            self._fill(path, keep)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: its pictures could not be copied to a temporary file ({error}).") from None
 
-    return ids, [str(v) for v in table["label"].to_pylist()], read
+    def _fill(self, path: Path, keep: Sequence[int]) -> None:
+        waiting = iter(keep)
+        wanted = next(waiting, None)
+        row = 0
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64, columns=["image"]):
+                for place in range(len(batch)):
+                    if row + place == wanted:
+                        cell: Any = batch.column(0)[place].as_py()
+                        self._file.write((cell["bytes"] if isinstance(cell, dict) else cell) or b"")
+                        self._ends.append(self._file.tell())
+                        wanted = next(waiting, None)
+                row += len(batch)
+
+    def __getitem__(self, n: int) -> bytes:
+        with self._lock:
+            self._file.seek(self._ends[n])
+            return self._file.read(self._ends[n + 1] - self._ends[n])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
+from grpo_tta.images import image_key
 
 Kind = Literal["source", "shifted", "cross-domain", "real", "stream"]
 SHIFTED_MEAN: tuple[Kind, ...] = ("shifted", "cross-domain", "real")
@@ -30,6 +31,9 @@ class Task:
         load: number of an image -> (picture, label). Only the runner ever sees the label.
         ordered: the order means something (streams) and must not be shuffled.
         prompted_by: which of them make the text features: the single template or the mean of the ensemble.
+        keyed_by: what names a picture's random numbers: its id, or its pixels, as in `predict`, where ids say where a
+            picture lies and the answer must not depend on that.
+        repeated_names: two classes may share a name (OpenAI's ImageNet names do).
     """
 
     name: str
@@ -41,11 +45,31 @@ class Task:
     load: Callable[[int], tuple[Image.Image, int]]
     ordered: bool = False
     prompted_by: Literal["template", "ensemble"] = "template"
+    keyed_by: Literal["id", "pixels"] = "id"
+    repeated_names: bool = False
 
     @property
     def templates(self) -> tuple[str, ...]:
         """Templates whose mean makes the text features."""
         return (self.template,) if self.prompted_by == "template" else self.ensemble
+
+
+def random_key(task: Task, number: int, picture: Image.Image) -> str:
+    """The name under which a picture's random numbers are drawn."""
+    return task.image_ids[number] if task.keyed_by == "id" else image_key(picture)
+
+
+def evenly(count: int, limit: int | None) -> list[int]:
+    """Numbers of at most `limit` of `count` pictures, taken evenly from the whole.
+
+    Raises:
+        UserError: a limit below one.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
 
 
 def _nano_task(spec: nano.Task, split: nano.Split, limit: int | None) -> Task:

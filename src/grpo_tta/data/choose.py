@@ -1,0 +1,78 @@
+"""Which tasks `bench` runs: the nano suite, benchmarks, or a user's own pictures, corrupted or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from grpo_tta.data.benchmarks.corrupted import corrupted_tasks
+from grpo_tta.data.benchmarks.load import benchmark_tasks, corruptions_named, part_named
+from grpo_tta.data.custom import custom_task
+from grpo_tta.data.tasks import Task, nano_tasks
+from grpo_tta.errors import UserError
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """
+    Attributes:
+        suite, tasks: the nano suite and which of its tasks (None for all but the streams).
+        split: reporting or tuning.
+        limit: pictures a task.
+        data, labels_file: a user's own pictures and the names of their labels.
+        template: prompt of benchmarks and own pictures, or "coop".
+        datasets, root: benchmarks and the folder that holds them.
+        official_split: torchvision's own test split of the benchmarks.
+        corruptions, severities: as the user wrote them; none for the pictures as they are.
+        download: benchmarks may be fetched.
+    """
+
+    suite: str = "nano"
+    tasks: tuple[str, ...] | None = None
+    split: str = "reporting"
+    limit: int | None = None
+    data: Path | None = None
+    labels_file: Path | None = None
+    template: str = "a photo of a {}."
+    datasets: tuple[str, ...] = ()
+    root: Path | None = None
+    official_split: bool = False
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[str, ...] = ("5",)
+    download: bool = False
+
+
+def choose_tasks(choice: Choice) -> list[Task]:
+    """
+    Raises:
+        UserError: options that do not go together, unknown names, or data that are missing or wrong.
+    """
+    names, severities = corruptions_named(choice.corruptions, choice.severities)
+    if choice.data is not None and choice.datasets:
+        raise UserError("--data and --dataset were both given; use one of them.")
+    if choice.datasets:
+        if choice.root is None:
+            raise UserError("--dataset needs --root, the folder that holds the benchmarks.")
+        return benchmark_tasks(
+            choice.datasets,
+            choice.root,
+            part=part_named(choice.split),
+            template=choice.template,
+            limit=choice.limit,
+            corruptions=names,
+            severities=severities,
+            official=choice.official_split,
+            download=choice.download,
+        )
+    if choice.root is not None or choice.official_split:
+        raise UserError("--root and --official-split belong to --dataset; name one.")
+    if choice.data is not None:
+        template, labels_file, limit = choice.template, choice.labels_file, choice.limit
+        tasks = [custom_task(choice.data, template=template, labels_file=labels_file, limit=limit)]
+    elif choice.suite == "nano":
+        tasks = nano_tasks(choice.tasks, choice.split, choice.limit)
+    else:
+        raise UserError(f"Unknown suite {choice.suite!r}; use nano, --dataset for benchmarks, or --data for your own pictures.")
+    return corrupted_tasks(tasks, names, severities) if names else tasks
