@@ -100,6 +100,7 @@ FIFTEEN = (
         tuning_images=1_633,
         read=splits.read_split,
         split_file="split_zhou_OxfordFlowers.json",
+        annotation="cat_to_name.json",
         own_template="a photo of a {}, a type of flower.",
         folders=("oxford_flowers/jpg", "Flower102/jpg", "flowers-102/jpg"),
         source=(
@@ -169,6 +170,7 @@ FIFTEEN = (
         tuning_images=1_635,
         read=splits.read_split,
         split_file="split_zhou_StanfordCars.json",
+        annotation="devkit/cars_meta.mat",
         folders=("stanford_cars", "StanfordCars"),
         source=(
             "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat; the authors' page is gone, "

@@ -83,6 +83,7 @@ class Benchmark:
         split_file: CoOp's list of train, val and test pictures.
         tuning_images: pictures of its val part.
         class_of: path in the split file -> the class name it must carry there.
+        annotation: the data set's own list of class names, where paths do not tell the class.
         own_template: CoOp's hand-written one.
         downloads: (class of torchvision.datasets, its options) that `--download` runs.
         official: torchvision's own test split.
@@ -105,6 +106,7 @@ class Benchmark:
     split_file: str = ""
     tuning_images: int | None = None
     class_of: Callable[[str], str] | None = None
+    annotation: str = ""
     own_template: str = FIELD_TEMPLATE
     downloads: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
     official: Official | None = None

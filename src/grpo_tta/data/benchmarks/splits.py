@@ -147,27 +147,36 @@ def _classes(benchmark: Benchmark, split: Mapping[str, Sequence[Row]]) -> tuple[
 
 
 def _annotations(benchmark: Benchmark, places: Sequence[Path], classes: Sequence[str]) -> list[str]:
-    """Compares the class names with the data set's own list, where it has one that paths do not tell."""
-    told: list[str] | None = None
-    if names := _first(places, "cat_to_name.json"):
-        content = json.loads(names.read_text())
-        told = [content[str(label + 1)] for label in range(len(content))]
-    elif names := _first(places, "devkit/cars_meta.mat"):
-        from scipy.io import loadmat
+    """Compares the class names with the data set's own list, where it has one and it is there.
 
-        found = loadmat(str(names), squeeze_me=True)["class_names"]
-        # "Acura RL Sedan 2012" -> "2012 Acura RL Sedan", as CoOp has it
-        told = [re.sub(r"^(.*) (\d{4})$", r"\2 \1", str(name)) for name in found]
-    if told is None or names is None or list(classes) == told:
+    Raises:
+        UserError: the list is damaged.
+    """
+    path = next((p / benchmark.annotation for p in places if (p / benchmark.annotation).is_file()), None)
+    if path is None:
         return []
+    try:
+        told = _cars_names(path) if path.suffix == ".mat" else _flower_names(path)
+    except Exception as error:  # SciPy raises all kinds on a damaged file
+        raise UserError(f"{path}: truncated or damaged ({error!r}); download it again.") from None
     if len(told) != len(classes):
-        return [f"{names.name} holds {len(told)} classes, {benchmark.split_file} {len(classes)}"]
-    label = next(i for i, (a, b) in enumerate(zip(classes, told, strict=True)) if a != b)
-    return [f"class {label} is called {classes[label]!r} in {benchmark.split_file} and {told[label]!r} in {names.name}"]
+        return [f"{path.name} holds {len(told)} classes, {benchmark.split_file} {len(classes)}"]
+    wrong = [(label, *pair) for label, pair in enumerate(zip(classes, told, strict=True)) if pair[0] != pair[1]]
+    sentences = [f"class {n} is called {a!r} in {benchmark.split_file} and {b!r} in {path.name}" for n, a, b in wrong]
+    return name_some("{}", sentences)
 
 
-def _first(places: Sequence[Path], name: str) -> Path | None:
-    return next((place / name for place in places if (place / name).is_file()), None)
+def _flower_names(path: Path) -> list[str]:
+    content = json.loads(path.read_text())
+    return [content[str(number)] for number in range(1, len(content) + 1)]
+
+
+def _cars_names(path: Path) -> list[str]:
+    """ "Acura RL Sedan 2012" -> "2012 Acura RL Sedan", as CoOp has it."""
+    from scipy.io import loadmat
+
+    names = loadmat(str(path), squeeze_me=True)["class_names"]
+    return [re.sub(r"^(.*) (\d{4})$", r"\2 \1", str(name)) for name in names]
 
 
 def _overlaps(split: Mapping[str, Sequence[Row]]) -> list[str]:
