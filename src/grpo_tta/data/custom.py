@@ -185,8 +185,9 @@ class _Spool:
         waiting = iter(keep)
         wanted = next(waiting, None)
         row = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64, columns=["image"]):
+        # Read as a stream: memory goes with the largest page of the file, at most a row group, not with its length.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18) as file:
+            for batch in file.iter_batches(batch_size=16, columns=["image"], use_threads=False):
                 for place in range(len(batch)):
                     if row + place == wanted:
                         cell: Any = batch.column(0)[place].as_py()

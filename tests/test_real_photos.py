@@ -1,0 +1,124 @@
+"""Real photographs kept beside the project: three layouts, one result. And memory that does not grow with the data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from grpo_tta.cli import app
+from grpo_tta.data.custom import custom_task
+from grpo_tta.images import image_key
+from grpo_tta.records import read_records
+
+PHOTOS = Path(os.environ.get("GRPO_TTA_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
+needs_photos = pytest.mark.skipif(
+    not (PHOTOS / "cifar10-test.parquet").is_file(), reason=f"no real photographs in {PHOTOS}; set GRPO_TTA_SHARED"
+)
+ROWS = 10
+
+
+def bench(data: Path, out: Path, *more: str) -> pd.DataFrame:
+    done = CliRunner().invoke(app, ["bench", "--data", str(data), "--out", str(out), "--batch", "8", *more])
+    assert done.exit_code == 0, done.output
+    return read_records([out])
+
+
+@needs_photos
+def test_bench_gives_the_same_from_parquet_folder_and_csv(tmp_path: Path) -> None:
+    first = next(pq.ParquetFile(PHOTOS / "cifar10-test.parquet").iter_batches(ROWS)).to_pandas()
+    names = sorted(set(first["label"]))
+    first.to_parquet(tmp_path / "photos.parquet")
+    for row in first.itertuples():
+        path = tmp_path / "photos" / row.label / Path(row.image_id).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row.image)
+    paths = [f"photos/{row.label}/{Path(row.image_id).name}" for row in first.itertuples()][::-1]
+    pd.DataFrame({"path": paths, "label": list(first["label"])[::-1]}).to_csv(tmp_path / "photos.csv", index=False)
+    methods = ("--methods", "zero-shot,grpo-tta")
+    tables = []
+    for data in (tmp_path / "photos.parquet", tmp_path / "photos", tmp_path / "photos.csv"):
+        rows = bench(data, tmp_path / "runs" / data.name, *methods)
+        task = custom_task(data, template="{}")
+        assert task.classes == tuple(names)
+        key = {name: image_key(task.load(n)[0]) for n, name in enumerate(task.image_ids)}
+        rows["key"] = rows["image_id"].map(key)
+        tables.append(rows.sort_values(["key", "method"], ignore_index=True))
+    parquet, folder, csv = tables
+    assert len(parquet) == 2 * ROWS
+    assert parquet["error"].isna().all()
+    assert (parquet["label"] >= 0).all()
+    for other in (folder, csv):
+        for column in ("key", "method", "label"):
+            assert (parquet[column] == other[column]).all()
+        sure = parquet["margin"] > 1e-4
+        assert (parquet["prediction"] == other["prediction"])[sure].all()
+        # the neighbours in a batch differ with the order, so the last digits may
+        assert (parquet["confidence"] - other["confidence"]).abs().max() < 1e-4
+
+
+@needs_photos
+def test_names_of_wordnet_labels_and_corruptions(tmp_path: Path) -> None:
+    first = next(pq.ParquetFile(PHOTOS / "tiny-imagenet-val.parquet").iter_batches(6)).to_pandas()
+    first.to_parquet(tmp_path / "val.parquet")
+    classes = json.loads((PHOTOS / "tiny-imagenet-classes.json").read_text())
+    task = custom_task(tmp_path / "val.parquet", template="{}", labels_file=PHOTOS / "tiny-imagenet-classes.json")
+    assert len(task.classes) == 200
+    for number, label in enumerate(first["label"]):
+        assert task.classes[task.load(number)[1]] == classes[label][0]
+    rows = bench(tmp_path / "val.parquet", tmp_path / "x", "--corruptions", "fog,pixelate", "--severities", "1,5",
+                 "--methods", "zero-shot")  # fmt: skip
+    assert list(rows["task"].unique()) == ["val-fog-1", "val-fog-5", "val-pixelate-1", "val-pixelate-5"]
+    assert rows["error"].isna().all()
+    assert rows["kind"].eq("shifted").all()
+
+
+# ru_maxrss would be the parent's at the time of the fork, if that is larger
+MEASURE = """
+import sys
+from pathlib import Path
+from grpo_tta.benchmark import RunSettings, run
+from typer.testing import CliRunner
+
+from grpo_tta.cli import app
+from grpo_tta.data.custom import custom_task
+from grpo_tta.methods import choose_methods
+from grpo_tta.towers import load_tower
+task = custom_task(Path(sys.argv[1]), template="a {}.")
+run(load_tower("nano-clip"), [task], choose_methods(["zero-shot"]), Path(sys.argv[2]), RunSettings(batch=16))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
+def test_peak_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    peaks = {}
+    for count in (16, 272):
+        data = tmp_path / f"{count}"
+        data.mkdir()
+        pictures = []
+        for n in range(count):
+            path = data / ("a" if n % 2 else "b") / f"{n}.bmp"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(noise.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(path)
+            pictures.append(path.read_bytes())
+        labels = ["a" if n % 2 else "b" for n in range(count)]
+        pd.DataFrame({"image": pictures, "label": labels}).to_parquet(tmp_path / f"{count}.parquet", compression=None, row_group_size=16)
+        for source in (data, tmp_path / f"{count}.parquet"):
+            command = [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "runs" / source.name)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            peaks[count, source.suffix] = int(done.stdout) / 1024
+    # 256 pictures more are 50 MB, encoded as well as decoded
+    for kind in ("", ".parquet"):
+        assert peaks[272, kind] - peaks[16, kind] < 20, peaks
