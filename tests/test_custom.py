@@ -55,6 +55,34 @@ def test_parquet(folder: Path, as_struct: bool) -> None:
     assert [row[1:] for row in read(custom_task(folder / "x.parquet", template="a {}."))] == list(NAMES.values())
 
 
+def test_labels_with_names(folder: Path) -> None:
+    labels = folder / "labels.json"
+    labels.write_text('{"polar_bear": ["ice bear", "polar bear"], "cat": "house cat"}')
+    task = custom_task(folder, template="a {}.", labels_file=labels)
+    assert task.classes == ("ice bear", "house cat")
+    assert [row[2] for row in read(task)] == [1, 1, 0]
+    for text, message in (("{", "not a readable labels file"), ("[1]", "not an object"), ("{}", "no class names")):
+        labels.write_text(text)
+        with pytest.raises(UserError, match=message):
+            custom_task(folder, template="a {}.", labels_file=labels)
+    (folder / "labels.txt").write_text("cat\npolar_bear\ncat\n")
+    with pytest.raises(UserError, match="'cat' occurs more than once"):
+        custom_task(folder, template="a {}.", labels_file=folder / "labels.txt")
+
+
+def test_parquet_is_read_in_any_order_and_closed(folder: Path) -> None:
+    data = [(folder / name).read_bytes() for name in NAMES] * 40
+    frame = pd.DataFrame({"image": data, "label": ["cat", "cat", "polar_bear"] * 40})
+    frame.to_parquet(folder / "x.parquet", row_group_size=7)
+    task = custom_task(folder / "x.parquet", template="a {}.", limit=50)
+    expected = [list(NAMES.values())[i * 120 // 50 % 3] for i in range(50)]
+    order = np.random.default_rng(0).permutation(50)
+    assert [(int(np.asarray(task.load(n)[0])[0, 0, 0]), task.load(n)[1]) for n in order] == [expected[n] for n in order]
+    frame.assign(image=[None, *data[1:]]).to_parquet(folder / "y.parquet")
+    with pytest.raises(UserError, match="y/0: the picture is damaged"):
+        custom_task(folder / "y.parquet", template="a {}.").load(0)
+
+
 def test_what_is_off_is_named(folder: Path, tmp_path: Path) -> None:
     def refused(path: Path, message: str, **more: object) -> None:
         with pytest.raises(UserError, match=message):

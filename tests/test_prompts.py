@@ -45,3 +45,10 @@ def test_labels_are_checked() -> None:
     for template in ("no braces", "{} and {}", "{} {"):
         with pytest.raises(UserError, match="exactly one"):
             prompts.check_templates([template])
+
+
+def test_names_repeat_only_where_that_is_said(nano_tower: Tower) -> None:
+    with pytest.raises(UserError, match="'star' occurs more than once"):
+        prompts.make_prompts(nano_tower, ["star", "heart", "star"])
+    twice = prompts.make_prompts(nano_tower, ["star", "heart", "star"], repeats=True)
+    assert torch.equal(twice.features[0], twice.features[2])

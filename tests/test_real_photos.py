@@ -113,7 +113,9 @@ def test_peak_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -
             Image.fromarray(noise.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(path)
             pictures.append(path.read_bytes())
         labels = ["a" if n % 2 else "b" for n in range(count)]
-        pd.DataFrame({"image": pictures, "label": labels}).to_parquet(tmp_path / f"{count}.parquet", compression=None, row_group_size=16)
+        pd.DataFrame({"image": pictures, "label": labels}).to_parquet(
+            tmp_path / f"{count}.parquet", compression=None, row_group_size=16
+        )
         for source in (data, tmp_path / f"{count}.parquet"):
             command = [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "runs" / source.name)]
             done = subprocess.run(command, capture_output=True, text=True)
