@@ -1,18 +1,14 @@
-"""Real photographs kept beside the project: three layouts, one result. And memory that does not grow with the data."""
+"""Real photographs kept beside the project: three layouts, one result."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from grpo_tta.cli import app
@@ -80,47 +76,3 @@ def test_names_of_wordnet_labels_and_corruptions(tmp_path: Path) -> None:
     assert list(rows["task"].unique()) == ["val-fog-1", "val-fog-5", "val-pixelate-1", "val-pixelate-5"]
     assert rows["error"].isna().all()
     assert rows["kind"].eq("shifted").all()
-
-
-# ru_maxrss would be the parent's at the time of the fork, if that is larger
-MEASURE = """
-import sys
-from pathlib import Path
-from grpo_tta.benchmark import RunSettings, run
-from typer.testing import CliRunner
-
-from grpo_tta.cli import app
-from grpo_tta.data.custom import custom_task
-from grpo_tta.methods import choose_methods
-from grpo_tta.towers import load_tower
-task = custom_task(Path(sys.argv[1]), template="a {}.")
-run(load_tower("nano-clip"), [task], choose_methods(["zero-shot"]), Path(sys.argv[2]), RunSettings(batch=16))
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
-def test_peak_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0)
-    peaks = {}
-    for count in (16, 272):
-        data = tmp_path / f"{count}"
-        data.mkdir()
-        pictures = []
-        for n in range(count):
-            path = data / ("a" if n % 2 else "b") / f"{n}.bmp"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(noise.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(path)
-            pictures.append(path.read_bytes())
-        labels = ["a" if n % 2 else "b" for n in range(count)]
-        pd.DataFrame({"image": pictures, "label": labels}).to_parquet(
-            tmp_path / f"{count}.parquet", compression=None, row_group_size=16
-        )
-        for source in (data, tmp_path / f"{count}.parquet"):
-            command = [sys.executable, "-c", MEASURE, str(source), str(tmp_path / "runs" / source.name)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            peaks[count, source.suffix] = int(done.stdout) / 1024
-    # 256 pictures more are 50 MB, encoded as well as decoded
-    for kind in ("", ".parquet"):
-        assert peaks[272, kind] - peaks[16, kind] < 20, peaks
