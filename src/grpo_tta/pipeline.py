@@ -116,6 +116,7 @@ class GRPOTTA:
         device: str | torch.device = "cpu",
         batch: int = 16,
         download: bool = False,
+        cache: bool = True,
     ) -> None:
         """
         Args:
@@ -127,6 +128,7 @@ class GRPOTTA:
             device: where a model named by a string runs.
             batch: pictures adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
+            cache: whether text features may be kept on disk.
 
         Raises:
             UserError: unknown model or preset, missing weights, unusable labels or templates, K > C, batch < 1.
@@ -139,7 +141,7 @@ class GRPOTTA:
             raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         self.tower = load_tower(model, device=device, download=download) if isinstance(model, str) else model
-        self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates))
+        self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
         self.settings, self.seed, self._batch = settings, seed, batch
         settings.group_size(self.policy.classes)
         self._plan = make_plan(self.tower, settings.tuned, settings.last_blocks, settings.rank)
