@@ -80,14 +80,26 @@ def serve(
 
 
 def page(
-    model: Model = "nano-clip",
+    model: Annotated[list[str] | None, typer.Option(help="Model to offer; may be repeated. Default: nano-clip.")] = None,
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Where the page is.")] = 7860,
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
     device: Device = "cpu",
     download: Download = False,
 ) -> None:
     """Open a web page that shows, step by step, what adaptation does to a picture."""
     need_extra("app", "gradio")
+    from grpo_tta.app.run import serve_page
+    from grpo_tta.towers import load_tower
+
+    models = model or ["nano-clip"]
+    first = load_tower(models[0], device=device, download=download)  # a wrong name is told before the page is up
+    serve_page(
+        models,
+        lambda name: first if name == models[0] else load_tower(name, device=device, download=download),
+        host=host,
+        port=port,
+        announce=lambda address: typer.echo(f"Open {address} in a browser (Ctrl+C stops it)"),
+    )
 
 
 def need_extra(extra: str, *modules: str) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from grpo_tta import GRPOTTA, ViewSettings
 from grpo_tta.data import nano
-from grpo_tta.service.run import open_socket
+from grpo_tta.listen import open_socket
 from grpo_tta.settings import DEFAULT
 from grpo_tta.towers import Tower
 

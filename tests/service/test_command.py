@@ -16,7 +16,7 @@ import pytest
 from grpo_tta import UserError
 from grpo_tta.cli import main
 from grpo_tta.cli_faces import need_extra
-from grpo_tta.service.run import open_socket
+from grpo_tta.listen import open_socket
 from tests.service.conftest import CLASSIFY, encoded, picture
 
 ARGUMENTS = ["serve", "--labels", "star,heart,fish", "--port", "0"]

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Callable
 
 import uvicorn
 
-from grpo_tta import GRPOTTA, UserError
+from grpo_tta import GRPOTTA
+from grpo_tta.listen import address, open_socket
 from grpo_tta.service.http import create_service
 from grpo_tta.service.limits import Limits
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        UserError: the port is taken or the host is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"Cannot listen on {host} port {port} ({error}); choose another --port or --host.") from None
 
 
 def serve(classifier: GRPOTTA, *, host: str, port: int, limits: Limits, batch: int, announce: Callable[[str], None]) -> None:
@@ -37,8 +24,7 @@ def serve(classifier: GRPOTTA, *, host: str, port: int, limits: Limits, batch: i
         UserError: the address cannot be listened on.
     """
     listener = open_socket(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    announce(f"http://{shown}:{listener.getsockname()[1]}")
+    announce(address(listener))
     config = uvicorn.Config(
         create_service(classifier, limits, batch=batch),
         log_level="warning",
