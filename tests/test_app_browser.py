@@ -22,7 +22,10 @@ from tests.test_pipeline import pictures
 
 CHROMIUM = Path("/usr/bin/chromium")
 LABELS = ["star", "heart", "fish", "<b>cup</b> ${1+1}"]
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),  # Gradio's own use of pandas
+]
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +148,8 @@ def test_the_keyboard_is_enough(browser: Browser, address: str) -> None:
     page.keyboard.type("star, heart, fish")
     for _ in range(20):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.closest('#tta-shift') !== null"):
-            page.keyboard.press("ArrowLeft")  # from fog to blur
+        if page.evaluate("document.activeElement.value === 'blur'"):
+            page.keyboard.press("Space")
             told(page, "blur, severity 4")
         if page.evaluate("document.activeElement.id === 'tta-adapt'"):
             break
@@ -162,7 +165,7 @@ def test_a_phone_can_read_it(browser: Browser, address: str, tmp_path: Path, sch
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     small = page.evaluate(
         """() => [...document.querySelectorAll('#tta-answer *, #tta-trace *')]
-            .filter(e => e.children.length === 0 && e.innerText && parseFloat(getComputedStyle(e).fontSize) < 10)
+            .filter(e => e.children.length === 0 && e.innerText && parseFloat(getComputedStyle(e).fontSize) < 12)
             .map(e => e.innerText)"""
     )
     assert not small
