@@ -14,7 +14,7 @@ from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, split_labels, tell
 from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, render
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.towers import Tower
-from tests.test_pipeline import LABELS, pictures
+from tests.service.conftest import LABELS, picture
 
 
 def photo(width: int = 90, height: int = 60) -> Image.Image:
@@ -60,7 +60,7 @@ def test_unknown_shifts_are_refused() -> None:
 
 
 def test_an_episode_tells_what_predict_and_explain_say(nano_tower: Tower) -> None:
-    classifier, image = GRPOTTA(nano_tower, LABELS), pictures(3)[2]
+    classifier, image = GRPOTTA(nano_tower, LABELS), picture(2, "gaussian-noise")
     told, answer, explained = tell(classifier, image), classifier.predict(image), classifier.explain(image)
     assert (told.before, told.after) == (answer.label_before, answer.label)
     assert told.percent_after == pytest.approx(100 * answer.probability, abs=1e-3)
@@ -87,7 +87,7 @@ def test_view_0_is_shown_as_the_model_sees_it(nano_tower: Tower) -> None:
     import base64
     import io
 
-    image = pictures(1)[0]
+    image = picture(0, "gaussian-noise")
     told = tell(GRPOTTA(nano_tower, LABELS), image)
     (first,) = [view for view in told.views if view.number == 0]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.picture.split(",")[1]))), float)
@@ -96,7 +96,7 @@ def test_view_0_is_shown_as_the_model_sees_it(nano_tower: Tower) -> None:
 
 
 def test_the_paper_preset_has_a_group_a_view(nano_tower: Tower) -> None:
-    told = tell(GRPOTTA(nano_tower, LABELS, settings="paper"), pictures(1)[0])
+    told = tell(GRPOTTA(nano_tower, LABELS, settings="paper"), picture(0, "gaussian-noise"))
     assert len(told.groups) == len(told.views) == 6
     assert all(len(group.rows) == 3 and len(group.rows[0].percents) == 3 for group in told.groups)
     assert len(told.steps) == 3
@@ -107,7 +107,7 @@ def test_the_paper_preset_has_a_group_a_view(nano_tower: Tower) -> None:
 
 def test_labels_are_escaped_and_nothing_comes_from_outside(nano_tower: Tower) -> None:
     labels = ["<b>star</b>", "heart & co", '"fish"']
-    answer, trace = render(tell(GRPOTTA(nano_tower, labels), pictures(1)[0]), "fog, severity 4", "cpu")
+    answer, trace = render(tell(GRPOTTA(nano_tower, labels), picture(0, "gaussian-noise")), "fog, severity 4", "cpu")
     for html in (answer, trace):
         assert "<b>star" not in html
         assert "heart &amp; co" in html
@@ -116,7 +116,7 @@ def test_labels_are_escaped_and_nothing_comes_from_outside(nano_tower: Tower) ->
 
 
 def test_equal_rewards_are_told_as_no_step(nano_tower: Tower) -> None:
-    told = replace(tell(GRPOTTA(nano_tower, LABELS), pictures(1)[0]), stepped=False, before="star", after="star")
+    told = replace(tell(GRPOTTA(nano_tower, LABELS), picture(0, "gaussian-noise")), stepped=False, before="star", after="star")
     answer, trace = render(told, "untouched", "cpu")
     assert "no step was taken" in answer
     assert "No step was taken" in trace

@@ -17,8 +17,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from grpo_tta import GRPOTTA
 from grpo_tta.app.run import create_app
 from grpo_tta.towers import Tower
-from tests.service.conftest import serving
-from tests.test_pipeline import pictures
+from tests.service.conftest import picture, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 LABELS = ["star", "heart", "fish", "<b>cup</b> ${1+1}"]
@@ -88,7 +87,7 @@ def told(page: Page, wait_for: str) -> None:
 
 def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_tower: Tower, tmp_path: Path) -> None:
     page, asked, wrong = opened(browser, address, 1280, 900)
-    image = pictures(4)[3]
+    image = picture(3, "gaussian-noise")
     image.save(tmp_path / "mine.png")
     first = bars(page)
     page.locator("#tta-picture").get_by_role("button", name=re.compile("clear|remove", re.I)).click()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -15,7 +15,6 @@ from PIL import Image
 from grpo_tta import GRPOTTA, Explanation, UserError
 from grpo_tta.batches import make_batch
 from grpo_tta.images import image_key
-from grpo_tta.pipeline import Candidate
 from grpo_tta.towers import Tower
 
 SHOWN_LABELS = 8
@@ -168,41 +167,26 @@ def _denormalised(view: torch.Tensor, tower: Tower) -> Image.Image:
 
 def _groups(told: Explanation) -> tuple[Group, ...]:
     """One group where all views have the same candidates and rewards (advantages averaged), else one a view."""
-    after = {label: 100 * p for label, p in told.prediction.probabilities.items()}
     keys = [tuple((c.label, c.reward) for c in view.candidates) for view in told.views]
     if any(key != keys[0] for key in keys):
-        return tuple(
-            Group(f"Group of view {view.view}", _rows([_Mean.of([c]) for c in view.candidates], after)) for view in told.views
-        )
+        return tuple(Group(f"Group of view {view.view}", _rows(told, [m])) for m, view in enumerate(told.views))
     title = "One group for all views" if len(keys) > 1 else f"Group of view {told.views[0].view}"
-    together = zip(*(view.candidates for view in told.views), strict=True)
-    return (Group(title, _rows([_Mean.of(same) for same in together], after)),)
+    return (Group(title, _rows(told, range(len(told.views)))),)
 
 
-@final
-@dataclass(frozen=True)
-class _Mean:
-    """One candidate over the views that propose it with the same reward."""
-
-    label: str
-    reward: float
-    advantage: float
-    percents: tuple[float, ...]
-
-    @staticmethod
-    def of(same: Sequence[Candidate]) -> _Mean:
-        n = len(same)
-        percents = tuple(100 * sum(each) / n for each in zip(*(c.probabilities for c in same), strict=True))
-        return _Mean(same[0].label, same[0].reward, sum(c.advantage for c in same) / n, percents)
-
-
-def _rows(candidates: Sequence[_Mean], after: Mapping[str, float]) -> tuple[Row, ...]:
-    largest = max(abs(c.advantage) for c in candidates) or 1.0
+def _rows(told: Explanation, views: Sequence[int]) -> tuple[Row, ...]:
+    """The candidates that these views share, with the views' mean advantage and mean probabilities."""
+    n = len(views)
+    together = list(zip(*(told.views[m].candidates for m in views), strict=True))
+    advantages = [sum(c.advantage for c in same) / n for same in together]
+    largest = max(abs(a) for a in advantages) or 1.0
     rows = []
-    for c in candidates:
-        width = 50 * abs(c.advantage) / largest
-        left = 50.0 if c.advantage >= 0 else 50 - width
-        rows.append(Row(c.label, c.reward, c.advantage, left, width, c.percents, after[c.label]))
+    for same, advantage in zip(together, advantages, strict=True):
+        width = 50 * abs(advantage) / largest
+        left = 50.0 if advantage >= 0 else 50 - width
+        percents = tuple(100 * sum(each) / n for each in zip(*(c.probabilities for c in same), strict=True))
+        answer = 100 * told.prediction.probabilities[same[0].label]
+        rows.append(Row(same[0].label, same[0].reward, advantage, left, width, percents, answer))
     return tuple(rows)
 
 

@@ -22,7 +22,7 @@ class Classifiers:
     def __init__(self, own: GRPOTTA, *, batch: int, kept: int = 16) -> None:
         """
         Args:
-            own: answers requests without labels; lends its tower, templates, settings and seed to the others.
+            own: answers requests without labels; lends its tower, templates, settings, reward and seed to the others.
             batch: pictures adapted in one pass.
             kept: classifiers remembered for labels of requests.
         """
@@ -46,6 +46,7 @@ class Classifiers:
                 labels,
                 templates=own.policy.prompts.templates,
                 settings=own.settings,
+                reward=own.reward,
                 seed=own.seed,
                 batch=self._batch,
                 cache=False,  # strangers' labels must not fill the disk
