@@ -12,7 +12,7 @@ Sizes: B images, V views, P content-free copies, M selected views, C classes, K 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,12 +21,16 @@ from torch import Tensor
 
 from grpo_tta import objective
 from grpo_tta.candidates import CandidateGroup, propose, share
+from grpo_tta.errors import UserError
 from grpo_tta.optim import Update, within_trust
 from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import Reference, combine, content_free_prior, view_weights, weighted_log_mean
 from grpo_tta.seeds import gumbel_noise
 from grpo_tta.settings import GRPOSettings
 from grpo_tta.tuning import Plan, make_plan
+
+Reward = Callable[[Reference, CandidateGroup], Tensor]
+"""(reference, group) -> rewards `[B, M, K]` in nats; must be label-free to be fair. Only differences in a group matter."""
 
 
 @final
@@ -134,15 +138,17 @@ def propose_steps(
     image_ids: Sequence[str] = (),
     seed: int = 0,
     stream: Tensor | None = None,
+    reward: Reward | None = None,
 ) -> Proposal:
     """Selection, group, rewards and advantages of B images; no gradient, no step.
 
     Args:
         image_ids, seed: name the Gumbel noise of the group rule `sample`.
         stream: `[B, C]` log of the stream prior; only for an online method.
+        reward: in place of the settings' sum of rewards.
 
     Raises:
-        UserError: settings that do not fit the classes.
+        UserError: settings that do not fit the classes, or a reward of the wrong shape or that is not finite.
     """
     K = settings.group_size(policy.classes)
     selected, reference = refer(policy, seen, settings, stream)
@@ -153,13 +159,22 @@ def propose_steps(
     group = propose(proposer, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
     if settings.group_of == "image":
         group = share(group, old)
-    rewards = combine(settings.rewards, reference, group)  # [B, M, K]
+    rewards = combine(settings.rewards, reference, group) if reward is None else _own(reward, reference, group)  # [B, M, K]
     advantages = objective.advantages(
         rewards, group.old_log_probs, group.mask, settings.advantage, temperature=settings.target_temperature
     )
     weights = objective.candidate_weights(group.old_log_probs, group.mask, settings.weighting)
     stepped = (advantages != 0).flatten(1).any(1)  # [B]
     return Proposal(reference, selected, group, rewards, advantages, weights, stepped)
+
+
+def _own(reward: Reward, reference: Reference, group: CandidateGroup) -> Tensor:
+    """A user's own rewards, checked, zero where masked."""
+    rewards = reward(reference, group)
+    if rewards.shape != group.classes.shape or not torch.isfinite(rewards[group.mask]).all():
+        shapes = f"{tuple(group.classes.shape)}, not {tuple(rewards.shape)}"
+        raise UserError(f"A reward must give finite numbers of the group's shape [B, M, K] {shapes}.")
+    return rewards.masked_fill(~group.mask, 0.0)
 
 
 def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,6 +195,7 @@ def adapt(
     *,
     image_ids: Sequence[str] = (),
     seed: int = 0,
+    reward: Reward | None = None,
 ) -> Adaptation:
     """Adapts to B images, each alone, and predicts.
 
@@ -188,12 +204,13 @@ def adapt(
         seen: the frozen model's pass over views and copies, with the tokens at the plan's first block.
         settings: of the method.
         image_ids, seed: name the Gumbel noise of the group rule `sample`.
+        reward: in place of the settings' sum of rewards.
 
     Raises:
-        UserError: settings that do not fit the model or the classes.
+        UserError: settings that do not fit the model or the classes, or a reward that is no use.
     """
     # selection, group, rewards, advantages
-    proposal = propose_steps(policy, seen, settings, image_ids=image_ids, seed=seed)
+    proposal = propose_steps(policy, seen, settings, image_ids=image_ids, seed=seed, reward=reward)
 
     # policy steps on the selected views, from the cached tokens; every image has its own parameters
     plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_tta import cli_faces
 from grpo_tta.data.benchmarks import commands as datasets_commands
 from grpo_tta.errors import UserError
 from grpo_tta.sweep_command import read_seeds, sweep
@@ -231,6 +232,10 @@ def report(
     from grpo_tta.report import write_report
 
     write_report(runs, out, console=Console(width=None if sys.stdout.isatty() else 150))
+
+
+app.command()(cli_faces.serve)
+app.command("app")(cli_faces.page)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from grpo_tta.adapt import Adaptation, adapt
+from grpo_tta.adapt import Adaptation, Reward, adapt
 from grpo_tta.batches import make_batch
 from grpo_tta.errors import UserError
 from grpo_tta.images import image_key, load_image, to_rgb
@@ -116,6 +116,8 @@ class GRPOTTA:
         device: str | torch.device = "cpu",
         batch: int = 16,
         download: bool = False,
+        cache: bool = True,
+        reward: Reward | None = None,
     ) -> None:
         """
         Args:
@@ -127,6 +129,8 @@ class GRPOTTA:
             device: where a model named by a string runs.
             batch: pictures adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
+            cache: whether text features may be kept on disk.
+            reward: your own, in place of the settings' (see `grpo_tta.adapt.Reward`).
 
         Raises:
             UserError: unknown model or preset, missing weights, unusable labels or templates, K > C, batch < 1.
@@ -139,8 +143,8 @@ class GRPOTTA:
             raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         self.tower = load_tower(model, device=device, download=download) if isinstance(model, str) else model
-        self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates))
-        self.settings, self.seed, self._batch = settings, seed, batch
+        self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
+        self.settings, self.seed, self.reward, self._batch = settings, seed, reward, batch
         settings.group_size(self.policy.classes)
         self._plan = make_plan(self.tower, settings.tuned, settings.last_blocks, settings.rank)
 
@@ -204,7 +208,7 @@ class GRPOTTA:
         keys = [image_key(picture) for picture in pictures]
         views, copies = make_batch(self.tower, pictures, keys, self.settings.views, self.seed)
         seen = self.policy.observe(views, copies, [self._plan.first_block])
-        return adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed)
+        return adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
 
     def _answers(self, adaptation: Adaptation) -> list[Prediction]:
         found = []

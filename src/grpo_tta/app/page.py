@@ -1,0 +1,144 @@
+"""The page itself: what can be chosen, and what is drawn of an episode."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from threading import Lock
+from typing import final
+
+import gradio as gr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from grpo_tta import GRPOTTA, UserError
+from grpo_tta.app.episode import Episode, split_labels, tell
+from grpo_tta.app.shifts import SHIFTS, Shift, shift
+from grpo_tta.data import nano
+from grpo_tta.images import to_rgb
+from grpo_tta.settings import PRESETS
+from grpo_tta.towers import Tower
+
+EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
+"""Pictures of the nano suite's tuning split, by task and number."""
+EMPTY = '<p class="tta-empty">Choose a picture and press <b>Adapt</b>.</p>'
+
+
+@final
+class Classifiers:
+    """The towers that the page offers, each loaded on first use, and the last few classifiers made of them."""
+
+    def __init__(self, load: Callable[[str], Tower], kept: int = 8) -> None:
+        self._load, self._kept, self._lock = load, kept, Lock()
+        self._towers: dict[str, Tower] = {}
+        self._made: OrderedDict[tuple[str, tuple[str, ...], str, str], GRPOTTA] = OrderedDict()
+
+    def get(self, model: str, labels: Sequence[str], template: str, preset: str) -> GRPOTTA:
+        """
+        Raises:
+            UserError: whatever of it is unusable.
+        """
+        key = (model, tuple(labels), template, preset)
+        with self._lock:
+            if key not in self._made:
+                if model not in self._towers:
+                    self._towers[model] = self._load(model)
+                self._made[key] = GRPOTTA(self._towers[model], labels, templates=template, settings=preset)
+                if len(self._made) > self._kept:
+                    self._made.popitem(last=False)
+            self._made.move_to_end(key)
+            return self._made[key]
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _number(value: float, digits: int, *, sign: bool = False) -> str:
+    """Rounded, with a true minus sign, and none before a zero."""
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return text.lstrip("+-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
+
+
+_TEMPLATES = Environment(loader=PackageLoader("grpo_tta"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+_TEMPLATES.filters.update(percent=_percent, number=_number)
+
+
+def render(episode: Episode, seen: str, device: str) -> tuple[str, str]:
+    """Answer and trace as HTML; labels are escaped."""
+    answer = _TEMPLATES.get_template("app_answer.html").render(e=episode, seen=seen, device=device)
+    return answer, _TEMPLATES.get_template("app_trace.html").render(e=episode)
+
+
+def example(task: str, number: int) -> tuple[Image.Image, str, str]:
+    """Picture, labels and template of one example."""
+    spec = nano.TASKS[task]
+    return Image.fromarray(nano.item(task, "tuning", number).image), ", ".join(spec.classes), spec.template
+
+
+def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
+    """The page for these models; the first is chosen to begin with.
+
+    Args:
+        models: names.
+        load: name -> tower.
+    """
+    classifiers = Classifiers(load)
+
+    def adapt(
+        image: Image.Image | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str
+    ) -> tuple[str, str]:
+        if image is None:
+            raise gr.Error("There is no picture yet; drop one or take an example.", print_exception=False)
+        try:
+            classifier = classifiers.get(model, split_labels(labels), template, preset)
+            picture = shift(to_rgb(image), kind, int(severity), classifier.tower.image_size)
+            episode = tell(classifier, picture)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        seen = "untouched" if kind == "none" else f"{kind}, severity {int(severity)}"
+        return render(episode, seen, str(classifier.tower.device))
+
+    def choose(number: int) -> tuple[Image.Image, str, str]:
+        return example(*EXAMPLES[number])
+
+    first, first_labels, first_template = choose(0)
+    with gr.Blocks(title="grpo-tta", analytics_enabled=False) as page:
+        gr.HTML(
+            "<h1>grpo-tta</h1><p>A zero-shot model adapts itself to one unlabelled picture, answers, and forgets. "
+            "Shift the picture and watch.</p>",
+            elem_id="tta-head",
+        )
+        with gr.Row():
+            with gr.Column(scale=4, min_width=300):
+                image = gr.Image(
+                    first, label="Picture", type="pil", image_mode=None, format="png", sources=["upload", "clipboard"],
+                    height=240, buttons=[], elem_id="tta-picture", alt_text="the picture to adapt to",
+                )  # fmt: skip
+                thumbnail = gr.Image(visible=False, type="pil", format="png")
+                examples = gr.Dataset(
+                    components=[thumbnail], samples=[[example(*each)[0]] for each in EXAMPLES], type="index",
+                    layout="gallery", label="Examples", elem_id="tta-examples",
+                )  # fmt: skip
+                labels = gr.Textbox(first_labels, label="Labels, separated by commas", lines=3, elem_id="tta-labels")
+                kind = gr.Radio(list(SHIFTS), value="fog", label="Shift the picture", elem_id="tta-shift")
+                severity = gr.Slider(1, 5, value=4, step=1, label="Severity of the shift", buttons=[], elem_id="tta-severity")
+                with gr.Accordion("Model, preset, prompt", open=False):
+                    model = gr.Dropdown(list(models), value=models[0], label="Model", elem_id="tta-model")
+                    preset = gr.Radio(list(PRESETS), value="default", label="Preset", elem_id="tta-preset")
+                    template = gr.Textbox(first_template, label="Prompt with {} for the label", elem_id="tta-template")
+                button = gr.Button("Adapt", variant="primary", elem_id="tta-adapt")
+            with gr.Column(scale=6, min_width=300):
+                answer = gr.HTML(EMPTY, elem_id="tta-answer")
+        trace = gr.HTML("", elem_id="tta-trace")
+        inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace]
+        gr.on([button.click, kind.change, severity.release, page.load], adapt, inputs, outputs, api_name="adapt")
+        chosen = examples.click(choose, examples, [image, labels, template], api_visibility="private")
+        chosen.then(adapt, inputs, outputs, api_visibility="private")
+    return page
+
+
+def style() -> str:
+    """The page's own CSS."""
+    return (files("grpo_tta") / "templates" / "app.css").read_text()

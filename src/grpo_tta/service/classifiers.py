@@ -1,0 +1,57 @@
+"""One classifier for each set of labels that is asked for; the model itself is there once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import final
+
+from PIL import Image
+
+from grpo_tta import GRPOTTA, Prediction
+
+Labels = tuple[str, ...] | None
+
+
+@final
+class Classifiers:
+    """The service's own classifier, and the most recently used ones for labels that requests brought.
+
+    Used by one thread at a time.
+    """
+
+    def __init__(self, own: GRPOTTA, *, batch: int, kept: int = 16) -> None:
+        """
+        Args:
+            own: answers requests without labels; lends its tower, templates, settings, reward and seed to the others.
+            batch: pictures adapted in one pass.
+            kept: classifiers remembered for labels of requests.
+        """
+        self._own, self._batch, self._kept = own, batch, kept
+        self._others: OrderedDict[tuple[str, ...], GRPOTTA] = OrderedDict()
+
+    def predict(self, labels: Labels, pictures: list[Image.Image]) -> list[Prediction]:
+        """
+        Raises:
+            UserError: the labels do not fit the model or the settings.
+        """
+        return self._get(labels).predict(pictures)
+
+    def _get(self, labels: Labels) -> GRPOTTA:
+        if labels is None or labels == self._own.labels:
+            return self._own
+        if labels not in self._others:
+            own = self._own
+            self._others[labels] = GRPOTTA(
+                own.tower,
+                labels,
+                templates=own.policy.prompts.templates,
+                settings=own.settings,
+                reward=own.reward,
+                seed=own.seed,
+                batch=self._batch,
+                cache=False,  # strangers' labels must not fill the disk
+            )
+            if len(self._others) > self._kept:
+                self._others.popitem(last=False)
+        self._others.move_to_end(labels)
+        return self._others[labels]

@@ -1,0 +1,58 @@
+"""A classifier with few views, pictures as files, and the application on a real loopback socket."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from grpo_tta import GRPOTTA, ViewSettings
+from grpo_tta.data import nano
+from grpo_tta.listen import open_socket
+from grpo_tta.settings import DEFAULT
+from grpo_tta.towers import Tower
+
+LABELS = nano.TASKS["source"].classes
+FEW = replace(DEFAULT, views=ViewSettings(views=2, copies=1), selected=2)
+CLASSIFY = "/v1/classify"
+
+
+def picture(number: int, task: str = "fog") -> Image.Image:
+    return Image.fromarray(nano.item(task, "tuning", number).image)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The application under uvicorn on a free loopback port, on a thread of its own."""
+    listener = open_socket("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def make_quick(nano_tower: Tower) -> Callable[[], GRPOTTA]:
+    return lambda: GRPOTTA(nano_tower, LABELS, settings=FEW)
+
+
+@pytest.fixture(scope="session")
+def quick(make_quick: Callable[[], GRPOTTA]) -> GRPOTTA:
+    return make_quick()
