@@ -15,6 +15,7 @@ from grpo_tta.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from grpo_tta.distributed import RaySettings
     from grpo_tta.pipeline import GRPOTTA, Prediction
 
 app = typer.Typer(
@@ -32,6 +33,14 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: any number of machines (the extra `ray`; see docs/scaling.md).")]
+Actors = Annotated[int, typer.Option(help="ray: processes that hold the model.", rich_help_panel="Ray")]
+ActorCpus = Annotated[float, typer.Option(help="ray: CPUs of each, and threads.", rich_help_panel="Ray")]
+ActorGpus = Annotated[float, typer.Option(help="ray: GPUs of each; 0.5 puts two on a GPU.", rich_help_panel="Ray")]
+ActorMemory = Annotated[float | None, typer.Option(help="ray: GB each may take while adapting.", rich_help_panel="Ray")]
+Chunk = Annotated[int, typer.Option(help="ray: pictures handed out at once, a file of rows each.", rich_help_panel="Ray")]
+RayAddress = Annotated[str | None, typer.Option(help="ray: a running cluster; default RAY_ADDRESS, else start one here.",
+                                                rich_help_panel="Ray")]  # fmt: skip
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
 
 
@@ -74,7 +83,9 @@ def demo(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Picture files, or folders searched for pictures.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Picture files, or folders searched for pictures; ray: one folder or Parquet manifest.")
+    ],
     labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two.")],
     model: Model = "nano-clip",
     template: Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")] = None,
@@ -84,6 +95,14 @@ def predict(
     device: Device = "cpu",
     batch: Annotated[int, typer.Option(help="Pictures adapted in one pass.")] = 16,
     download: Download = False,
+    out: Annotated[str, typer.Option(help="ray: folder of the answers; an existing run is resumed.")] = "runs/predict",
+    engine: Engine = "local",
+    actors: Actors = 2,
+    actor_cpus: ActorCpus = 1.0,
+    actor_gpus: ActorGpus = 0.0,
+    actor_memory: ActorMemory = None,
+    chunk: Chunk = 128,
+    ray_address: RayAddress = None,
 ) -> None:
     """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read."""
     from rich.console import Console
@@ -92,6 +111,16 @@ def predict(
     from grpo_tta.pipeline import GRPOTTA
     from grpo_tta.prompts import DEFAULT_TEMPLATE
 
+    if ray := _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address):
+        from grpo_tta.distributed import Model as ModelName
+        from grpo_tta.distributed import predict_on_ray
+
+        if len(paths) > 1:
+            raise UserError("Ray reads one folder or one Parquet manifest; name one.")
+        options = {"templates": tuple(template or (DEFAULT_TEMPLATE,)), "settings": preset, "seed": seed}
+        rows = predict_on_ray(ModelName(model, device, download), _split_list(labels), paths[0], out, batch, options, ray)
+        typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
+        return
     classifier = GRPOTTA(
         model,
         _split_list(labels),
@@ -102,7 +131,7 @@ def predict(
         batch=batch,
         download=download,
     )
-    answers, problems = _classify(classifier, find_images(paths), batch)
+    answers, problems = _classify(classifier, find_images([Path(path) for path in paths]), batch)
     if as_json:
         content = {
             "model": model,
@@ -123,7 +152,7 @@ def predict(
 def bench(
     suite: Annotated[str, typer.Option(help="nano: the shipped suite. Ignored where --data is given.")] = "nano",
     data: Annotated[
-        Path | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
+        str | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Class names of --data, one a line.")] = None,
     template: Annotated[str, typer.Option(help="Prompt of --data, with {} for the label.")] = "a photo of a {}.",
@@ -135,9 +164,16 @@ def bench(
     limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
     batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
-    out: Annotated[Path, typer.Option(help="Folder of the records; an existing run is resumed.")] = Path("runs/bench"),
+    out: Annotated[str, typer.Option(help="Folder of the records; an existing run is resumed.")] = "runs/bench",
     device: Device = "cpu",
     download: Download = False,
+    engine: Engine = "local",
+    actors: Actors = 2,
+    actor_cpus: ActorCpus = 1.0,
+    actor_gpus: ActorGpus = 0.0,
+    actor_memory: ActorMemory = None,
+    chunk: Chunk = 128,
+    ray_address: RayAddress = None,
 ) -> None:
     """Measure methods on the nano suite or on your own labelled pictures, zero-shot always beside."""
     from rich.console import Console
@@ -149,8 +185,11 @@ def bench(
     from grpo_tta.methods import choose_methods
     from grpo_tta.towers import load_tower
 
-    if data is not None:
-        chosen = [custom_task(data, template=template, labels_file=labels_file, limit=limit)]
+    ray = _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address)
+    if ray and data is not None:
+        chosen = []
+    elif data is not None:
+        chosen = [custom_task(Path(data), template=template, labels_file=labels_file, limit=limit)]
     elif suite == "nano":
         chosen = nano_tasks(_split_list(tasks) if tasks else None, split, limit)
     else:
@@ -159,10 +198,18 @@ def bench(
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
     settings = RunSettings(seed=seed, batch=batch, shard=_shard(shard))
     console = Console(width=None if sys.stdout.isatty() else 150)
-    run_with_progress(
-        load_tower(model, device=device, download=download), chosen, choose_methods(names), out, settings, console
-    )
-    console.print(f"Records in {out / 'records'}. Next: grpo-tta report {out} --out {out / 'report'}")
+    if ray:
+        from grpo_tta.distributed import Model as ModelName
+        from grpo_tta.distributed import TaskSource, bench_on_ray, manifest_source
+
+        if settings.shard != (0, 1) or (data is not None and limit is not None):
+            raise UserError("Ray shares the work out itself: leave out --shard, and --limit beside --data.")
+        source = manifest_source(data, out, template, labels_file) if data is not None else TaskSource(tuple(chosen))
+        bench_on_ray(ModelName(model, device, download), source, choose_methods(names), out, settings, ray)
+    else:
+        tower = load_tower(model, device=device, download=download)
+        run_with_progress(tower, chosen, choose_methods(names), Path(out), settings, console)
+    console.print(f"Records in {out}/records. Next: grpo-tta report {out} --out {out}/report")
 
 
 @app.command()
@@ -185,23 +232,33 @@ def _shard(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
+def _ray(
+    engine: str, actors: int, cpus: float, gpus: float, memory: float | None, chunk: int, address: str | None
+) -> RaySettings | None:
+    if engine not in ("local", "ray"):
+        raise UserError(f"Unknown engine {engine!r}; choose local or ray.")
+    if engine == "local":
+        return None
+    try:
+        from grpo_tta.distributed import RaySettings
+    except ImportError:
+        raise UserError("--engine ray needs Ray; install it with: python -m pip install 'grpo-tta[ray]'.") from None
+    return RaySettings(actors, cpus, gpus, memory, chunk, address)
+
+
 def _classify(
     classifier: GRPOTTA, paths: list[Path], batch: int
 ) -> tuple[list[tuple[Path, Prediction]], list[tuple[Path, str]]]:
-    """Answers for the pictures that can be read, and a sentence for each that cannot; never all pictures in memory."""
+    from grpo_tta.classify import classify
     from grpo_tta.images import load_image
 
     answers: list[tuple[Path, Prediction]] = []
     problems: list[tuple[Path, str]] = []
-    for first in range(0, len(paths), batch):
-        pictures = []
-        for path in paths[first : first + batch]:
-            try:
-                pictures.append((path, load_image(path)))
-            except UserError as error:
-                problems.append((path, str(error)))
-        found = classifier.predict([picture for _, picture in pictures])
-        answers += list(zip([path for path, _ in pictures], found, strict=True))
+    for number, found in classify(classifier, lambda number: load_image(paths[number]), len(paths), batch):
+        if isinstance(found, str):
+            problems.append((paths[number], found))
+        else:
+            answers.append((paths[number], found))
     return answers, problems
 
 
