@@ -45,27 +45,30 @@ BATCH = 16
 
 
 def noted(method: Method, log: Path) -> Method:
-    """The method, with a line in `log` for every batch: process, when it began, when it ended, pictures."""
+    """The method, with a line in `log` for every batch: process, when it ended, pictures, processor seconds so far."""
     inner = method.run
 
     def run(policy, batch, state):  # type: ignore[no-untyped-def]
-        began = time.time()
         found = inner(policy, batch, state)
         with log.open("a") as file:
-            file.write(f"{os.getpid()} {began} {time.time()} {len(batch.image_ids)}\n")
+            file.write(f"{os.getpid()} {time.time()} {len(batch.image_ids)} {time.process_time()}\n")
         return found
 
     return replace(method, run=run)
 
 
-def rate(log: Path, finished: float) -> float:
-    """Pictures a second from when every process has its first batch behind it until the last row is on disk."""
+def rate(log: Path, finished: float) -> tuple[float, float]:
+    """Pictures a second from when every process has its first batch behind it until the last row is on disk; and
+    processor milliseconds a picture of the processes that adapt, which other jobs of the machine do not lengthen much."""
     lines = [line.split() for line in log.read_text().splitlines()]
-    firsts: dict[str, float] = {}
-    for pid, _, ended, _ in lines:
-        firsts[pid] = min(firsts.get(pid, float("inf")), float(ended))
-    start = max(firsts.values())
-    return sum(int(n) for _, _, ended, n in lines if float(ended) > start) / (finished - start)
+    by_process: dict[str, list[tuple[float, int, float]]] = {}
+    for pid, ended, pictures, used in lines:
+        by_process.setdefault(pid, []).append((float(ended), int(pictures), float(used)))
+    start = max(batches[0][0] for batches in by_process.values())
+    found = sum(pictures for batches in by_process.values() for ended, pictures, _ in batches if ended > start)
+    used = sum(batches[-1][2] - batches[0][2] for batches in by_process.values())
+    after_first = sum(pictures for batches in by_process.values() for _, pictures, _ in batches[1:])
+    return found / (finished - start), 1000 * used / after_first
 
 
 def plain_process(index: int, count: int, limit: int, chunk: int, out: Path, barrier: Any) -> None:
@@ -85,7 +88,7 @@ def plain_process(index: int, count: int, limit: int, chunk: int, out: Path, bar
             )
 
 
-def plain(processes: int, limit: int, chunk: int, out: Path) -> float:
+def plain(processes: int, limit: int, chunk: int, out: Path) -> tuple[float, float]:
     out.mkdir(parents=True)
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
@@ -98,7 +101,7 @@ def plain(processes: int, limit: int, chunk: int, out: Path) -> float:
     return rate(out / "log", max(path.stat().st_mtime for path in (out / "records").iterdir()))
 
 
-def on_ray(actors: int, limit: int, chunk: int, out: Path) -> float:
+def on_ray(actors: int, limit: int, chunk: int, out: Path) -> tuple[float, float]:
     out.mkdir(parents=True)
     source = TaskSource(tuple(nano_tasks(["fog"], "reporting", limit)))
     methods = [noted(choose_methods(["grpo-tta"])[0], out / "log")]
@@ -108,26 +111,27 @@ def on_ray(actors: int, limit: int, chunk: int, out: Path) -> float:
 
 def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
     """Plain processes and actors by turns, so that what else the machine does meets both."""
-    runs: dict[str, list[float]] = {}
+    speed: dict[str, list[float]] = {}
+    used: dict[str, list[float]] = {}
     with session(RaySettings(actors=2, object_store_mb=200)):
         for repeat in range(arguments.repeats):
             for kind, call in (("plain", plain), ("ray", on_ray)):
-                for workers in (2, 1):
+                for workers in arguments.workers:
                     for chunk in arguments.chunks:
+                        name = f"x{workers} chunk {chunk}"
                         out = arguments.out / f"{kind}-{workers}-{chunk}-{repeat}"
                         shutil.rmtree(out, ignore_errors=True)
-                        found = call(workers, arguments.limit * workers // 2, chunk, out)
-                        runs.setdefault(f"{kind} x{workers} chunk {chunk}", []).append(found)
-                        print(kind, workers, chunk, f"{found:.2f}", "load", os.getloadavg()[0], flush=True)
-    median = {name: statistics.median(found) for name, found in runs.items()}
-    ratios = {
-        f"x{workers} chunk {chunk}": [
-            b / a for a, b in zip(runs[f"plain x{workers} chunk {chunk}"], runs[f"ray x{workers} chunk {chunk}"], strict=True)
-        ]
-        for workers in (1, 2)
-        for chunk in arguments.chunks
+                        per_second, milliseconds = call(workers, arguments.limit * workers // 2, chunk, out)
+                        speed.setdefault(f"{kind} {name}", []).append(per_second)
+                        used.setdefault(f"{kind} {name}", []).append(milliseconds)
+                        print(kind, name, f"{per_second:.2f}/s {milliseconds:.1f} ms", "load", os.getloadavg()[0], flush=True)
+    names = [f"x{workers} chunk {chunk}" for workers in arguments.workers for chunk in arguments.chunks]
+    ratios = {name: [b / a for a, b in zip(speed[f"plain {name}"], speed[f"ray {name}"], strict=True)] for name in names}
+    return {
+        "images_per_second": speed,
+        "processor_ms_per_image": used,
+        "ray_over_plain": {name: {"runs": found, "median": statistics.median(found)} for name, found in ratios.items()},
     }
-    return {"images_per_second": runs, "median": median, "ray_over_plain": ratios}
 
 
 def timed(seconds: dict[str, float], name: str, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -231,6 +235,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/ray"))
     parser.add_argument("--limit", type=int, default=512, help="pictures of a run with two workers; half with one")
     parser.add_argument("--chunks", type=int, nargs="+", default=[64])
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1000)
     arguments = parser.parse_args()

@@ -21,6 +21,7 @@ from PIL import Image
 
 from grpo_tta.attempts import GAVE_UP
 from grpo_tta.benchmark import RunSettings, run
+from grpo_tta.cli import app
 from grpo_tta.contract import Method
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
@@ -134,7 +135,7 @@ def test_what_goes_wrong_on_one_picture_is_its_row(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
     (tmp_path / "labels.txt").write_text("\n".join(task.classes))
     (tmp_path / "marks").mkdir()
-    methods = [deadly(choose_methods(["zero-shot"])[0], {"9.png": 99}, tmp_path / "marks")]
+    methods = [deadly(choose_methods(["zero-shot"])[0], {"9.png": 8}, tmp_path / "marks")]
 
     out = tmp_path / "out"
     source = manifest_source(str(tmp_path / "manifest.parquet"), str(out), task.template, tmp_path / "labels.txt")
@@ -276,6 +277,29 @@ def test_what_cannot_run_is_refused_before_ray_starts(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown model 'nothing'"):
         predict_on_ray(Model("nothing"), ["a", "b"], str(_pictures(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "--engine", "spark"), "Unknown engine 'spark'"),
+        (("bench", "--engine", "ray", "--shard", "0/2"), "leave out --shard"),
+        (("bench", "--engine", "ray", "--methods", "all"), "cannot run on Ray"),
+        (("bench", "--engine", "ray", "--data", "nowhere"), "nowhere: no such file or folder"),
+        (("predict", "a", "b", "--engine", "ray", "--labels", "x,y"), "name one"),
+        (("predict", "a", "--json", "--engine", "ray", "--labels", "x,y"), "without --json"),
+    ],
+)
+def test_the_command_line_refuses_in_a_sentence(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    with pytest.raises(UserError, match=message):
+        app(arguments + out, standalone_mode=False)
+
+
+def test_without_ray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpo_tta.distributed", None)
+    with pytest.raises(UserError, match=r"pip install 'grpo-tta\[ray\]'"):
+        app(["bench", "--engine", "ray"], standalone_mode=False)
 
 
 def _pictures(folder: Path) -> Path:

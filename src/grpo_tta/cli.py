@@ -115,8 +115,8 @@ def predict(
         from grpo_tta.distributed import Model as ModelName
         from grpo_tta.distributed import predict_on_ray
 
-        if len(paths) > 1:
-            raise UserError("Ray reads one folder or one Parquet manifest; name one.")
+        if len(paths) > 1 or as_json:
+            raise UserError("Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json.")
         options = {"templates": tuple(template or (DEFAULT_TEMPLATE,)), "settings": preset, "seed": seed}
         rows = predict_on_ray(ModelName(model, device, download), _split_list(labels), paths[0], out, batch, options, ray)
         typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
