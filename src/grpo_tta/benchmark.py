@@ -28,7 +28,7 @@ from grpo_tta.batches import make_batch
 from grpo_tta.contract import ImageBatch, Method, State, concatenate, observe
 from grpo_tta.cost import measure, peak_memory_mb
 from grpo_tta.data.tasks import Task, random_key
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, sentence
 from grpo_tta.images import to_rgb
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
@@ -119,17 +119,21 @@ def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method],
     }
 
 
+def check_same_run(folder: Path | str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises UserError where a folder's `run.json` tells of another run than the one wanted."""
+    found, wanted = ({"engine": "local", **run} for run in (found, wanted))
+    different = [key for key, value in wanted.items() if found.get(key) != value]
+    if different:
+        raise UserError(f"{folder} holds another run ({', '.join(different)} differ); name another --out or remove the folder.")
+
+
 def _open_run(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
     """Starts a run's folder or checks that an existing one holds the same run."""
     path = folder / "run.json"
     wanted = json.loads(json.dumps(description))
     if path.is_file():
         found = json.loads(path.read_text())
-        different = [key for key, value in wanted.items() if found.get(key) != value]
-        if different:
-            raise UserError(
-                f"{folder} holds another run ({', '.join(different)} differ); name another --out or remove the folder."
-            )
+        check_same_run(folder, found, wanted)
         return found
     if (folder / "records").exists():
         raise UserError(f"{folder} holds records without a run.json; name another --out.")
@@ -228,7 +232,8 @@ def _run_task(
         if path.is_file():
             states = _load_states(state_path, methods, states)
         else:
-            rows = _run_chunk(policy, task, numbers, index * settings.chunk, methods, states, settings)
+            places = range(index * settings.chunk, index * settings.chunk + len(numbers))
+            rows = run_chunk(policy, task, numbers, places, methods, states, settings)
             # The state is written before the rows: a run killed between the two repeats the chunk from the state before.
             _save_states(state_path, methods, states)
             write_part(path, rows)
@@ -268,16 +273,16 @@ class _Image:
     key: str = ""
 
 
-def _run_chunk(
+def run_chunk(
     policy: Policy,
     task: Task,
     numbers: Sequence[int],
-    start: int,
+    places: Sequence[int],
     methods: Sequence[Method],
     states: dict[str, State],
     settings: RunSettings,
 ) -> list[Record]:
-    """Rows of one chunk; `states` is moved on in place.
+    """Rows of one chunk: the pictures `numbers` of the task, at `places` of its stream; `states` is moved on in place.
 
     Episodic methods run batch by batch. The others get the whole chunk at once, so that their update size is their own
     and not the batch's.
@@ -291,11 +296,12 @@ def _run_chunk(
 
     def failed(image: _Image, error: Exception) -> None:
         hit = [method for method in methods if wants(method, image)]
-        rows.extend(Record(**_common(task, image, method, settings), error=_sentence(error)) for method in hit)
+        rows.extend(Record(**_common(task, image, method, settings), error=sentence(error)) for method in hit)
 
     for first in range(0, len(numbers), settings.batch):
         pictures, images = [], []
-        for place, number in enumerate(numbers[first : first + settings.batch], start + first):
+        batch_of = slice(first, first + settings.batch)
+        for place, number in zip(places[batch_of], numbers[batch_of], strict=True):
             try:
                 picture, label = task.load(number)
                 picture = to_rgb(picture)
@@ -363,7 +369,7 @@ def _attempt(
         _check_finite(adaptation)
     except Exception as error:
         if len(images) == 1:
-            return [Record(**_common(task, images[0], method, settings), error=_sentence(error))]
+            return [Record(**_common(task, images[0], method, settings), error=sentence(error))]
         parts = (
             _attempt(policy, task, [image], batch.part(slice(i, i + 1)), method, states, settings)
             for i, image in enumerate(images)
@@ -392,10 +398,6 @@ def _common(task: Task, image: _Image, method: Method, settings: RunSettings) ->
         "settings_hash": settings_hash(method.settings),
         "versions": versions(),
     }
-
-
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _check_finite(adaptation: Adaptation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from grpo_tta.sweep_command import read_seeds, sweep
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from grpo_tta.distributed import RaySettings
     from grpo_tta.pipeline import GRPOTTA, Prediction
 
 app = typer.Typer(
@@ -37,6 +38,14 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: any number of machines (the extra `ray`; see docs/scaling.md).")]
+Actors = Annotated[int, typer.Option(help="ray: processes that hold the model.", rich_help_panel="Ray")]
+ActorCpus = Annotated[float, typer.Option(help="ray: CPUs of each, and threads.", rich_help_panel="Ray")]
+ActorGpus = Annotated[float, typer.Option(help="ray: GPUs of each; 0.5 puts two on a GPU.", rich_help_panel="Ray")]
+ActorMemory = Annotated[float | None, typer.Option(help="ray: GB each may take while adapting.", rich_help_panel="Ray")]
+Chunk = Annotated[int, typer.Option(help="ray: pictures handed out at once, a file of rows each.", rich_help_panel="Ray")]
+RayAddress = Annotated[str | None, typer.Option(help="ray: a running cluster; default RAY_ADDRESS, else start one here.",
+                                                rich_help_panel="Ray")]  # fmt: skip
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
 
 
@@ -90,7 +99,9 @@ def demo(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Picture files, or folders searched for pictures.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Picture files, or folders searched for pictures; ray: one folder or Parquet manifest.")
+    ],
     labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two.")],
     model: Model = "nano-clip",
     template: Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")] = None,
@@ -100,6 +111,14 @@ def predict(
     device: Device = "cpu",
     batch: Annotated[int, typer.Option(help="Pictures adapted in one pass.")] = 16,
     download: Download = False,
+    out: Annotated[str, typer.Option(help="ray: folder of the answers; an existing run is resumed.")] = "runs/predict",
+    engine: Engine = "local",
+    actors: Actors = 2,
+    actor_cpus: ActorCpus = 1.0,
+    actor_gpus: ActorGpus = 0.0,
+    actor_memory: ActorMemory = None,
+    chunk: Chunk = 128,
+    ray_address: RayAddress = None,
 ) -> None:
     """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read."""
     from rich.console import Console
@@ -108,6 +127,16 @@ def predict(
     from grpo_tta.pipeline import GRPOTTA
     from grpo_tta.prompts import DEFAULT_TEMPLATE
 
+    if ray := _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address):
+        from grpo_tta.distributed import Model as ModelName
+        from grpo_tta.distributed import predict_on_ray
+
+        if len(paths) > 1 or as_json:
+            raise UserError("Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json.")
+        options = {"templates": tuple(template or (DEFAULT_TEMPLATE,)), "settings": preset, "seed": seed}
+        rows = predict_on_ray(ModelName(model, device, download), _split_list(labels), paths[0], out, batch, options, ray)
+        typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
+        return
     classifier = GRPOTTA(
         model,
         _split_list(labels),
@@ -118,7 +147,7 @@ def predict(
         batch=batch,
         download=download,
     )
-    answers, problems = _classify(classifier, find_images(paths), batch)
+    answers, problems = _classify(classifier, find_images([Path(path) for path in paths]), batch)
     if as_json:
         content = {
             "model": model,
@@ -144,7 +173,7 @@ def bench(
     ] = "",
     root: Annotated[Path | None, typer.Option(help="Folder that holds the benchmarks of --dataset.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
+        str | None, typer.Option(help="Your own: a folder per class, a CSV of path,label, or Parquet with image,label.")
     ] = None,
     labels_file: Annotated[
         Path | None, typer.Option(help="Class names of --data, one a line, or a .json of label and name.")
@@ -174,10 +203,16 @@ def bench(
     chunk: Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes that share the tasks, and the cores, between them.")] = 1,
     task_share: Annotated[str, typer.Option(help="i/n: every n-th task; for processes that share a folder.")] = "0/1",
-    out: Annotated[Path, typer.Option(help="Folder of the records; an existing run is resumed.")] = Path("runs/bench"),
+    out: Annotated[str, typer.Option(help="Folder of the records; an existing run is resumed.")] = "runs/bench",
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False,
     device: Device = "cpu",
     download: Download = False,
+    engine: Engine = "local",
+    actors: Actors = 2,
+    actor_cpus: ActorCpus = 1.0,
+    actor_gpus: ActorGpus = 0.0,
+    actor_memory: ActorMemory = None,
+    ray_address: RayAddress = None,
 ) -> None:
     """Measure methods on the nano suite, benchmarks or your own labelled pictures, zero-shot always beside."""
     from rich.console import Console
@@ -189,33 +224,50 @@ def bench(
     from grpo_tta.whole_table import run_table
     from grpo_tta.workers import worker_commands
 
+    ray = _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address)
     choice = Choice(
         suite=suite, tasks=tuple(_split_list(tasks)) if tasks else None, split=split, limit=limit,
-        data=data, labels_file=labels_file, template=template,
+        data=None if data is None else Path(data), labels_file=labels_file, template=template,
         datasets=tuple(_split_list(dataset)) if dataset else (), root=root, official_split=official_split,
         corruptions=tuple(_split_list(corruptions)) if corruptions else (), severities=tuple(_split_list(severities)),
         download=download,
     )  # fmt: skip
-    chosen = choose_tasks(choice)
+    # Ray reads the user's own pictures itself, wherever they lie
+    chosen = [] if ray and data is not None else choose_tasks(choice)
     wanted = _split_list(methods)
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
     settings = RunSettings(batch=batch, chunk=chunk, shard=_shard(shard), task_share=_shard(task_share))
     console = Console(width=None if sys.stdout.isatty() else 150)
-    run_table(
-        load_tower(model, device=device, download=download),
-        chosen,
-        choose_methods(names),
-        out,
-        settings,
-        console,
-        seeds=read_seeds(seeds) if seeds else [seed],
-        dear_limit=limit_heavy,
-        workers=worker_commands(_options_of(context, ("workers", "task_share", "with_report")), workers) if workers > 1 else (),
-    )
-    if with_report:
-        report([out], out / "report")
+    if ray:
+        from grpo_tta.distributed import Model as ModelName
+        from grpo_tta.distributed import TaskSource, bench_on_ray, manifest_source
+
+        if settings.shard != (0, 1) or workers > 1 or seeds or limit_heavy or (data is not None and limit is not None):
+            raise UserError(
+                "Ray shares the work out itself: leave out --shard, --workers, --seeds and --limit-heavy, "
+                "and --limit beside --data."
+            )
+        settings = replace(settings, seed=seed)
+        source = manifest_source(data, out, template, labels_file) if data is not None else TaskSource(tuple(chosen))
+        bench_on_ray(ModelName(model, device, download), source, choose_methods(names), out, settings, ray)
     else:
-        console.print(f"Records in {out}. Next: grpo-tta report {out} --out {out / 'report'}")
+        run_table(
+            load_tower(model, device=device, download=download),
+            chosen,
+            choose_methods(names),
+            Path(out),
+            settings,
+            console,
+            seeds=read_seeds(seeds) if seeds else [seed],
+            dear_limit=limit_heavy,
+            workers=worker_commands(_options_of(context, ("workers", "task_share", "with_report")), workers)
+            if workers > 1
+            else (),
+        )
+    if with_report:
+        report([Path(out)], Path(out) / "report")
+    else:
+        console.print(f"Records in {out}. Next: grpo-tta report {out} --out {out}/report")
 
 
 app.command()(sweep)
@@ -245,23 +297,33 @@ def _shard(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
+def _ray(
+    engine: str, actors: int, cpus: float, gpus: float, memory: float | None, chunk: int, address: str | None
+) -> RaySettings | None:
+    if engine not in ("local", "ray"):
+        raise UserError(f"Unknown engine {engine!r}; choose local or ray.")
+    if engine == "local":
+        return None
+    try:
+        from grpo_tta.distributed import RaySettings
+    except ImportError:
+        raise UserError("--engine ray needs Ray; install it with: python -m pip install 'grpo-tta[ray]'.") from None
+    return RaySettings(actors, cpus, gpus, memory, chunk, address)
+
+
 def _classify(
     classifier: GRPOTTA, paths: list[Path], batch: int
 ) -> tuple[list[tuple[Path, Prediction]], list[tuple[Path, str]]]:
-    """Answers for the pictures that can be read, and a sentence for each that cannot; never all pictures in memory."""
+    from grpo_tta.classify import classify
     from grpo_tta.images import load_image
 
     answers: list[tuple[Path, Prediction]] = []
     problems: list[tuple[Path, str]] = []
-    for first in range(0, len(paths), batch):
-        pictures = []
-        for path in paths[first : first + batch]:
-            try:
-                pictures.append((path, load_image(path)))
-            except UserError as error:
-                problems.append((path, str(error)))
-        found = classifier.predict([picture for _, picture in pictures])
-        answers += list(zip([path for path, _ in pictures], found, strict=True))
+    for number, found in classify(classifier, lambda number: load_image(paths[number]), len(paths), batch):
+        if isinstance(found, str):
+            problems.append((paths[number], found))
+        else:
+            answers.append((paths[number], found))
     return answers, problems
 
 

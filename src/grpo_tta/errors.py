@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+def sentence(error: Exception) -> str:
+    """What a row or a line of output says about an error that ended one picture only."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -52,20 +53,33 @@ def load_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path}: no such file; check the path.")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; copy it again.")
+    return read_image(path, str(path))
+
+
+def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
+    """Reads an encoded picture.
+
+    Args:
+        file: a path or an open file.
+        name: what messages call it.
+
+    Raises:
+        UserError: no picture, truncated, or too large.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: {image.width} x {image.height} pixels are too many; shrink the picture.")
+                raise UserError(f"{name}: {image.width} x {image.height} pixels are too many; shrink the picture.")
             image.load()
             return to_rgb(image)
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture in a known format; remove it or convert it to PNG or JPEG.") from None
+        raise UserError(f"{name}: not a picture in a known format; remove it or convert it to PNG or JPEG.") from None
     except Image.DecompressionBombError:
-        raise UserError(f"{path}: too many pixels to open safely; shrink the picture.") from None
+        raise UserError(f"{name}: too many pixels to open safely; shrink the picture.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: truncated or damaged ({error}); copy or export it again.") from None
+        raise UserError(f"{name}: truncated or damaged ({error}); copy or export it again.") from None
 
 
 def find_images(paths: list[Path]) -> list[Path]:
