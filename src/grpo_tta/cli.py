@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_tta.cli_models import list_models
 from grpo_tta.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from grpo_tta.pipeline import GRPOTTA, Prediction
+    from grpo_tta.classifier import GRPOTTA, Prediction
 
 app = typer.Typer(
     name="grpo-tta",
@@ -27,7 +28,11 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Option(help="nano-clip (shipped), a folder in open_clip's format, or ARCHITECTURE/PRETRAINED of open_clip.")
+    str,
+    typer.Option(
+        help="nano-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
+        "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights to be fetched; never done unasked.")]
@@ -88,8 +93,8 @@ def predict(
     """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read."""
     from rich.console import Console
 
+    from grpo_tta.classifier import GRPOTTA
     from grpo_tta.images import find_images
-    from grpo_tta.pipeline import GRPOTTA
     from grpo_tta.prompts import DEFAULT_TEMPLATE
 
     classifier = GRPOTTA(
@@ -135,6 +140,7 @@ def bench(
     limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
     batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
+    teacher: Annotated[str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")] = "",
     out: Annotated[Path, typer.Option(help="Folder of the records; an existing run is resumed.")] = Path("runs/bench"),
     device: Device = "cpu",
     download: Download = False,
@@ -142,6 +148,7 @@ def bench(
     """Measure methods on the nano suite or on your own labelled pictures, zero-shot always beside."""
     from rich.console import Console
 
+    from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.custom import custom_task
     from grpo_tta.data.tasks import nano_tasks
@@ -159,9 +166,10 @@ def bench(
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
     settings = RunSettings(seed=seed, batch=batch, shard=_shard(shard))
     console = Console(width=None if sys.stdout.isatty() else 150)
-    run_with_progress(
-        load_tower(model, device=device, download=download), chosen, choose_methods(names), out, settings, console
-    )
+    selected = choose_methods(names)
+    if teacher:
+        selected += taught_methods(names, load_tower(teacher, device=device, download=download))
+    run_with_progress(load_tower(model, device=device, download=download), chosen, selected, out, settings, console)
     console.print(f"Records in {out / 'records'}. Next: grpo-tta report {out} --out {out / 'report'}")
 
 
@@ -176,6 +184,9 @@ def report(
     from grpo_tta.report import write_report
 
     write_report(runs, out, console=Console(width=None if sys.stdout.isatty() else 150))
+
+
+app.command("models")(list_models)
 
 
 def _shard(text: str) -> tuple[int, int]:
