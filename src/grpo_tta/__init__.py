@@ -12,24 +12,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grpo_tta.classifier import GRPOTTA, Explanation, Prediction
+    from grpo_tta.drop_in import pipeline
     from grpo_tta.errors import UserError
-    from grpo_tta.pipeline import GRPOTTA, Explanation, Prediction
     from grpo_tta.rewards import RewardWeights
     from grpo_tta.settings import GRPOSettings
     from grpo_tta.towers import load_tower
     from grpo_tta.views import ViewSettings
 
 _HOMES = {
-    "GRPOTTA": "pipeline",
-    "Explanation": "pipeline",
+    "GRPOTTA": "classifier",
+    "Explanation": "classifier",
     "GRPOSettings": "settings",
-    "Prediction": "pipeline",
+    "Prediction": "classifier",
     "RewardWeights": "rewards",
     "UserError": "errors",
     "ViewSettings": "views",
     "load_tower": "towers",
+    "pipeline": "drop_in",
 }
-__all__ = ["GRPOTTA", "Explanation", "GRPOSettings", "Prediction", "RewardWeights", "UserError", "ViewSettings", "load_tower"]
+__all__ = [
+    "GRPOTTA",
+    "Explanation",
+    "GRPOSettings",
+    "Prediction",
+    "RewardWeights",
+    "UserError",
+    "ViewSettings",
+    "load_tower",
+    "pipeline",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 
+from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.errors import sentence
-from grpo_tta.pipeline import GRPOTTA, Prediction
 
 
 def classify(

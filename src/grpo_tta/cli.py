@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grpo_tta import cli_faces
+from grpo_tta.cli_models import list_models
 from grpo_tta.data.benchmarks import commands as datasets_commands
 from grpo_tta.errors import UserError
 from grpo_tta.sweep_command import read_seeds, sweep
@@ -19,8 +20,8 @@ from grpo_tta.sweep_command import read_seeds, sweep
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from grpo_tta.classifier import GRPOTTA, Prediction
     from grpo_tta.distributed import RaySettings
-    from grpo_tta.pipeline import GRPOTTA, Prediction
 
 app = typer.Typer(
     name="grpo-tta",
@@ -33,7 +34,11 @@ app = typer.Typer(
 app.add_typer(datasets_commands.app, name="datasets")
 
 Model = Annotated[
-    str, typer.Option(help="nano-clip (shipped), a folder in open_clip's format, or ARCHITECTURE/PRETRAINED of open_clip.")
+    str,
+    typer.Option(
+        help="nano-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
+        "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
@@ -123,8 +128,8 @@ def predict(
     """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read."""
     from rich.console import Console
 
+    from grpo_tta.classifier import GRPOTTA
     from grpo_tta.images import find_images
-    from grpo_tta.pipeline import GRPOTTA
     from grpo_tta.prompts import DEFAULT_TEMPLATE
 
     if ray := _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address):
@@ -203,6 +208,7 @@ def bench(
     chunk: Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes that share the tasks, and the cores, between them.")] = 1,
     task_share: Annotated[str, typer.Option(help="i/n: every n-th task; for processes that share a folder.")] = "0/1",
+    teacher: Annotated[str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")] = "",
     out: Annotated[str, typer.Option(help="Folder of the records; an existing run is resumed.")] = "runs/bench",
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False,
     device: Device = "cpu",
@@ -217,6 +223,7 @@ def bench(
     """Measure methods on the nano suite, benchmarks or your own labelled pictures, zero-shot always beside."""
     from rich.console import Console
 
+    from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.choose import Choice, choose_tasks
     from grpo_tta.methods import choose_methods
@@ -242,19 +249,23 @@ def bench(
         from grpo_tta.distributed import Model as ModelName
         from grpo_tta.distributed import TaskSource, bench_on_ray, manifest_source
 
-        if settings.shard != (0, 1) or workers > 1 or seeds or limit_heavy or (data is not None and limit is not None):
+        local_only = settings.shard != (0, 1) or workers > 1 or seeds or limit_heavy or teacher
+        if local_only or (data is not None and limit is not None):
             raise UserError(
-                "Ray shares the work out itself: leave out --shard, --workers, --seeds and --limit-heavy, "
+                "Ray shares the work out itself: leave out --shard, --workers, --seeds, --limit-heavy and --teacher, "
                 "and --limit beside --data."
             )
         settings = replace(settings, seed=seed)
         source = manifest_source(data, out, template, labels_file) if data is not None else TaskSource(tuple(chosen))
         bench_on_ray(ModelName(model, device, download), source, choose_methods(names), out, settings, ray)
     else:
+        selected = choose_methods(names)
+        if teacher:
+            selected += taught_methods(names, load_tower(teacher, device=device, download=download))
         run_table(
             load_tower(model, device=device, download=download),
             chosen,
-            choose_methods(names),
+            selected,
             Path(out),
             settings,
             console,
@@ -288,6 +299,7 @@ def report(
 
 app.command()(cli_faces.serve)
 app.command("app")(cli_faces.page)
+app.command("models")(list_models)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -32,13 +32,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from grpo_tta.attempts import GAVE_UP, Attempts
 from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, run_chunk, stream_order, versions
+from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.classify import classify
 from grpo_tta.contract import Method
 from grpo_tta.data.custom import read_labels
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError
 from grpo_tta.manifest import TASK_COLUMNS, Manifest, Pictures, filesystem, open_manifest, write_tasks
-from grpo_tta.pipeline import GRPOTTA, Prediction
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
 from grpo_tta.records import SCHEMA
@@ -144,7 +144,7 @@ class TaskSource:
 
     def policy(self, tower: Tower, name: str) -> Policy:
         (task,) = (task for task in self.tasks if task.name == name)
-        return Policy(tower, make_prompts(tower, task.classes, (task.template,), task.ensemble))
+        return Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
 
     def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
         rows = table.select(["task", "number", "order"]).to_pylist()
@@ -156,10 +156,10 @@ class TaskSource:
 @final
 @dataclass(frozen=True)
 class ManifestSource:
-    """One task of the user's own, its labels as they stand in the manifest."""
+    """One task of the user's own: its labels as they stand in the manifest, in order, with the name of each for prompts."""
 
     manifest: Manifest
-    labels: tuple[str, ...]
+    names: Mapping[str, str]
     template: str
 
     @property
@@ -168,7 +168,7 @@ class ManifestSource:
 
     @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(label.replace("_", " ") for label in self.labels)
+        return tuple(name.replace("_", " ") for name in self.names.values())
 
     def policy(self, tower: Tower, name: str) -> Policy:
         return Policy(tower, make_prompts(tower, self._classes, (self.template,), (self.template,)))
@@ -177,12 +177,13 @@ class ManifestSource:
         ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
         places = table["order"].to_pylist() if "order" in table.column_names else [-1] * len(ids)
         pictures = Pictures(table, self.manifest.base)
+        numbers = {label: number for number, label in enumerate(self.names)}
 
         def load(number: int) -> tuple[Image.Image, int]:
             label = labels[number]
-            if label is None or str(label) not in self.labels:
+            if label is None or str(label) not in numbers:
                 raise UserError(f"{ids[number]}: label {label!r} is unknown; add it to the labels file or correct the row.")
-            return pictures.load(number), self.labels.index(str(label))
+            return pictures.load(number), numbers[str(label)]
 
         task = Task(self.manifest.name, "real", self._classes, self.template, (self.template,), ids, load)
         with contextlib.closing(pictures):
@@ -457,7 +458,8 @@ def manifest_source(data: str, out: str, template: str, labels_file: Path | None
         UserError: as `open_manifest` and `read_labels`.
     """
     manifest = open_manifest(data, out, labelled=True)
-    return ManifestSource(manifest, read_labels(labels_file) if labels_file else manifest.labels(), template)
+    names = read_labels(labels_file) if labels_file else {label: label for label in manifest.labels()}
+    return ManifestSource(manifest, names, template)
 
 
 def predict_on_ray(

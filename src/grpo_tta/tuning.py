@@ -1,17 +1,20 @@
 """Which visual parameters are tuned, and how every image gets its own copy of them without touching the model.
 
 `PerImage` is a context in which the model's own code runs unchanged, except that wherever it reads a tuned parameter,
-the pictures of image b see that image's copy: a layer norm becomes the norm without affine followed by the image's own
-affine, a linear layer becomes one batched product or gains a low-rank delta. The context is local to the thread and to
+the pictures of image b see that image's copy: a norm becomes the norm without affine followed by the image's own affine
+(a batch norm keeps its running statistics, in eval mode), a linear layer becomes one batched product or gains a low-rank
+delta. The context is local to the thread and to
 the `with` block (a `TorchFunctionMode`), so the frozen model is never modified, many images adapt in one pass, and any
 library's tower works without a copy of its code. Reset is dropping the tensors.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from types import TracebackType
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +25,8 @@ from grpo_tta.errors import UserError
 from grpo_tta.towers import Tower
 
 TunedSet = Literal["norm", "lora", "blocks"]
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+TUNED_SETS: tuple[TunedSet, ...] = get_args(TunedSet)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @final
@@ -74,12 +78,13 @@ def make_plan(tower: Tower, tuned: TunedSet = "norm", last_blocks: int | None = 
     Args:
         tower: the frozen model.
         tuned: `norm` (affine of every norm in the blocks and the head), `lora` (low-rank deltas on the query and value
-            projections of the attention), or `blocks` (every weight of the blocks).
+            projections of the attention), or `blocks` (every weight of the blocks; not for blocks that hold other weights
+            than those of norms, linear layers and attention, such as convolutions and layer scales).
         last_blocks: only the last n blocks (and the head's norms); None for all of them.
         rank: of the low-rank deltas.
 
     Raises:
-        UserError: the tower has nothing of the kind, or last_blocks or rank is out of range.
+        UserError: the tower has nothing of the kind or not all of it can be tuned, or last_blocks or rank is out of range.
     """
     n = len(tower.blocks)
     if last_blocks is not None and not 1 <= last_blocks <= n:
@@ -93,12 +98,28 @@ def make_plan(tower: Tower, tuned: TunedSet = "norm", last_blocks: int | None = 
     modules = {f"blocks.{i}": tower.blocks[i] for i in range(first, n)}
     for prefix, module in modules.items():
         replaced |= _parameters_of(prefix, module, norms_only=tuned == "norm")
+        left = [name for name, _ in module.named_parameters(prefix=prefix) if name not in replaced]
+        if tuned == "blocks" and left:
+            raise UserError(
+                f"The blocks of {tower.name} cannot be tuned whole, since no image can have its own copy of {left[0]}; "
+                "tune norm instead."
+            )
     if tuned == "norm":
         for name, module in tower.head_modules.items():
             replaced |= _parameters_of(f"head.{name}", module, norms_only=True)
     if not replaced:
         raise UserError(f"{tower.name} has no {'normalisation layers' if tuned == 'norm' else 'block weights'} to tune.")
     return Plan(first, replaced, {}, {name: p.shape for name, p in replaced.items()})
+
+
+def supported_sets(tower: Tower) -> tuple[TunedSet, ...]:
+    """The tuned sets that this tower supports; `make_plan` refuses the others."""
+    supported = []
+    for tuned in TUNED_SETS:
+        with contextlib.suppress(UserError):
+            make_plan(tower, tuned)
+            supported.append(tuned)
+    return tuple(supported)
 
 
 def _parameters_of(prefix: str, module: nn.Module, *, norms_only: bool) -> dict[str, nn.Parameter]:
@@ -143,10 +164,16 @@ def _lora_plan(tower: Tower, first: int, rank: int) -> Plan:
 
 @final
 class PerImage(TorchFunctionMode):
-    """Runs the frozen model with per-image parameters. Inside, pictures come as `[B * M, ...]`, image by image."""
+    """Runs the frozen model with per-image parameters. Inside, pictures come as `[B * M, ...]`, image by image.
+
+    Raises:
+        UserError: at its end, where the model has not read one of them in a way that could be seen here.
+    """
 
     def __init__(self, plan: Plan, tuned: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._unread = {id(parameter): name for name, parameter in plan.replaced.items()}
+        self._unread |= {id(weight): name for name, (weight, _) in plan.deltas.items()}
         self._images = len(next(iter(tuned.values())))
         self._own = {id(parameter): tuned[name] for name, parameter in plan.replaced.items()}
         self._low_rank = {
@@ -157,6 +184,7 @@ class PerImage(TorchFunctionMode):
             F.layer_norm: self._layer_norm,
             F.rms_norm: self._rms_norm,
             F.group_norm: self._group_norm,
+            F.batch_norm: self._batch_norm,
             F.linear: self._linear,
             F.multi_head_attention_forward: self._attention,
         }
@@ -166,6 +194,16 @@ class PerImage(TorchFunctionMode):
     ) -> Any:
         handler = self._handlers.get(func, func)
         return handler(*args, **(kwargs or {}))
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(exc_type, exc_value, traceback)
+        if exc_type is None and self._unread:
+            raise UserError(
+                f"The model does not read {next(iter(self._unread.values()))} through torch's own norms and linear layers, so "
+                "no image can have its own copy of it; tune another set of parameters."
+            )
 
     def _tuned(self, *parameters: Tensor | None) -> bool:
         return any(id(p) in self._own for p in parameters if p is not None)
@@ -181,6 +219,7 @@ class PerImage(TorchFunctionMode):
             if parameter is None:
                 continue
             own = self._own.get(id(parameter))
+            self._unread.pop(id(parameter), None)
             value = parameter if own is None else own
             axes = out.ndim - trailing - parameter.ndim
             lead = [1] * axes if own is None else [self._images, *[1] * (axes - 1)]
@@ -214,11 +253,30 @@ class PerImage(TorchFunctionMode):
             return F.group_norm(input, num_groups, weight, bias, eps)
         return self._affine(F.group_norm(input, num_groups, None, None, eps), weight, bias, input.ndim - 2)
 
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not self._tuned(weight, bias):
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        if training:
+            raise UserError("A batch norm that reads its statistics off the batch mixes images; put the model in eval mode.")
+        normalised = F.batch_norm(input, running_mean, running_var, None, None, False, momentum, eps)
+        return self._affine(normalised, weight, bias, input.ndim - 2)
+
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         low_rank = self._low_rank.get(id(weight), ())
         if not low_rank and not self._tuned(weight, bias):
             return F.linear(input, weight, bias)
         own = self._own.get(id(weight))
+        self._unread.pop(id(weight), None)
         x = self._per_image(input)
         if own is None:
             out = F.linear(x, weight)

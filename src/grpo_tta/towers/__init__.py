@@ -1,13 +1,13 @@
 """What a vision-language model must offer to be adapted: a visual encoder cut into prefix, blocks and head.
 
-The modules below this package are the only ones that import open_clip. Any object with the members of `Tower` can be
-adapted, a user's own encoder included.
+The modules below this package are the only ones that import open_clip and transformers. Any object with the members of
+`Tower` can be adapted, a user's own encoder included (`grpo_tta.towers.custom.CustomTower` makes one of a few functions).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ class Tower(Protocol):
     """A frozen CLIP-like model.
 
     `head(blocks[-1](... blocks[0](prefix(pixels))))` must equal the library's own visual forward. Tokens may have any
-    shape whose first axis counts the pictures, as long as the blocks map it to itself.
+    shape whose first axis counts the pictures; from block to block it may change (the maps of a ResNet do).
 
     Attributes:
         name: what the user called the model.
@@ -28,6 +28,7 @@ class Tower(Protocol):
         image_size: side S of the square input, in pixels.
         mean, std: `[3]` of the input normalisation, on the device.
         logit_scale: s, so that logits are s * cos.
+        logit_bias: b of a model that scores each label by itself, sigmoid(s * cos + b) (SigLIP); None for softmax.
         blocks: the visual encoder's blocks, in order.
         head_modules: modules that `head` runs, by name (their norms can be tuned too).
     """
@@ -38,6 +39,7 @@ class Tower(Protocol):
     mean: Tensor
     std: Tensor
     logit_scale: float
+    logit_bias: float | None
     blocks: Sequence[nn.Module]
     head_modules: dict[str, nn.Module]
 
@@ -72,15 +74,17 @@ def load_tower(model: str, *, device: str | torch.device = "cpu", download: bool
     """Loads a model by name.
 
     Args:
-        model: `nano-clip` (shipped), a folder in open_clip's format, or `ARCHITECTURE/PRETRAINED` of open_clip, for
-            example `ViT-B-16/openai`.
+        model: `nano-clip` (shipped), `ARCHITECTURE/PRETRAINED` of open_clip (`ViT-B-16/openai`), `hf-hub:ORG/NAME` of
+            open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, or a folder in either format
+            (open_clip's where it holds both).
         device: where it runs.
-        download: whether weights that are not on disk may be fetched. Never done unasked.
+        download: whether what is not on disk may be fetched. Never done unasked.
 
     Raises:
         UserError: unknown name, missing or damaged weights, or a device that is not there.
     """
     from grpo_tta.towers import open_clip
+    from grpo_tta.towers.names import resolve
 
     if isinstance(device, str):
         try:
@@ -89,4 +93,29 @@ def load_tower(model: str, *, device: str | torch.device = "cpu", download: bool
             raise UserError(f"Unknown device {device!r}; use cpu, cuda or cuda:0.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available here; use --device cpu.")
-    return open_clip.load(model, device=device, download=download)
+    source = resolve(model, open_clip.pretrained_tags())
+    if source.library == "open_clip":
+        return open_clip.load(source, device=device, download=download)
+    try:
+        from grpo_tta.towers import transformers
+    except ModuleNotFoundError as error:
+        raise UserError(f"{model} needs {error.name}; install it with: pip install 'grpo-tta[transformers]'.") from error
+    return transformers.load(source, device=device, download=download)
+
+
+def check_tower(tower: object) -> Tower:
+    """A user's own tower, if it has all the members of `Tower`.
+
+    Raises:
+        UserError: some are missing; they are named.
+    """
+    missing = [name for name in (*Tower.__annotations__, *_METHODS) if not hasattr(tower, name)]
+    if missing:
+        raise UserError(
+            f"A model must be a name or a tower, but {type(tower).__name__} has no {', '.join(missing)}; "
+            "see grpo_tta.towers.Tower, or make one with grpo_tta.towers.custom.CustomTower."
+        )
+    return cast(Tower, tower)
+
+
+_METHODS = ("device", "dtype", "preprocess", "prefix", "head", "encode_text", "parameters")

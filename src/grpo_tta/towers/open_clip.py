@@ -1,48 +1,26 @@
-"""Towers from open_clip: OpenAI, LAION and DataComp ViTs, timm ViTs (SigLIP among them), and open_clip folders."""
+"""Towers from open_clip: its own names, repositories of the hub in its format, and folders. See `families` for the kinds."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, final
 
 import open_clip
 import torch
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grpo_tta.errors import UserError
 from grpo_tta.towers.embedded_tokens import EmbeddedTokens
-
-SHIPPED = ("nano-clip",)
-
-
-@contextlib.contextmanager
-def _offline(enabled: bool) -> Iterator[None]:
-    """Keeps the hub client off the network unless the user allowed a download."""
-    if not enabled:
-        yield
-        return
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    quiet = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # open_clip logs the refused download; the user gets one sentence instead
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-        logging.disable(quiet)
+from grpo_tta.towers.fingerprint import fingerprint
+from grpo_tta.towers.hub import offline
+from grpo_tta.towers.names import Source
+from grpo_tta.towers.open_clip_cuts import cut
+from grpo_tta.towers.stock import check_on_disk
 
 
 @final
@@ -65,17 +43,15 @@ class OpenClipTower:
         self._preprocess = preprocess
         self._tokenizer = tokenizer
         visual: Any = self._model.visual
-        self._cut: _PlainCut | _TimmCut
-        if isinstance(visual, VisionTransformer):
-            self._cut = _PlainCut(visual)
-        elif isinstance(visual, TimmModel) and hasattr(visual.trunk, "blocks") and hasattr(visual.trunk, "_pos_embed"):
-            self._cut = _TimmCut(visual)
-        else:
+        found = cut(visual)
+        if found is None:
+            kind = type(getattr(visual, "trunk", visual)).__name__
             raise UserError(
-                f"{name}: the visual encoder {type(visual).__name__} cannot be cut into blocks; use a ViT-based model."
+                f"{name}: the visual encoder {kind} cannot be cut into blocks; `grpo-tta models` lists the families that can."
             )
-        self.blocks: Sequence[nn.Module] = self._cut.blocks
-        self.head_modules: dict[str, nn.Module] = self._cut.head_modules
+        self._cut = found
+        self.blocks: Sequence[nn.Module] = found.blocks
+        self.head_modules: dict[str, nn.Module] = found.head_modules
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
         config = visual.preprocess_cfg
@@ -83,7 +59,9 @@ class OpenClipTower:
         self.mean = torch.tensor(config["mean"], dtype=torch.float32, device=device)
         self.std = torch.tensor(config["std"], dtype=torch.float32, device=device)
         self.logit_scale = float(torch.as_tensor(self._model.logit_scale).exp())
-        self.fingerprint = _fingerprint(model)
+        bias = getattr(self._model, "logit_bias", None)
+        self.logit_bias = None if bias is None else float(bias)
+        self.fingerprint = fingerprint(model)
 
     @property
     def device(self) -> torch.device:
@@ -140,16 +118,21 @@ class OpenClipTower:
         return table.weight
 
     def _check_length(self, prompts: Sequence[str]) -> None:
-        # The tokenizer of open_clip cuts long prompts without a word. Its `encode` tells the true length.
-        encode = getattr(self._tokenizer, "encode", None)
+        # The tokenizers of open_clip cut long prompts without a word.
         limit = getattr(self._tokenizer, "context_length", None)
-        if encode is None or limit is None:
+        if limit is None:
             return
         for prompt in prompts:
-            if (length := len(encode(prompt)) + 2) > limit:
+            if (length := self._length(prompt)) > limit:
                 raise UserError(
                     f"Prompt {prompt!r} takes {length} tokens, but {self.name} reads {limit}; shorten the label or template."
                 )
+
+    def _length(self, prompt: str) -> int:
+        if (encode := getattr(self._tokenizer, "encode", None)) is not None:
+            return len(encode(prompt)) + 2  # open_clip's own, without start and end
+        wrapped: Any = self._tokenizer  # around one of transformers
+        return len(wrapped.tokenizer(wrapped.clean_fn(prompt), verbose=False)["input_ids"])
 
     def parameters(self) -> Iterator[nn.Parameter]:
         return self._model.parameters()
@@ -159,111 +142,51 @@ class OpenClipTower:
         return self._model.encode_image(pixels.to(self.dtype))
 
 
-class _PlainCut:
-    """open_clip's own VisionTransformer (OpenAI, LAION, DataComp, nano-clip)."""
-
-    def __init__(self, visual: Any) -> None:
-        self._visual = visual
-        self.blocks = list(visual.transformer.resblocks)
-        self.head_modules = {"ln_post": visual.ln_post}
-        if visual.attn_pool is not None:
-            self.head_modules["attn_pool"] = visual.attn_pool
-
-    def prefix(self, pixels: Tensor) -> Tensor:
-        return self._visual._embeds(pixels)
-
-    def head(self, tokens: Tensor) -> Tensor:
-        pooled, _ = self._visual._pool(tokens)
-        return pooled if self._visual.proj is None else pooled @ self._visual.proj
+def pretrained_tags() -> dict[str, list[str]]:
+    """Architecture -> the tags of its weights, for all that open_clip knows."""
+    return {name: open_clip.list_pretrained_tags_by_model(name) for name in open_clip.list_models()}
 
 
-class _TimmCut:
-    """timm's VisionTransformer behind open_clip's adapter (SigLIP, SigLIP 2, other ViTs)."""
+def load(source: Source, *, device: torch.device, download: bool) -> OpenClipTower:
+    """Loads an architecture with its weights, a repository of the hub, or a folder. See `grpo_tta.towers.load_tower`.
 
-    def __init__(self, visual: Any) -> None:
-        self._visual, trunk = visual, visual.trunk
-        self.blocks = list(trunk.blocks)
-        candidates = {"norm": trunk.norm, "attn_pool": getattr(trunk, "attn_pool", None), "fc_norm": trunk.fc_norm}
-        self.head_modules = {name: module for name, module in candidates.items() if module is not None}
-
-    def prefix(self, pixels: Tensor) -> Tensor:
-        trunk = self._visual.trunk
-        return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
-
-    def head(self, tokens: Tensor) -> Tensor:
-        trunk = self._visual.trunk
-        return self._visual.head(trunk.forward_head(trunk.norm(tokens)))
-
-
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        # Some two thousand values and the sum of each tensor tell weights apart without hashing gigabytes.
-        flat = tensor.flatten()
-        sample = flat[:: max(1, flat.numel() // 2048)].float().cpu().contiguous()
-        digest.update(sample.numpy().tobytes() + f"{float(flat.double().sum()):.9e}".encode())
-    return digest.hexdigest()
-
-
-def _folder_of(model: str) -> Path | None:
-    if model in SHIPPED:
-        return Path(str(files("grpo_tta") / "models" / model))
-    path = Path(model)
-    return path if path.is_dir() else None
-
-
-def load(model: str, *, device: torch.device, download: bool) -> OpenClipTower:
-    """Loads a shipped model, an open_clip folder, or ARCHITECTURE/PRETRAINED. See `grpo_tta.towers.load_tower`."""
-    folder = _folder_of(model)
-    if folder is not None:
-        return _load_folder(model, folder, device)
-    if model.startswith((".", "/", "~")) or model.endswith((".safetensors", ".pt", ".bin")):
-        raise UserError(f"{model}: no such model folder; give a folder with open_clip_config.json and its weights.")
-    architecture, slash, tag = model.partition("/")
-    if architecture not in open_clip.list_models() or not slash or not tag:
-        raise UserError(
-            f"Unknown model {model!r}; use {', '.join(SHIPPED)}, a folder in open_clip's format, or ARCHITECTURE/PRETRAINED "
-            "such as ViT-B-16/openai."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags:
-        raise UserError(f"{architecture} has no pretrained weights {tag!r}; choose one of {', '.join(tags) or 'none'}.")
-    try:
-        with _offline(not download):
-            network, preprocess = open_clip.create_model_from_pretrained(architecture, tag, device=device, weights_only=True)
-            tokenizer = open_clip.get_tokenizer(architecture)
-    except Exception as error:
-        if not download:
-            raise UserError(
-                f"The weights of {model} are not on this machine; allow the download with --download or name a folder."
-            ) from error
-        raise UserError(f"The weights of {model} could not be loaded ({error}); check the connection and try again.") from error
-    return OpenClipTower(model, network, preprocess, tokenizer)
-
-
-def _load_folder(model: str, folder: Path, device: torch.device) -> OpenClipTower:
-    config_path = folder / "open_clip_config.json"
-    if not config_path.is_file():
-        raise UserError(f"{folder}: open_clip_config.json is missing; give a folder in open_clip's format.")
-    try:
-        text_config = json.loads(config_path.read_text())["model_cfg"]["text_cfg"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{config_path} is damaged ({error!r}); write the folder again.") from None
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")) and not any(folder.glob("*.pt*")):
-        raise UserError(f"{folder}: the weights are missing; put open_clip_model.safetensors there.")
-    source = f"local-dir:{folder}"
-    # open_clip reads a vocabulary's path relative to the current directory; a folder's own must work from anywhere.
-    vocabulary = text_config.get("tokenizer_kwargs", {}).get("bpe_path")
+    Raises:
+        UserError: something would have to be downloaded and may not be, or cannot be loaded.
+    """
+    if source.folder or not download:
+        check_on_disk(source)
     arguments = {}
-    if vocabulary is not None:
-        if not (folder / vocabulary).is_file():
-            raise UserError(f"{folder}: the vocabulary {vocabulary} is missing; write the folder again.")
-        arguments["bpe_path"] = os.fspath(folder / vocabulary)
+    if source.folder:
+        place = f"local-dir:{source.folder}"
+        arguments = _vocabulary(source.folder)
+    elif source.repository:
+        place = f"hf-hub:{source.repository}"
+    else:
+        place = source.architecture
+    # open_clip only warns where weights were trained with quick-GELU (OpenAI's) and the architecture's name does not say so.
+    quick = bool(source.tag) and open_clip.get_pretrained_cfg(source.architecture, source.tag).get("quick_gelu", False)
     try:
-        with _offline(True):
-            network, preprocess = open_clip.create_model_from_pretrained(source, device=device, weights_only=True)
-            tokenizer = open_clip.get_tokenizer(source, **arguments)
+        with offline(not download or source.folder is not None):
+            network, preprocess = open_clip.create_model_from_pretrained(
+                place, source.tag or None, device=device, force_quick_gelu=quick, weights_only=True
+            )
+            tokenizer = open_clip.get_tokenizer(place, **arguments)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{source.name} needs {error.name} for its text; install it with: pip install 'grpo-tta[transformers]'."
+        ) from error
     except Exception as error:
-        raise UserError(f"{folder}: the model could not be loaded ({error}); write the folder again.") from error
-    return OpenClipTower(model, network, preprocess, tokenizer)
+        remedy = "check the connection and try again" if download else "write its files again"
+        raise UserError(f"{source.name}: the model could not be loaded ({error}); {remedy}.") from error
+    return OpenClipTower(source.name, network, preprocess, tokenizer)
+
+
+def _vocabulary(folder: Path) -> dict[str, str]:
+    """open_clip reads a vocabulary's path relative to the current directory; a folder's own must work from anywhere."""
+    text_config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"].get("text_cfg", {})
+    name = text_config.get("tokenizer_kwargs", {}).get("bpe_path")
+    if name is None:
+        return {}
+    if not (folder / name).is_file():
+        raise UserError(f"{folder}: the vocabulary {name} is missing; write the folder again.")
+    return {"bpe_path": os.fspath(folder / name)}

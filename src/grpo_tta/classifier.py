@@ -1,8 +1,8 @@
-"""The public object: `GRPOTTA(model, labels)` with `.predict` and `.explain`."""
+"""The public object: `GRPOTTA(model, labels)` with `.predict`, `.score` and `.explain`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final, overload
@@ -15,10 +15,10 @@ from grpo_tta.adapt import Adaptation, Reward, adapt
 from grpo_tta.batches import make_batch
 from grpo_tta.errors import UserError
 from grpo_tta.images import image_key, load_image, to_rgb
-from grpo_tta.policy import Policy
+from grpo_tta.policy import Observation, Policy
 from grpo_tta.prompts import DEFAULT_TEMPLATE, make_prompts
 from grpo_tta.settings import PRESETS, GRPOSettings
-from grpo_tta.towers import Tower, load_tower
+from grpo_tta.towers import Tower, check_tower, load_tower
 from grpo_tta.tuning import make_plan
 
 ImageLike = Image.Image | np.ndarray | str | Path
@@ -121,7 +121,7 @@ class GRPOTTA:
     ) -> None:
         """
         Args:
-            model: a model's name (see `grpo_tta.towers.load_tower`) or a tower.
+            model: a model's name (see `grpo_tta.towers.load_tower`) or a tower, your own among them.
             labels: at least two distinct class names.
             templates: one or more prompts with `{}` where the label goes; several are averaged.
             settings: `default`, `paper`, or settings of your own.
@@ -133,7 +133,8 @@ class GRPOTTA:
             reward: your own, in place of the settings' (see `grpo_tta.adapt.Reward`).
 
         Raises:
-            UserError: unknown model or preset, missing weights, unusable labels or templates, K > C, batch < 1.
+            UserError: unknown model or preset, an incomplete tower, missing weights, unusable labels or templates, K > C, or
+                batch < 1.
         """
         if isinstance(settings, str):
             if settings not in PRESETS:
@@ -142,7 +143,7 @@ class GRPOTTA:
         if batch < 1:
             raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        self.tower = load_tower(model, device=device, download=download) if isinstance(model, str) else model
+        self.tower = load_tower(model, device=device, download=download) if isinstance(model, str) else check_tower(model)
         self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
         self.settings, self.seed, self.reward, self._batch = settings, seed, reward, batch
         settings.group_size(self.policy.classes)
@@ -166,12 +167,27 @@ class GRPOTTA:
             UserError: a picture is missing, damaged or of an unusable type (named in the message).
         """
         if isinstance(images, Image.Image | np.ndarray | str | Path):
-            return self._answers(self._adapt([_read(images)]))[0]
-        pictures = [_read(image) for image in images]
-        found: list[Prediction] = []
-        for first in range(0, len(pictures), self._batch):
-            found += self._answers(self._adapt(pictures[first : first + self._batch]))
-        return found
+            return self._answers(self._adapt([_read(images)])[1])[0]
+        return [answer for _, adaptation in self._batches(images) for answer in self._answers(adaptation)]
+
+    @overload
+    def score(self, images: ImageLike) -> dict[str, float]: ...  # type: ignore[overload-overlap]  # a str is a sequence
+    @overload
+    def score(self, images: Sequence[ImageLike]) -> list[dict[str, float]]: ...
+    def score(self, images: ImageLike | Sequence[ImageLike]) -> dict[str, float] | list[dict[str, float]]:
+        """Label -> score from 0 to 1 after adaptation, the way the model itself scores.
+
+        For a model of softmax the probabilities of `predict`. For one of sigmoid (SigLIP) sigmoid(z), where z are the adapted
+        log-probabilities plus a constant: log sum exp of the frozen model's own s * cos + b on the untouched picture. So
+        adaptation moves evidence between the labels and leaves its total alone, and without any adaptation the scores are
+        the model's own.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        if isinstance(images, Image.Image | np.ndarray | str | Path):
+            return self._scores(*self._adapt([_read(images)]))[0]
+        return [scores for seen, adaptation in self._batches(images) for scores in self._scores(seen, adaptation)]
 
     def explain(self, image: ImageLike) -> Explanation:
         """The answer for one picture, with candidates, rewards, advantages and probabilities at every step.
@@ -179,7 +195,7 @@ class GRPOTTA:
         Raises:
             UserError: the picture is missing, damaged or of an unusable type.
         """
-        adaptation = self._adapt([_read(image)])
+        _, adaptation = self._adapt([_read(image)])
         episode = adaptation.episode
         assert episode is not None, "GRPO-TTA always tells its episode"
         group, labels = episode.proposal.group, self.labels
@@ -204,11 +220,24 @@ class GRPOTTA:
         content_free = {} if prior is None else dict(zip(labels, prior[0].exp().tolist(), strict=True))
         return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.proposal.stepped[0]), content_free)
 
-    def _adapt(self, pictures: Sequence[Image.Image]) -> Adaptation:
+    def _batches(self, images: Sequence[ImageLike]) -> Iterator[tuple[Observation, Adaptation]]:
+        """Batch after batch, so that no more pictures than one batch's are ever held decoded."""
+        for first in range(0, len(images), self._batch):
+            yield self._adapt([_read(image) for image in images[first : first + self._batch]])
+
+    def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[Observation, Adaptation]:
         keys = [image_key(picture) for picture in pictures]
         views, copies = make_batch(self.tower, pictures, keys, self.settings.views, self.seed)
         seen = self.policy.observe(views, copies, [self._plan.first_block])
-        return adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
+        return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
+
+    def _scores(self, seen: Observation, adaptation: Adaptation) -> list[dict[str, float]]:
+        scores = adaptation.after.exp()  # [B, C]
+        if self.tower.logit_bias is not None:
+            cosine = seen.features[:, 0] @ self.policy.text_features.T  # [B, C]
+            evidence = (self.tower.logit_scale * cosine + self.tower.logit_bias).logsumexp(-1, keepdim=True)
+            scores = (adaptation.after + evidence).sigmoid()
+        return [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
 
     def _answers(self, adaptation: Adaptation) -> list[Prediction]:
         found = []
