@@ -71,6 +71,13 @@ def test_official_splits(plant: object, tmp_path: Path) -> None:
         list_benchmark(benchmark, tmp_path, "tuning", official=True)
 
 
+def test_tables_do_not_confuse_the_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BENCHMARKS, "oxford-pets", pets(tmp_path))
+    (task,) = benchmark_tasks(["oxford-pets"], tmp_path, official=True)
+    assert task.name == "oxford-pets-official"
+    assert task.classes == ("Abyssinian", "Shiba Inu")
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     benchmark = pets(tmp_path)
     (tmp_path / "oxford-iiit-pet/images/shiba_inu_1.jpg").unlink()

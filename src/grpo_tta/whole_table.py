@@ -11,14 +11,12 @@ from PIL import Image
 from rich.console import Console
 
 from grpo_tta.batches import make_batch
-from grpo_tta.benchmark import RunSettings, open_run, with_counts
+from grpo_tta.benchmark import RunSettings, open_run, task_policy, with_counts
 from grpo_tta.contract import ImageBatch, Method, observe
 from grpo_tta.data.tasks import Task
 from grpo_tta.demo import run_with_progress
 from grpo_tta.errors import UserError
 from grpo_tta.images import to_rgb
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
 from grpo_tta.records import part_path
 from grpo_tta.towers import Tower
 from grpo_tta.workers import run_workers
@@ -36,7 +34,7 @@ def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: 
 
     A method that fails on the image is not dear; the run will tell why.
     """
-    policy = Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
+    policy = task_policy(tower, task)
     readable = _first_readable(task)
     found = []
     for method in methods:

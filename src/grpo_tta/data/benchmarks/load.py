@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -147,6 +148,8 @@ def benchmark_tasks(
     for name in dict.fromkeys(wanted):
         for benchmark in cells(name, corruptions, severities):
             listing = list_benchmark(benchmark, root, part, official=official, download=download)
+            if official:  # other pictures and names: a table must not confuse the two
+                benchmark = replace(benchmark, name=f"{benchmark.name}-official")
             task = to_task(benchmark, listing, template=template, limit=limit)
             tasks += corrupted_tasks([task], corruptions, severities) if corruptions and name not in FAMILIES else [task]
     return tasks
