@@ -25,6 +25,7 @@ from grpo_tta.cli import app
 from grpo_tta.contract import Method
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
+from grpo_tta.images import image_key, to_rgb
 from grpo_tta.methods import choose_methods
 from grpo_tta.records import TIME_AND_MEMORY, read_records
 from grpo_tta.towers import Tower
@@ -135,7 +136,8 @@ def test_what_goes_wrong_on_one_picture_is_its_row(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
     (tmp_path / "labels.txt").write_text("\n".join(task.classes))
     (tmp_path / "marks").mkdir()
-    methods = [deadly(choose_methods(["zero-shot"])[0], {"9.png": 8}, tmp_path / "marks")]
+    nine = image_key(to_rgb(task.load(9)[0]))  # what a method knows of a user's own picture
+    methods = [deadly(choose_methods(["zero-shot"])[0], {nine: 8}, tmp_path / "marks")]
 
     out = tmp_path / "out"
     source = manifest_source(str(tmp_path / "manifest.parquet"), str(out), task.template, tmp_path / "labels.txt")
@@ -158,7 +160,7 @@ def test_what_goes_wrong_on_one_picture_is_its_row(tmp_path: Path) -> None:
     good = rows[rows["error"].isna()]
     assert good["label"].tolist() == [task.load(int(Path(name).stem))[1] for name in good.index]
     # Dying over and over is noticed: twice with its neighbours, twice alone, then never again.
-    assert (tmp_path / "marks" / "9.png").read_text() == "xxxx"
+    assert (tmp_path / "marks" / nine).read_text() == "xxxx"
 
 
 @pytest.mark.usefixtures("here")
@@ -285,6 +287,7 @@ def test_a_model_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
         (("bench", "--engine", "spark"), "Unknown engine 'spark'"),
         (("bench", "--engine", "ray", "--shard", "0/2"), "leave out --shard"),
         (("bench", "--engine", "ray", "--methods", "all"), "cannot run on Ray"),
+        (("bench", "--engine", "ray", "--data", "x", "--corruptions", "fog"), "beside --data also --limit, --corruptions"),
         (("bench", "--engine", "ray", "--data", "nowhere"), "nowhere: no such file or folder"),
         (("predict", "a", "b", "--engine", "ray", "--labels", "x,y"), "name one"),
         (("predict", "a", "--json", "--engine", "ray", "--labels", "x,y"), "without --json"),

@@ -250,10 +250,10 @@ def bench(
         from grpo_tta.distributed import TaskSource, bench_on_ray, manifest_source
 
         local_only = settings.shard != (0, 1) or workers > 1 or seeds or limit_heavy or teacher
-        if local_only or (data is not None and limit is not None):
+        if local_only or (data is not None and (limit is not None or corruptions or dataset)):
             raise UserError(
                 "Ray shares the work out itself: leave out --shard, --workers, --seeds, --limit-heavy and --teacher, "
-                "and --limit beside --data."
+                "and beside --data also --limit, --corruptions and --dataset."
             )
         settings = replace(settings, seed=seed)
         source = manifest_source(data, out, template, labels_file) if data is not None else TaskSource(tuple(chosen))

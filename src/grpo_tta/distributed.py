@@ -31,7 +31,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError, RayTaskError
 
 from grpo_tta.attempts import GAVE_UP, Attempts
-from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, run_chunk, stream_order, versions
+from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, run_chunk, stream_order, task_policy, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.classify import classify
 from grpo_tta.contract import Method
@@ -144,7 +144,7 @@ class TaskSource:
 
     def policy(self, tower: Tower, name: str) -> Policy:
         (task,) = (task for task in self.tasks if task.name == name)
-        return Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble))
+        return task_policy(tower, task)
 
     def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
         rows = table.select(["task", "number", "order"]).to_pylist()
@@ -185,7 +185,8 @@ class ManifestSource:
                 raise UserError(f"{ids[number]}: label {label!r} is unknown; add it to the labels file or correct the row.")
             return pictures.load(number), numbers[str(label)]
 
-        task = Task(self.manifest.name, "real", self._classes, self.template, (self.template,), ids, load)
+        names, prompts = self._classes, (self.template,)
+        task = Task(self.manifest.name, "real", names, self.template, prompts, ids, load, keyed_by="pixels")  # as locally
         with contextlib.closing(pictures):
             yield task, list(range(len(ids))), places
 

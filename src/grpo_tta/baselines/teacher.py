@@ -57,7 +57,8 @@ def taught_rlcf_method(settings: RLCFSettings, teacher: Tower, name: str = "rlcf
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         if policy not in policies:
             prompts = policy.prompts
-            policies[policy] = Policy(teacher, make_prompts(teacher, prompts.labels, prompts.templates, prompts.ensemble))
+            made = make_prompts(teacher, prompts.labels, prompts.templates, prompts.ensemble, repeats=True)  # checked before
+            policies[policy] = Policy(teacher, made)
         return rlcf(policy, batch, settings, policies[policy]), state
 
     told = TaughtSettings(settings, teacher.name, teacher.fingerprint)
