@@ -184,7 +184,7 @@ def open_run(
         raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
     info = _open_run(out, describe_run(tower, tasks, methods, settings))
     if timed and tasks and not info["cost"]:
-        info["cost"] = time_methods(_policy(tower, tasks[0]), tasks[0], methods, settings)
+        info["cost"] = time_methods(policy_of(tower, tasks[0]), tasks[0], methods, settings)
         write_json(out / "run.json", info)
 
 
@@ -211,10 +211,11 @@ def run(
     open_run(tower, tasks, methods, out, settings, timed=timed)
     first, step = settings.task_share
     for task in tasks[first::step]:
-        _run_task(_policy(tower, task), task, methods, out, settings, progress)
+        _run_task(policy_of(tower, task), task, methods, out, settings, progress)
 
 
-def _policy(tower: Tower, task: Task) -> Policy:
+def policy_of(tower: Tower, task: Task) -> Policy:
+    """The frozen model with the prompts of a task; raises UserError where they cannot be used."""
     return Policy(tower, make_prompts(tower, task.classes, task.templates, task.ensemble, repeats=task.repeated_names))
 
 

@@ -242,11 +242,10 @@ def bench(
         from grpo_tta.distributed import Model as ModelName
         from grpo_tta.distributed import TaskSource, bench_on_ray, manifest_source
 
-        if settings.shard != (0, 1) or workers > 1 or seeds or limit_heavy or (data is not None and limit is not None):
-            raise UserError(
-                "Ray shares the work out itself: leave out --shard, --workers, --seeds and --limit-heavy, "
-                "and --limit beside --data."
-            )
+        if settings.shard != (0, 1) or workers > 1 or seeds or limit_heavy:
+            raise UserError("Ray shares the work out itself: leave out --shard, --workers, --seeds and --limit-heavy.")
+        if data is not None and (limit is not None or corruptions or dataset):
+            raise UserError("Ray reads the whole of --data as it is: leave out --limit, --corruptions and --dataset.")
         settings = replace(settings, seed=seed)
         source = manifest_source(data, out, template, labels_file) if data is not None else TaskSource(tuple(chosen))
         bench_on_ray(ModelName(model, device, download), source, choose_methods(names), out, settings, ray)

@@ -31,7 +31,7 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError, RayTaskError
 
 from grpo_tta.attempts import GAVE_UP, Attempts
-from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, run_chunk, stream_order, versions
+from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, policy_of, run_chunk, stream_order, versions
 from grpo_tta.classify import classify
 from grpo_tta.contract import Method
 from grpo_tta.data.custom import read_labels
@@ -144,7 +144,7 @@ class TaskSource:
 
     def policy(self, tower: Tower, name: str) -> Policy:
         (task,) = (task for task in self.tasks if task.name == name)
-        return Policy(tower, make_prompts(tower, task.classes, (task.template,), task.ensemble))
+        return policy_of(tower, task)
 
     def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
         rows = table.select(["task", "number", "order"]).to_pylist()
@@ -156,10 +156,10 @@ class TaskSource:
 @final
 @dataclass(frozen=True)
 class ManifestSource:
-    """One task of the user's own, its labels as they stand in the manifest."""
+    """One task of the user's own: labels as they stand in the manifest, each with its name for the prompts."""
 
     manifest: Manifest
-    labels: tuple[str, ...]
+    names: Mapping[str, str]
     template: str
 
     @property
@@ -168,7 +168,7 @@ class ManifestSource:
 
     @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(label.replace("_", " ") for label in self.labels)
+        return tuple(name.replace("_", " ") for name in self.names.values())
 
     def policy(self, tower: Tower, name: str) -> Policy:
         return Policy(tower, make_prompts(tower, self._classes, (self.template,), (self.template,)))
@@ -177,14 +177,16 @@ class ManifestSource:
         ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
         places = table["order"].to_pylist() if "order" in table.column_names else [-1] * len(ids)
         pictures = Pictures(table, self.manifest.base)
+        number_of = {label: number for number, label in enumerate(self.names)}
 
         def load(number: int) -> tuple[Image.Image, int]:
             label = labels[number]
-            if label is None or str(label) not in self.labels:
+            if label is None or str(label) not in number_of:
                 raise UserError(f"{ids[number]}: label {label!r} is unknown; add it to the labels file or correct the row.")
-            return pictures.load(number), self.labels.index(str(label))
+            return pictures.load(number), number_of[str(label)]
 
-        task = Task(self.manifest.name, "real", self._classes, self.template, (self.template,), ids, load)
+        classes, template = self._classes, self.template
+        task = Task(self.manifest.name, "real", classes, template, (template,), ids, load, keyed_by="pixels")
         with contextlib.closing(pictures):
             yield task, list(range(len(ids))), places
 
@@ -202,9 +204,12 @@ class BenchJob:
     def describe(self) -> dict[str, Any]:
         """What the answers depend on; raises UserError where model or prompts cannot be had."""
         tower = self.model.load()
-        for name in self.source.counts:
-            self.source.policy(tower, name)
-        return describe_run(tower, [], self.methods, self.settings) | {"tasks": dict(self.source.counts)}
+        prompts = {name: self.source.policy(tower, name).prompts for name in self.source.counts}
+        return describe_run(tower, [], self.methods, self.settings) | {
+            "tasks": dict(self.source.counts),
+            "classes": {name: list(found.labels) for name, found in prompts.items()},
+            "templates": {name: list(found.templates) for name, found in prompts.items()},
+        }
 
     def start(self) -> Callable[[pa.Table, bool], pa.Table]:
         """Loads the model, once an actor; the function returned adapts to rows of the manifest."""
@@ -441,6 +446,11 @@ def bench_on_ray(
     stateful = [method.name for method in methods if method.protocol != "episodic"]
     if stateful:
         raise UserError(f"{stateful[0]} depends on the order of pictures and cannot run on Ray; leave it out of --methods.")
+    if isinstance(source, TaskSource):
+        try:
+            ray.cloudpickle.dumps(source)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"The tasks cannot travel to Ray's actors ({error}); give a Parquet manifest as --data.") from None
     job = BenchJob(model, source, tuple(methods), replace(run_settings, chunk=settings.chunk))
     if isinstance(source, TaskSource):
         uri, columns = f"{out}/manifest.parquet", TASK_COLUMNS
@@ -457,7 +467,8 @@ def manifest_source(data: str, out: str, template: str, labels_file: Path | None
         UserError: as `open_manifest` and `read_labels`.
     """
     manifest = open_manifest(data, out, labelled=True)
-    return ManifestSource(manifest, read_labels(labels_file) if labels_file else manifest.labels(), template)
+    names = read_labels(labels_file) if labels_file else {label: label for label in manifest.labels()}
+    return ManifestSource(manifest, names, template)
 
 
 def predict_on_ray(
