@@ -23,6 +23,7 @@ from grpo_tta.attempts import GAVE_UP
 from grpo_tta.benchmark import RunSettings, run
 from grpo_tta.cli import app
 from grpo_tta.contract import Method
+from grpo_tta.data.custom import custom_task
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
 from grpo_tta.images import image_key, to_rgb
@@ -32,6 +33,7 @@ from grpo_tta.towers import Tower
 
 ray = pytest.importorskip("ray")
 from grpo_tta.distributed import (  # noqa: E402
+    BenchJob,
     Model,
     RaySettings,
     TaskSource,
@@ -161,6 +163,26 @@ def test_what_goes_wrong_on_one_picture_is_its_row(tmp_path: Path) -> None:
     assert good["label"].tolist() == [task.load(int(Path(name).stem))[1] for name in good.index]
     # Dying over and over is noticed: twice with its neighbours, twice alone, then never again.
     assert (tmp_path / "marks" / nine).read_text() == "xxxx"
+
+
+def test_an_actor_says_of_a_folder_what_the_local_run_says(nano_tower: Tower, tmp_path: Path) -> None:
+    (task,) = nano_tasks(["fog"], "tuning", 4)
+    for number in range(4):
+        picture, label = task.load(number)
+        (tmp_path / "in" / f"class_{label % 2}").mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "in" / f"class_{label % 2}" / f"{number}.png")
+    (tmp_path / "names.json").write_text('{"class_0": "star", "class_1": "red_circle"}')
+    methods = tuple(choose_methods(["zero-shot", "grpo-tta"]))
+    source = manifest_source(str(tmp_path / "in"), str(tmp_path / "out"), "a {}.", tmp_path / "names.json")
+    rows = BenchJob(NANO, source, methods, RunSettings()).start()(pq.read_table(source.manifest.uri), False).to_pandas()
+    local_task = custom_task(tmp_path / "in", template="a {}.", labels_file=tmp_path / "names.json")
+    run(nano_tower, [local_task], methods, tmp_path / "local", RunSettings(), timed=False)
+    columns = ["task", "image_id", "method", "label", "prediction", "confidence", "entropy"]
+    one, two = (
+        found[columns].sort_values(["method", "image_id"], ignore_index=True)
+        for found in (rows, read_records([tmp_path / "local"]))
+    )
+    pd.testing.assert_frame_equal(one, two, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("here")

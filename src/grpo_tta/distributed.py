@@ -204,9 +204,12 @@ class BenchJob:
     def describe(self) -> dict[str, Any]:
         """What the answers depend on; raises UserError where model or prompts cannot be had."""
         tower = self.model.load()
-        for name in self.source.counts:
-            self.source.policy(tower, name)
-        return describe_run(tower, [], self.methods, self.settings) | {"tasks": dict(self.source.counts)}
+        prompts = {name: self.source.policy(tower, name).prompts for name in self.source.counts}
+        return describe_run(tower, [], self.methods, self.settings) | {
+            "tasks": dict(self.source.counts),
+            "classes": {name: list(found.labels) for name, found in prompts.items()},
+            "templates": {name: list(found.templates) for name, found in prompts.items()},
+        }
 
     def start(self) -> Callable[[pa.Table, bool], pa.Table]:
         """Loads the model, once an actor; the function returned adapts to rows of the manifest."""
@@ -443,6 +446,11 @@ def bench_on_ray(
     stateful = [method.name for method in methods if method.protocol != "episodic"]
     if stateful:
         raise UserError(f"{stateful[0]} depends on the order of pictures and cannot run on Ray; leave it out of --methods.")
+    if isinstance(source, TaskSource):
+        try:
+            ray.cloudpickle.dumps(source)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"The tasks cannot travel to Ray's actors ({error}); give a Parquet manifest as --data.") from None
     job = BenchJob(model, source, tuple(methods), replace(run_settings, chunk=settings.chunk))
     if isinstance(source, TaskSource):
         uri, columns = f"{out}/manifest.parquet", TASK_COLUMNS
