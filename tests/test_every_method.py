@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +20,7 @@ MARGIN = 1e-4
 EPISODIC = [method for method in known_methods().values() if method.protocol == "episodic"]
 
 
-def test_one_by_one_and_sixteen_in_two_shards_are_the_same(
-    nano_tower: Tower, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_one_by_one_and_sixteen_in_two_shards_are_the_same(nano_tower: Tower, tmp_path: Path) -> None:
     tasks = nano_tasks(["fog", "letters"], "tuning", 12)
     dear = dear_methods(nano_tower, tasks[0], EPISODIC, RunSettings())
     assert {"grpo-tta-paper", "rlcf-full", "ttl", "encoder-entropy-full"} <= set(dear)
@@ -40,9 +37,8 @@ def test_one_by_one_and_sixteen_in_two_shards_are_the_same(
     assert two["error"].isna().all()
 
     close = (one["margin"] < MARGIN) | (two["margin"] < MARGIN)
-    record_property("rows", len(one))
-    record_property("margin below 1e-4", int(close.sum()))
     differ = one["prediction"] != two["prediction"]
+    print(f"{len(one)} rows, {close.sum()} with a margin below {MARGIN}, of which {(differ & close).sum()} differ")
     assert one[differ & ~close][keys].to_numpy().tolist() == []
     assert close.mean() < 0.05  # or the promise would be empty
     assert (one["confidence"] - two["confidence"]).abs().max() < 1e-3
