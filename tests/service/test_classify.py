@@ -237,11 +237,8 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_frees_its_place(quick: GR
             assert gate.began.wait(30)
             host, port = address.removeprefix("http://").split(":")
             body = json.dumps({"images": text(PICTURE)}).encode()
-            head = (
-                f"POST {CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            )
             with socket.create_connection((host, int(port))) as leaving:
-                leaving.sendall(head.encode() + body)
+                leaving.sendall(head(len(body)) + body)
                 settle(lambda: gauge(address, "grpo_tta_waiting_images") == 1)
                 refused = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=60)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
