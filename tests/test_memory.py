@@ -1,75 +1,128 @@
-"""Peak memory of a run: not a matter of how many pictures there are, and hardly of how many classes."""
+"""Memory: of a run over many pictures, and over many classes. Counted in bytes of tensors, not read off the process."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, final
 
-import numpy as np
-import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
-BATCH, VIEWS = 8, 24
-
-# ru_maxrss would be the parent's at the time of the fork, if that is larger
-MEASURE = """
-import sys
-from pathlib import Path
+from grpo_tta import GRPOTTA
+from grpo_tta import classifier as classifier_module
 from grpo_tta.benchmark import RunSettings, run
-from grpo_tta.data.custom import custom_task
+from grpo_tta.data import nano
+from grpo_tta.data.tasks import nano_tasks
+from grpo_tta.images import load_image
 from grpo_tta.methods import choose_methods
-from grpo_tta.towers import load_tower
-data, labels, method, out = sys.argv[1:]
-task = custom_task(Path(data), template="a {}.", labels_file=Path(labels))
-run(load_tower("nano-clip"), [task], choose_methods([method]), Path(out), RunSettings(batch=8))
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
+from grpo_tta.settings import DEFAULT
+from grpo_tta.towers import Tower
+
+B = 2
+WORDS = ("red", "blue", "star", "heart", "circle", "square", "striped", "dotted", "small", "large")
 
 
-def peak(data: Path, labels: Path, method: str, out: Path) -> float:
-    """Megabytes that a run takes at the most."""
-    command = [sys.executable, "-c", MEASURE, str(data), str(labels), method, str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout) / 1024
+@final
+class TensorMemory(TorchDispatchMode):
+    """Inside, the bytes of all storages made and not yet freed; `peak` is their largest sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self._known and key not in inputs:
+                    self._known.add(key)
+                    self.now += size
+                    weakref.finalize(storage, self._freed, key, size)
+        self.peak = max(self.peak, self.now)
+        return out
 
 
-def noise(count: int, side: int, folder: Path) -> list[bytes]:
-    """Uncompressed pictures of two classes, a and b, in a folder per class."""
-    rng = np.random.default_rng(0)
-    for n in range(count):
-        path = folder / "ab"[n % 2] / f"{n}.bmp"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
-    return [(folder / "ab"[n % 2] / f"{n}.bmp").read_bytes() for n in range(count)]
+def test_the_measure_itself() -> None:
+    with TensorMemory() as memory:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)
+        assert memory.now == 4000
+        c = b + 1
+        assert memory.now == 8000
+        del a, b, c
+        assert memory.now == 0
+    assert memory.peak == 8000
 
 
-def test_peak_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
-    labels = tmp_path / "labels.txt"
-    labels.write_text("a\nb\n")
-    peaks = {}
-    for count in (16, 272):
-        folder, parquet = tmp_path / f"{count}", tmp_path / f"{count}.parquet"
-        frame = pd.DataFrame({"image": noise(count, 256, folder), "label": ["ab"[n % 2] for n in range(count)]})
-        frame.to_parquet(parquet, compression=None, row_group_size=16)
-        for source in (folder, parquet):
-            peaks[count, source.suffix] = peak(source, labels, "zero-shot", tmp_path / "runs" / source.name)
-    # 256 pictures more are 50 MB, encoded as well as decoded
-    for kind in ("", ".parquet"):
-        assert peaks[272, kind] - peaks[16, kind] < 20, peaks
+def labels(C: int) -> list[str]:
+    return [" ".join(WORDS[number // 10**place % 10] for place in range(4)) + f" {number}" for number in range(C)]
 
 
-def test_peak_memory_hardly_grows_with_the_number_of_classes(tmp_path: Path) -> None:
-    noise(BATCH, 64, tmp_path / "data")
+def test_classes_cost_their_text_features_and_a_few_tensors_of_views_by_classes(nano_tower: Tower) -> None:
+    pictures = [Image.fromarray(item.image) for item in nano.items("fog", "tuning", B)]
+    made, used = {}, {}
+    for C in (10, 1_000, 10_000):
+        with TensorMemory() as memory:
+            classifier = GRPOTTA(nano_tower, labels(C))
+        made[C] = memory.peak
+        with TensorMemory() as memory:
+            answers = classifier.predict(pictures)
+        used[C] = memory.peak
+        assert all(len(answer.probabilities) == C for answer in answers)
+    C = 10_000
+    text_features = 4 * C * classifier.policy.text_features.shape[1]
+    views_by_classes = 4 * B * (DEFAULT.views.views + DEFAULT.views.copies) * C
+    assert made[C] - made[1_000] <= 2 * text_features  # encoded chunk by chunk; the features and their normalised copy
+    assert used[C] - used[10] <= 5 * views_by_classes
+
+
+def test_pictures_are_held_a_batch_at_a_time(nano_tower: Tower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+    for number, item in enumerate(nano.items("fog", "tuning", 12)):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(item.image).save(paths[-1])
+    read: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def watched(path: Path) -> Image.Image:
+        nonlocal most
+        image = load_image(path)
+        read.append(weakref.ref(image))
+        most = max(most, sum(reference() is not None for reference in read))
+        return image
+
+    monkeypatch.setattr(classifier_module, "load_image", watched)
+    classifier = GRPOTTA(nano_tower, WORDS, batch=3)
     peaks = []
-    for classes in (10, 10_000):
-        labels = tmp_path / f"{classes}.txt"
-        labels.write_text("\n".join(("a", "b", *map(str, range(classes - 2)))))
-        peaks.append(peak(tmp_path / "data", labels, "grpo-tta", tmp_path / "runs" / str(classes)))
-    width = 128  # of nano-clip's features, with room to spare
-    text = 10_000 * width * 4 / 2**20
-    of_every_view = BATCH * VIEWS * 10_000 * 4 / 2**20  # one float32 tensor [B, V, C]
-    assert peaks[1] - peaks[0] < 2 * text + 10 * of_every_view, peaks
+    for n in (6, 12):
+        with TensorMemory() as memory:
+            assert len(classifier.predict(paths[:n])) == n
+        peaks.append(memory.peak)
+    assert most <= 6  # one batch, and the one before while its last reference goes
+    assert peaks[1] <= 1.05 * peaks[0]
+
+
+def test_a_run_over_more_pictures_takes_no_more_memory(nano_tower: Tower, tmp_path: Path) -> None:
+    methods = choose_methods(["zero-shot", "grpo-tta"])
+    peaks = []
+    for n in (4, 12):
+        with TensorMemory() as memory:
+            run(nano_tower, nano_tasks(["fog"], "tuning", n), methods, tmp_path / str(n), RunSettings(batch=2, chunk=4))
+        peaks.append(memory.peak)
+    assert peaks[1] <= 1.05 * peaks[0]

@@ -101,7 +101,7 @@ def test_unusable_models_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="could not be loaded"):
         load_tower(str(folder))
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(UserError, match="the weights are missing"):
+    with pytest.raises(UserError, match=r"The weights of .* are not in the folder; put them there"):
         load_tower(str(folder))
     (folder / "open_clip_config.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
@@ -111,7 +111,8 @@ def test_unusable_models_name_the_remedy(tmp_path: Path) -> None:
     assert os.environ.get("HF_HUB_OFFLINE") is None
 
 
-def test_a_convolutional_tower_is_refused() -> None:
-    config = {**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}}
-    with pytest.raises(UserError, match="cannot be cut into blocks; use a ViT-based model"):
-        OpenClipTower("rn", open_clip.model.CLIP(**config), lambda image: image, lambda texts: torch.zeros(1, 1))
+def test_an_encoder_of_unknown_kind_is_refused() -> None:
+    vision = {"timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear", "image_size": 32}
+    model = open_clip.model.CustomTextCLIP(32, vision, TINY["text_cfg"])
+    with pytest.raises(UserError, match="the visual encoder ResNet cannot be cut into blocks; `grpo-tta models` lists"):
+        OpenClipTower("rn", model, lambda image: image, lambda texts: torch.zeros(1, 1))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from grpo_tta.errors import UserError
 from grpo_tta.towers.embedded_tokens import EmbeddedTokens
 from grpo_tta.towers.fingerprint import fingerprint
-from grpo_tta.towers.hub import offline
+from grpo_tta.towers.hub import failure, offline
 from grpo_tta.towers.names import Source
 from grpo_tta.towers.open_clip_cuts import cut
 from grpo_tta.towers.stock import check_on_disk
@@ -176,8 +176,7 @@ def load(source: Source, *, device: torch.device, download: bool) -> OpenClipTow
             f"{source.name} needs {error.name} for its text; install it with: pip install 'grpo-tta[transformers]'."
         ) from error
     except Exception as error:
-        remedy = "check the connection and try again" if download else "write its files again"
-        raise UserError(f"{source.name}: the model could not be loaded ({error}); {remedy}.") from error
+        raise failure(source.name, error, download=download, folder=source.folder is not None) from error
     return OpenClipTower(source.name, network, preprocess, tokenizer)
 
 

@@ -31,6 +31,8 @@ def check_on_disk(source: Source) -> None:
         UserError: something of the model would have to be downloaded, in one sentence that says what.
     """
     if missing := missing_parts(source):
+        if source.library == "transformers" and source.repository and is_cached(source.repository, ("open_clip_config.json",)):
+            raise UserError(f"{source.name} is a repository in open_clip's format; write hf-hub:{source.name}.")
         *most, last = missing
         named = f"{', '.join(most)} and {last}" if most else last
         one = not most and last != "weights"

@@ -23,7 +23,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.towers.bound_block import BoundBlock
 from grpo_tta.towers.embedded_tokens import EmbeddedTokens
 from grpo_tta.towers.fingerprint import fingerprint
-from grpo_tta.towers.hub import offline
+from grpo_tta.towers.hub import failure, offline
 from grpo_tta.towers.names import Source
 from grpo_tta.towers.stock import check_on_disk
 
@@ -67,11 +67,13 @@ class TransformersTower:
         self.logit_scale = float(model.logit_scale.exp())
         self.logit_bias = float(model.logit_bias) if self._kind != "clip" else None
         self._context = int(text_config.max_position_embeddings)
-        if len(tokenizer) > text_config.vocab_size or len(tokenizer) < 3:
+        if len(tokenizer) > text_config.vocab_size:
             raise UserError(
                 f"{name}: its tokenizer has {len(tokenizer)} tokens and its text encoder {text_config.vocab_size}; they are "
                 "not of one model, write the files again."
             )
+        if not _tells_words_apart(tokenizer):
+            raise UserError(f"{name}: its tokenizer cannot tell words apart; write the tokenizer's files again.")
         if (size := self.preprocess(Image.new("RGB", (64, 48))).shape[-2:]) != (self.image_size, self.image_size):
             raise UserError(
                 f"{name}: its preprocessing makes pictures of {size[0]} x {size[1]} pixels, but it reads {self.image_size} x "
@@ -169,6 +171,14 @@ class TransformersTower:
         ).pooler_output
 
 
+def _tells_words_apart(tokenizer: Any) -> bool:
+    """Whether it knows any words: transformers makes an empty tokenizer where it does not find what it needs."""
+    try:
+        return tokenizer("cat")["input_ids"] != tokenizer("dog")["input_ids"]
+    except Exception:  # an empty one may also fail, with an exception of no particular class
+        return False
+
+
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
     """transformers draws a bar while it reads weights that lie on the disk."""
@@ -207,9 +217,7 @@ def load(source: Source, *, device: torch.device, download: bool) -> Transformer
     except UserError:
         raise
     except Exception as error:
-        first = str(error).strip().split("\n")[0]
-        remedy = "write its files again" if local else "check the connection and try again"
-        raise UserError(f"{source.name}: the model could not be loaded ({first}); {remedy}.") from error
+        raise failure(source.name, error, download=download, folder=source.folder is not None) from error
     # transformers fills what it does not find with random numbers and only logs it.
     bad = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind])
     if bad:
