@@ -1,6 +1,6 @@
 """The web page in a headless Chromium: drop a picture, type labels, adapt, watch; by keyboard; on a phone; offline.
 
-Run with `pytest -m browser`. Needs Debian's chromium; absent means failed, never skipped.
+Needs Chromium as `test_browser` does; absent means failed, never skipped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from grpo_tta import GRPOTTA
 from grpo_tta.app.run import create_app
 from grpo_tta.towers import Tower
 from tests.service.conftest import picture, serving
+from tests.test_browser import browser as chromium
 
-CHROMIUM = Path("/usr/bin/chromium")
 LABELS = ["star", "heart", "fish", "<b>cup</b> ${1+1}"]
 pytestmark = [
     pytest.mark.browser,
@@ -47,9 +47,8 @@ def address(nano_tower: Tower) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert CHROMIUM.exists(), "install chromium; this test never skips"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
