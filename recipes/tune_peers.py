@@ -1,10 +1,9 @@
 """Tunes the peers on the tuning split of the nano suite: a grid each, with the default's own number of views.
 
-    python recipes/tune_peers.py --out tuned.json [--methods tpt,ttl] [--images 24] [--stream-images 96]
+    python recipes/tune_peers.py --out tuned.json [--methods tpt,ttl] [--images 12] [--stream-images 96]
 
-Prints the mean accuracy over the shifted tasks for every setting, the official one of `baselines.catalogue` among them
-(at the default's number of views), and writes the same as JSON. The best setting of each peer, the first where two are
-level, is what `baselines.tuned` holds.
+Prints the mean accuracy over the shifted tasks for every setting, the first that of the official code (at the default's
+number of views), and writes the same as JSON after every task; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,6 +80,17 @@ def grids() -> dict[str, list[Method]]:
     }  # fmt: skip
 
 
+def summarise(found: dict[str, dict[str, list[float]]], chosen: dict[str, list[Method]]) -> dict[str, list[dict[str, Any]]]:
+    """The settings of each method with their mean accuracy in % over the tasks that are done."""
+    return {
+        key: [
+            {"settings": asdict(method.settings), "accuracy": 100 * sum(task[key][n] for task in found.values()) / len(found)}
+            for n, method in enumerate(grid)
+        ]
+        for key, grid in chosen.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="all")
@@ -91,9 +102,13 @@ def main() -> None:
     chosen = every if options.methods == "all" else {name: every[name] for name in options.methods.split(",")}
     tower = load_tower("nano-clip")
     tasks = [task for task in nano_tasks(None, "tuning") if task.kind in SHIFTED_MEAN]
-    hits: dict[tuple[str, int], list[float]] = {}
+    # task -> method -> accuracy of each setting; what an unfinished run has written is not done again
+    found: dict[str, dict[str, list[float]]] = json.loads(options.out.read_text())["tasks"] if options.out.is_file() else {}
     started = time.time()
     for task in tasks:
+        if set(found.get(task.name, {})) >= set(chosen):
+            continue
+        accuracy = found.setdefault(task.name, {})
         policy = Policy(tower, make_prompts(tower, task.classes, (task.template,), task.ensemble))
         for episodic, count in ((True, options.images), (False, options.stream_images)):
             wanted = [(key, m) for key, grid in chosen.items() for m in grid if (m.protocol == "episodic") == episodic]
@@ -111,21 +126,15 @@ def main() -> None:
                 labels += [label for _, label in pairs]
             whole = concatenate(batches)
             for key, grid in chosen.items():
+                accuracy.setdefault(key, [0.0] * len(grid))
                 for number, method in enumerate(grid):
                     if (method.protocol == "episodic") == episodic:
                         after = method(policy, whole, {})[0].after
                         right = (after.argmax(-1).cpu() == torch.tensor(labels)).float().mean()
-                        hits.setdefault((key, number), []).append(float(right))
+                        accuracy[key][number] = float(right)
+        options.out.write_text(json.dumps({"tasks": found, "methods": summarise(found, chosen)}, indent=1) + "\n")
         print(f"{task.name}: {time.time() - started:.0f} s", flush=True)
-    out = {
-        key: [
-            {"settings": asdict(method.settings), "accuracy": 100 * sum(hits[key, n]) / len(hits[key, n])}
-            for n, method in enumerate(grid)
-        ]
-        for key, grid in chosen.items()
-    }
-    options.out.write_text(json.dumps(out, indent=1) + "\n")
-    for key, rows in out.items():
+    for key, rows in summarise(found, chosen).items():
         print(key)
         for row in rows:
             print(f"  {row['accuracy']:5.1f}  {row['settings']}")
