@@ -38,7 +38,7 @@ def test_the_named_methods_that_take_one(tiny_tower):
     assert [m.name for m in taught_methods(["tpt", "rlcf-full"], tower)] == ["rlcf-full+tiny"]
     assert [m.name for m in taught_methods(["grpo-tta"], tower)] == ["rlcf+tiny"]
     method = taught_methods(["rlcf"], tower)[0]
-    assert method.reward == "teacher"
+    assert (method.reward, method.teacher) == ("teacher", "tiny")
     assert method.settings == TaughtSettings(RLCFSettings(), "tiny", tower.fingerprint)
     other = taught_methods(["rlcf"], tiny_tower(seed=4))[0]
     assert settings_hash(method.settings) != settings_hash(other.settings)
@@ -57,7 +57,7 @@ def test_bench_and_report_say_which_model_scored(tmp_path: Path):
     assert command(*line, "--teacher", str(teacher)) == 0
     run = json.loads((out / "run.json").read_text())
     told = run["methods"]["rlcf+my-teacher"]
-    assert told["reward"] == "teacher"
+    assert (told["reward"], told["teacher"]) == ("teacher", str(teacher))
     assert told["settings"]["teacher"] == str(teacher)
     assert told["settings"]["fingerprint"] == load_tower(str(teacher)).fingerprint
     assert command("report", str(out), "--out", str(tmp_path / "report")) == 0

@@ -62,7 +62,7 @@ def taught_rlcf_method(settings: RLCFSettings, teacher: Tower, name: str = "rlcf
         return rlcf(policy, batch, settings, policies[policy]), state
 
     told = TaughtSettings(settings, teacher.name, teacher.fingerprint)
-    return Method(f"{name}+{short_name(teacher)}", "episodic", "teacher", settings.views, 0, told, cuts, run)
+    return Method(f"{name}+{short_name(teacher)}", "episodic", "teacher", settings.views, 0, told, cuts, run, teacher.name)
 
 
 def short_name(tower: Tower) -> str:
