@@ -78,6 +78,9 @@ def smaller(words: list[str]) -> list[str]:
         words += ["--tasks", "source,fog"]
     if words[1] == "bench" and "--methods" not in words:
         words += ["--methods", "zero-shot,grpo-tta"]
+    for option, few in (("--tasks", "source,fog"), ("--methods", "zero-shot,grpo-tta,tent")):
+        if option in words and words[words.index(option) + 1] == "all":
+            words[words.index(option) + 1] = few
     return words
 
 
