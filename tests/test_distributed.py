@@ -212,21 +212,22 @@ from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.distributed import Model, RaySettings, TaskSource, bench_on_ray
 from grpo_tta.methods import choose_methods
 
-def noted(method, log):
+def noted(method, log, hold):
     inner = method.run
 
     def run(policy, batch, state):
-        found = inner(policy, batch, state)
-        time.sleep(0.4)
         with open(log, "a") as file:
             file.write("".join(f"{os.getpid()} {name}\\n" for name in batch.image_ids))
-        return found
+        place = [line.split()[1] for line in open(log)].index(batch.image_ids[0])
+        while os.path.exists(hold) and place >= 12:
+            time.sleep(0.05)
+        return inner(policy, batch, state)
 
     return replace(method, run=run)
 
-def main(out, log):
+def main(out, log, hold):
     source = TaskSource(tuple(nano_tasks(["fog"], "tuning", 64)))
-    methods = [noted(choose_methods(["zero-shot"])[0], log)]
+    methods = [noted(choose_methods(["zero-shot"])[0], log, hold)]
     settings = RaySettings(actors=2, cpus=0.5, chunk=4, object_store_mb=200)
     bench_on_ray(Model("nano-clip"), source, methods, out, RunSettings(), settings)
 
@@ -252,37 +253,40 @@ def alive(pid: int) -> bool:
 @pytest.mark.usefixtures("here")
 def test_a_killed_driver_resumes_without_a_lost_or_doubled_row(tmp_path: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
-    out, log = tmp_path / "out", tmp_path / "log"
-    command = [sys.executable, str(tmp_path / "driver.py"), str(out), str(log)]
+    out, log, hold = tmp_path / "out", tmp_path / "log", tmp_path / "hold"
+    hold.touch()
+    command = [sys.executable, str(tmp_path / "driver.py"), str(out), str(log), str(hold)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def adapted() -> list[str]:
+    def begun() -> list[str]:
         return log.read_text().splitlines() if log.exists() else []
 
     def committed() -> int:
         return sum(1 for path in (out / "checkpoint").glob("*.parquet") if ".pending" not in path.name)
 
-    # Killed between two batches' commits: what a worker has finished is on disk, what it is at is not.
-    until(lambda: committed() >= 3 and 4 * committed() == len(adapted()), "three batches and their commits")
+    def both_held() -> bool:
+        last = {line.split()[0]: place for place, line in enumerate(begun())}
+        return len(last) == 2 and min(last.values()) >= 12 and len(begun()) == 4 * committed() + 8
+
+    until(both_held, "both workers in the middle of a batch, all batches before on disk")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = adapted()
+    before = begun()
     workers = {int(line.split()[0]) for line in before}
+    assert len(workers) == 2
     until(lambda: not any(alive(pid) for pid in workers), "Ray ends its workers")
-    before = adapted()
-    assert len(before) < 64
+    hold.unlink()
 
     spec: dict[str, object] = {"__name__": "driver"}
     exec(compile(DRIVER, "driver.py", "exec"), spec)
-    spec["main"](str(out), str(log))  # type: ignore[operator]
+    spec["main"](str(out), str(log), str(hold))  # type: ignore[operator]
     rows = read_records([out])
     assert sorted(rows["image_id"]) == [f"nano/fog/tuning/{number:04d}" for number in range(64)]
-    times = Counter(line.split()[1] for line in adapted())
+    times = Counter(line.split()[1] for line in begun())
     assert len(times) == 64
-    assert sum(times.values()) - 64 <= 2 * 4  # at most one batch of four a worker
-    assert max(times.values()) <= 2
-    kept = len(before) - (sum(times.values()) - 64)
-    assert kept >= 12  # and the rest of the first run was not done again
+    in_hand = {name for pid in workers for name in [line.split()[1] for line in before if line.startswith(f"{pid} ")][-4:]}
+    assert {name for name, count in times.items() if count > 1} == in_hand  # one batch of four a worker, and no other
+    assert max(times.values()) == 2
 
 
 def test_what_cannot_run_is_refused_before_ray_starts(tmp_path: Path) -> None:
