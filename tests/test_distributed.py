@@ -237,7 +237,7 @@ if __name__ == "__main__":
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.01)
