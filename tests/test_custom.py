@@ -104,3 +104,14 @@ def test_what_is_off_is_named(folder: Path, tmp_path: Path) -> None:
     pd.DataFrame({"image": [buffer.getvalue()[:30]], "label": ["cat"]}).to_parquet(folder / "d.parquet")
     with pytest.raises(UserError, match="damaged"):
         custom_task(folder / "d.parquet", template="a {}.").load(0)
+
+
+def test_numbers_are_no_names(tmp_path: Path) -> None:
+    for label in ("0", "1"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / label / "x.png")
+    with pytest.raises(UserError, match="labels are numbers; name them in a file for --labels-file"):
+        custom_task(tmp_path / "data", template="a {}.")
+    names = tmp_path / "names.json"
+    names.write_text('{"0": "cat", "1": "dog"}')
+    assert custom_task(tmp_path / "data", template="a {}.", labels_file=names).classes == ("cat", "dog")

@@ -35,7 +35,7 @@ from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, run_ch
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.classify import classify
 from grpo_tta.contract import Method
-from grpo_tta.data.custom import read_labels
+from grpo_tta.data.custom import own_names, read_labels
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError
 from grpo_tta.manifest import TASK_COLUMNS, Manifest, Pictures, filesystem, open_manifest, write_tasks
@@ -467,7 +467,7 @@ def manifest_source(data: str, out: str, template: str, labels_file: Path | None
         UserError: as `open_manifest` and `read_labels`.
     """
     manifest = open_manifest(data, out, labelled=True)
-    names = read_labels(labels_file) if labels_file else {label: label for label in manifest.labels()}
+    names = read_labels(labels_file) if labels_file else own_names(manifest.labels(), data)
     return ManifestSource(manifest, names, template)
 
 

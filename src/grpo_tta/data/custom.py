@@ -86,7 +86,7 @@ def custom_task(
         raise UserError(f"{path}: no pictures in it.")
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
         raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
-    names = read_labels(labels_file) if labels_file else {label: label for label in sorted(set(labels))}
+    names = read_labels(labels_file) if labels_file else own_names(sorted(set(labels)), path)
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise UserError(f"{path}: label {unknown[0]!r} is not in {labels_file}; add it there or rename it.")
@@ -101,6 +101,19 @@ def custom_task(
 
     chosen = [ids[i] for i in keep]
     return Task(name or path.stem, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels")
+
+
+def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:
+    """Labels as they stand in the data, each as its own name.
+
+    Raises:
+        UserError: they are numbers: a prompt like "a photo of a 3." would be scored without a word.
+    """
+    if all(label.isdecimal() for label in labels):
+        raise UserError(
+            f'{where}: the labels are numbers; name them in a file for --labels-file, such as {{"0": "cat"}} (.json).'
+        )
+    return {label: label for label in labels}
 
 
 _Open = Callable[[Sequence[int]], Callable[[int], Image.Image]]
