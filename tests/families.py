@@ -110,15 +110,19 @@ def write_open_clip(config: dict[str, Any], folder: Path) -> nn.Module:
 
 @torch.no_grad()
 def randomise(model: nn.Module) -> None:
-    """Gives every weight a value that matters: no affine is the identity, no branch is switched off by a zero."""
+    """Gives every weight a value that matters: no affine is the identity, no branch is switched off by a zero, and attention
+    attends to some tokens more than to others (as initialised it hardly does, and positions would not matter)."""
     for name, parameter in model.named_parameters():
+        noise = torch.randn_like(parameter)
         if name.startswith("logit"):
             continue
-        if parameter.ndim < 2:
-            centre = 0.0 if name.endswith("bias") else 1.0
-            parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
+        if parameter.numel() == max(parameter.shape, default=1):  # affines, biases, layer scales
+            parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.2 * noise)
+        elif any(part in name for part in ("embed", "token", "latent", "probe")) and "patch_embed" not in name:
+            parameter.copy_(0.5 * noise)
         else:
-            parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
+            gain = 1.5 if parameter.ndim < 4 else 0.3  # convolutions come in sums of branches
+            parameter.copy_(noise * (gain * parameter.shape[0] / parameter.numel()) ** 0.5)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
             buffer.copy_(0.1 * torch.randn_like(buffer))

@@ -109,7 +109,8 @@ def test_every_image_has_its_own_parameters_and_they_alone_get_gradients(policy:
     with torch.no_grad():
         for image in range(B):
             expected = run(with_own_weights(tower, plan, tuned, image), tokens[image], plan.first_block)
-            torch.testing.assert_close(found[image], expected, atol=1e-4, rtol=1e-4)
+            scale = expected.abs().max()
+            torch.testing.assert_close(found[image] / scale, expected / scale, atol=2e-5, rtol=0)
     direction = torch.randn(found.shape[-1], generator=generator)
     (found @ direction).sum().backward()
     assert set(tuned) == set(plan.shapes)
