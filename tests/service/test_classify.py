@@ -19,9 +19,10 @@ from grpo_tta import GRPOTTA, Prediction, UserError
 from grpo_tta.service.http import create_service
 from grpo_tta.service.limits import Limits
 from grpo_tta.towers import Tower
-from tests.service.conftest import CLASSIFY, FEW, LABELS, encoded, picture, serving
+from tests.service.conftest import CLASSIFY, FEW, LABELS, PATIENT, encoded, picture, serving
 
-SMALL = Limits(
+SMALL = replace(
+    PATIENT,
     body_bytes=40_000, image_bytes=20_000, pixels=10_000, aspect=4, images=3, labels=4, label_characters=20, queue=6
 )  # fmt: skip
 PICTURE = encoded(picture(0))
@@ -29,7 +30,7 @@ PICTURE = encoded(picture(0))
 
 @pytest.fixture(scope="module")
 def client(quick: GRPOTTA) -> Iterator[httpx.Client]:
-    with serving(create_service(quick, SMALL, batch=4)) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serving(create_service(quick, SMALL, batch=4)) as address, httpx.Client(base_url=address, timeout=600) as client:
         yield client
 
 
@@ -81,7 +82,7 @@ def test_a_request_may_bring_its_labels(client: httpx.Client, nano_tower: Tower)
 
 def test_labels_of_requests_leave_nothing_on_disk(quick: GRPOTTA, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("GRPO_TTA_CACHE", str(tmp_path))
-    with serving(create_service(quick)) as address:
+    with serving(create_service(quick, PATIENT)) as address:
         for number in range(20):  # more than the classifiers that are remembered
             labels = [f"thing {number}", "star"]
             assert httpx.post(address + CLASSIFY, json={"images": text(PICTURE), "labels": labels}).status_code == 200
@@ -181,13 +182,13 @@ def test_lone_surrogates_are_refused(client: httpx.Client) -> None:
 
 
 def test_a_bomb_is_refused_from_its_header(quick: GRPOTTA) -> None:
-    with serving(create_service(quick)) as address:
+    with serving(create_service(quick, PATIENT)) as address:
         response = httpx.post(address + CLASSIFY, files=form(BOMB))
     assert response.json()["error"]["code"] == "too_many_pixels"
 
 
 def test_labels_that_the_model_cannot_read_are_the_clients_fault(quick: GRPOTTA) -> None:
-    with serving(create_service(quick)) as address:
+    with serving(create_service(quick, PATIENT)) as address:
         labels = ["star", "x y " * 40]
         response = httpx.post(address + CLASSIFY, json={"images": text(PICTURE), "labels": labels})
     assert (response.status_code, response.json()["error"]["code"]) == (422, "unusable_labels")
@@ -233,14 +234,14 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_frees_its_place(quick: GR
     limits = replace(SMALL, images=2, queue=2)
     with serving(create_service(quick, limits, batch=1)) as address, ThreadPoolExecutor(1) as pool:
         try:
-            first = pool.submit(httpx.post, address + CLASSIFY, files=form(PICTURE), timeout=60)
+            first = pool.submit(httpx.post, address + CLASSIFY, files=form(PICTURE), timeout=600)
             assert gate.began.wait(30)
             host, port = address.removeprefix("http://").split(":")
             body = json.dumps({"images": text(PICTURE)}).encode()
             with socket.create_connection((host, int(port))) as leaving:
                 leaving.sendall(head(len(body)) + body)
                 settle(lambda: gauge(address, "grpo_tta_waiting_images") == 1)
-                refused = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=60)
+                refused = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
                 assert refused.headers["retry-after"] == "1"
             settle(lambda: gauge(address, "grpo_tta_accepted_images") == 1)
@@ -251,14 +252,14 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_frees_its_place(quick: GR
         finally:
             gate.open.set()
         assert first.result().status_code == 200
-        assert httpx.post(address + CLASSIFY, files=form(PICTURE, PICTURE), timeout=60).status_code == 200
+        assert httpx.post(address + CLASSIFY, files=form(PICTURE, PICTURE), timeout=600).status_code == 200
 
 
 def test_time_runs_out_with_a_refusal(quick: GRPOTTA, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with serving(create_service(quick, replace(SMALL, seconds=0.5), batch=1)) as address:
         try:
-            response = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=60)
+            response = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600)
             assert (response.status_code, response.json()["error"]["code"]) == (503, "too_slow")
         finally:
             gate.open.set()
@@ -273,7 +274,7 @@ def test_shutdown_finishes_what_was_accepted(quick: GRPOTTA, monkeypatch: pytest
     gate = Gate(monkeypatch)
     with ThreadPoolExecutor(3) as pool:
         with serving(create_service(quick, SMALL, batch=1)) as address:
-            waiting = [pool.submit(httpx.post, address + CLASSIFY, files=form(PICTURE), timeout=60) for _ in range(3)]
+            waiting = [pool.submit(httpx.post, address + CLASSIFY, files=form(PICTURE), timeout=600) for _ in range(3)]
             settle(lambda: gauge(address, "grpo_tta_accepted_images") == 3)
             threading.Timer(0.5, gate.open.set).start()
         assert [answer.result().status_code for answer in waiting] == [200, 200, 200]
@@ -287,13 +288,13 @@ def test_a_failure_of_ours_is_500_and_logged(
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    with monkeypatch.context() as patch, serving(create_service(quick)) as address:
+    with monkeypatch.context() as patch, serving(create_service(quick, PATIENT)) as address:
         patch.setattr(GRPOTTA, "predict", fail)
-        response = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=60)
+        response = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
         assert "out of memory" in caplog.text
         patch.undo()
-        assert httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=60).status_code == 200
+        assert httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600).status_code == 200
 
 
 def test_health_metrics_schema_and_unknown_paths(client: httpx.Client) -> None:
@@ -331,13 +332,15 @@ def test_32_clients_at_once_each_get_their_own_offline_answer(nano_tower: Tower)
     images = [picture(number, "gaussian-noise") for number in range(24)]
     expected = classifier.predict(images)
     files = [encoded(image) for image in images]
-    with serving(create_service(classifier)) as address, httpx.Client(base_url=address, timeout=120) as client:
+    with serving(create_service(classifier, PATIENT)) as address, httpx.Client(base_url=address, timeout=600) as client:
 
-        def ask(number: int) -> bool:
+        def ask(number: int) -> str:
             response = client.post(CLASSIFY, files=form(files[number % 24]))
-            return response.status_code == 200 and same(response.json()["results"][0], expected[number % 24])
+            if response.status_code != 200:
+                return response.text
+            return "right" if same(response.json()["results"][0], expected[number % 24]) else f"wrong for {number % 24}"
 
         with ThreadPoolExecutor(32) as pool:
-            assert all(pool.map(ask, range(64)))
+            assert set(pool.map(ask, range(64))) == {"right"}
         batches = client.get("/metrics").text
     assert 'grpo_tta_batch_images_bucket{le="1.0"} 64' not in batches  # they were gathered

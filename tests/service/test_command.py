@@ -19,7 +19,7 @@ from grpo_tta.cli_faces import need_extra
 from grpo_tta.listen import open_socket
 from tests.service.conftest import CLASSIFY, encoded, picture
 
-ARGUMENTS = ["serve", "--labels", "star,heart,fish", "--port", "0"]
+ARGUMENTS = ["serve", "--labels", "star,heart,fish", "--port", "0", "--max-seconds", "600"]
 COMMAND = [sys.executable, "-u", "-m", "grpo_tta.cli", *ARGUMENTS]
 
 
@@ -35,16 +35,16 @@ def test_a_signal_finishes_what_was_accepted_and_ends_well() -> None:
             found = re.search(r"http://127\.0\.0\.1:\d+", line)
             assert found, line
             address = found[0]
-            asked = pool.submit(httpx.post, address + CLASSIFY, files=files, timeout=60)
+            asked = pool.submit(httpx.post, address + CLASSIFY, files=files, timeout=600)
             pause = threading.Event()
-            while "grpo_tta_accepted_images 8.0" not in httpx.get(address + "/metrics", timeout=60).text:
+            while "grpo_tta_accepted_images 8.0" not in httpx.get(address + "/metrics", timeout=600).text:
                 assert not asked.done(), asked.result().text
                 pause.wait(0.005)
             process.send_signal(signal.SIGTERM)
             answer = asked.result()
             assert answer.status_code == 200
             assert len(answer.json()["results"]) == 8
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=600)
         finally:
             process.kill()
     assert process.returncode == 0, err

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,8 +20,7 @@ from PIL import Image
 
 from grpo_tta import GRPOTTA
 from grpo_tta.service.http import create_service
-from grpo_tta.service.limits import Limits
-from tests.service.conftest import CLASSIFY, encoded, picture, serving
+from tests.service.conftest import CLASSIFY, PATIENT, encoded, picture, serving
 from tests.service.test_classify import same
 
 COUNT = 1000
@@ -118,12 +118,12 @@ def mutated(good: list[bytes], number: int) -> bytes:
 def test_a_thousand_mutated_pictures(make_quick: Callable[[], GRPOTTA]) -> None:
     good, bad = seeds(), never_good()
     files = bad + [mutated(good, number) for number in range(COUNT - len(bad))]
-    app = create_service(make_quick(), Limits(pixels=2**22))
+    app = create_service(make_quick(), replace(PATIENT, pixels=2**22))
 
     async def main() -> tuple[list[httpx.Response], list[httpx.Response], httpx.Response]:
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", timeout=60) as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", timeout=600) as client,
         ):
             one_by_one = asyncio.Semaphore(16)
 
@@ -149,7 +149,7 @@ def test_a_thousand_mutated_pictures(make_quick: Callable[[], GRPOTTA]) -> None:
 def test_a_good_picture_among_damaged_ones_gets_its_own_answer(quick: GRPOTTA) -> None:
     good = seeds()
     expected = quick.predict(picture(0))
-    with serving(create_service(quick)) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serving(create_service(quick, PATIENT)) as address, httpx.Client(base_url=address, timeout=600) as client:
         for number in range(20):
             client.post(CLASSIFY, files={"images": mutated(good, number)})
             answer = client.post(CLASSIFY, files={"images": good[0]}).json()["results"][0]
@@ -159,10 +159,10 @@ def test_a_good_picture_among_damaged_ones_gets_its_own_answer(quick: GRPOTTA) -
 def test_the_service_is_what_its_schema_says(quick: GRPOTTA, tmp_path: Path) -> None:
     # Not checked: that all data that fits the schema is accepted. No schema can say which bytes are a picture.
     options = ["--phases=examples,coverage,fuzzing", "--exclude-checks=positive_data_acceptance", "--max-examples=40"]
-    options += ["--seed=1", "--generation-database=none", "--request-timeout=60", "--no-color"]
-    with serving(create_service(quick)) as address:
+    options += ["--seed=1", "--generation-database=none", "--request-timeout=600", "--no-color"]
+    with serving(create_service(quick, PATIENT)) as address:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", *options]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
         assert httpx.get(address + "/healthz").status_code == 200
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     assert "3 selected / 3 total" in done.stdout
