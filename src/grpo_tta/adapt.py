@@ -119,7 +119,7 @@ def take_views(of_views: Tensor, selected: Tensor) -> Tensor:
     return of_views[torch.arange(len(selected), device=selected.device)[:, None], selected]
 
 
-def refer(policy: Policy, seen: Observation, settings: GRPOSettings, stream: Tensor | None = None) -> tuple[Tensor, Reference]:
+def refer(policy: Policy, seen: Observation, settings: GRPOSettings) -> tuple[Tensor, Reference]:
     """Selection `[B, M]` and what the frozen model said about the selected views and the copies."""
     views, copies = seen.log_probs[:, : seen.views], seen.log_probs[:, seen.views :]
     selected = select_views(views, settings.selected)
@@ -127,7 +127,7 @@ def refer(policy: Policy, seen: Observation, settings: GRPOSettings, stream: Ten
     weights = view_weights(kept, settings.view_sharpness)  # [B, M]
     consensus = weighted_log_mean(kept, weights)
     content_free = content_free_prior(copies, consensus, settings.gated_prior) if copies.shape[1] else None
-    return selected, Reference(kept, weights, consensus, content_free, policy.text_features, stream)
+    return selected, Reference(kept, weights, consensus, content_free, policy.text_features)
 
 
 def propose_steps(
@@ -137,25 +137,39 @@ def propose_steps(
     *,
     image_ids: Sequence[str] = (),
     seed: int = 0,
-    stream: Tensor | None = None,
     reward: Reward | None = None,
 ) -> Proposal:
-    """Selection, group, rewards and advantages of B images; no gradient, no step.
+    """Selection, group, rewards and advantages of B images; no gradient, no step. Arguments as in `propose_from`."""
+    selected, reference = refer(policy, seen, settings)
+    return propose_from(selected, reference, settings, image_ids=image_ids, seed=seed, reward=reward)
+
+
+def propose_from(
+    selected: Tensor,
+    reference: Reference,
+    settings: GRPOSettings,
+    *,
+    image_ids: Sequence[str] = (),
+    seed: int = 0,
+    reward: Reward | None = None,
+) -> Proposal:
+    """Group, rewards and advantages for what `refer` has found (an online method adds its stream prior to it first).
 
     Args:
+        selected: `[B, M]` indices of the selected views.
+        reference: what the frozen model said of them.
         image_ids, seed: name the Gumbel noise of the group rule `sample`.
-        stream: `[B, C]` log of the stream prior; only for an online method.
         reward: in place of the settings' sum of rewards.
 
     Raises:
         UserError: settings that do not fit the classes, or a reward of the wrong shape or that is not finite.
     """
-    K = settings.group_size(policy.classes)
-    selected, reference = refer(policy, seen, settings, stream)
     old = reference.log_probs  # [B, M, C]
+    C = old.shape[-1]
+    K = settings.group_size(C)
     # the distribution that proposes: each view's own, or the views' common opinion
     proposer = old if settings.group_of == "view" else reference.consensus[:, None]  # [B, M or 1, C]
-    gumbel = gumbel_noise(seed, image_ids, proposer.shape[1], policy.classes).to(old) if settings.group == "sample" else None
+    gumbel = gumbel_noise(seed, image_ids, proposer.shape[1], C).to(old) if settings.group == "sample" else None
     group = propose(proposer, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
     if settings.group_of == "image":
         group = share(group, old)

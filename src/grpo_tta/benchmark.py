@@ -119,12 +119,27 @@ def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method],
     }
 
 
-def check_same_run(folder: Path | str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same_run(folder: Path | str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises UserError where a folder's `run.json` tells of another run than the one wanted."""
     found, wanted = ({"engine": "local", **run} for run in (found, wanted))
-    different = [key for key, value in wanted.items() if found.get(key) != value]
-    if different:
-        raise UserError(f"{folder} holds another run ({', '.join(different)} differ); name another --out or remove the folder.")
+    check_same("run", folder, found, wanted)
+
+
+def check_same(what: str, folder: Path | str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError where a folder's description is another one than the one wanted, and says in which entries."""
+    if different := [key for key, value in wanted.items() if found.get(key) != value]:
+        raise UserError(
+            f"{folder} holds another {what} ({', '.join(different)} differ); name another --out or remove the folder."
+        )
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """
+    Raises:
+        UserError: none, or one twice.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError("Name each seed once, and at least one.")
 
 
 def _open_run(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +337,7 @@ def run_chunk(
                 if not mine:
                     continue
                 given = [some[place] for place in mine]
-                part = batch if len(mine) == len(some) else batch.take(mine)
+                part = batch if len(mine) == len(some) else batch.part(mine)
                 if method.protocol == "episodic":
                     rows += _attempt(policy, task, given, part, method, states, settings)
                 else:

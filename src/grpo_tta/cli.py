@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from grpo_tta import cli_faces
 from grpo_tta.cli_models import list_models
+from grpo_tta.cli_options import Batch, Device, Download, Model, Part, Preset, Seed, Templates, make_console, split_list
 from grpo_tta.data.benchmarks import commands as datasets_commands
 from grpo_tta.errors import UserError
 from grpo_tta.sweep_command import read_seeds, sweep
@@ -33,16 +33,6 @@ app = typer.Typer(
 )
 app.add_typer(datasets_commands.app, name="datasets")
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="nano-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
-        "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
-Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
-Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
 Engine = Annotated[str, typer.Option(help="local, or ray: any number of machines (the extra `ray`; see docs/scaling.md).")]
 Actors = Annotated[int, typer.Option(help="ray: processes that hold the model.", rich_help_panel="Ray")]
 ActorCpus = Annotated[float, typer.Option(help="ray: CPUs of each, and threads.", rich_help_panel="Ray")]
@@ -65,10 +55,6 @@ def _options_of(context: typer.Context, without: Sequence[str]) -> list[str]:
     return words
 
 
-def _split_list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of records, summary and figure; an existing run is resumed.")] = Path(
@@ -78,18 +64,16 @@ def demo(
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks; default: all but the streams.")] = "",
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
+    batch: Batch = 16,
 ) -> None:
     """Adapt the shipped nano-clip on the nano suite: both presets and the controls, with a table and a figure."""
-    from rich.console import Console
-
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.tasks import nano_tasks
     from grpo_tta.demo import run_demo
     from grpo_tta.methods import choose_methods
     from grpo_tta.towers import load_tower
 
-    chosen = nano_tasks(_split_list(tasks) if tasks else None, split, limit)
+    chosen = nano_tasks(split_list(tasks) if tasks else None, split, limit)
     settings = RunSettings(seed=seed, batch=batch)
     run_demo(
         load_tower("nano-clip"),
@@ -98,7 +82,7 @@ def demo(
         out,
         settings,
         split,
-        Console(width=None if sys.stdout.isatty() else 150),
+        make_console(),
     )
 
 
@@ -109,12 +93,12 @@ def predict(
     ],
     labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two.")],
     model: Model = "nano-clip",
-    template: Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")] = None,
-    preset: Annotated[str, typer.Option(help="default or paper.")] = "default",
+    template: Templates = None,
+    preset: Preset = "default",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
-    batch: Annotated[int, typer.Option(help="Pictures adapted in one pass.")] = 16,
+    batch: Batch = 16,
     download: Download = False,
     out: Annotated[str, typer.Option(help="ray: folder of the answers; an existing run is resumed.")] = "runs/predict",
     engine: Engine = "local",
@@ -126,8 +110,6 @@ def predict(
     ray_address: RayAddress = None,
 ) -> None:
     """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read."""
-    from rich.console import Console
-
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.images import find_images
     from grpo_tta.prompts import DEFAULT_TEMPLATE
@@ -139,12 +121,12 @@ def predict(
         if len(paths) > 1 or as_json:
             raise UserError("Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json.")
         options = {"templates": tuple(template or (DEFAULT_TEMPLATE,)), "settings": preset, "seed": seed}
-        rows = predict_on_ray(ModelName(model, device, download), _split_list(labels), paths[0], out, batch, options, ray)
+        rows = predict_on_ray(ModelName(model, device, download), split_list(labels), paths[0], out, batch, options, ray)
         typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
         return
     classifier = GRPOTTA(
         model,
-        _split_list(labels),
+        split_list(labels),
         templates=template or DEFAULT_TEMPLATE,
         settings=preset,
         seed=seed,
@@ -162,7 +144,7 @@ def predict(
         }
         typer.echo(json.dumps(content, indent=2))
     else:
-        _print_answers(answers, Console(width=None if sys.stdout.isatty() else 150))
+        _print_answers(answers, make_console())
     for _, text in problems:
         typer.echo(text, err=True)
     if problems:
@@ -201,11 +183,12 @@ def bench(
     seeds: Annotated[str, typer.Option(help="Comma-separated: one run a seed, in OUT/seed-N; instead of --seed.")] = "",
     limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
     limit_heavy: Annotated[
-        int | None, typer.Option(help="Images a task for methods of more than 64 forward passes an image.")
+        int | None,
+        typer.Option(help="Images a task for methods of more than 64 passes an image, a backward pass counted as two."),
     ] = None,
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task; episodic methods only.")] = "0/1",
-    batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
-    chunk: Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")] = 128,
+    batch: Batch = 16,
+    chunk: Part = 128,
     workers: Annotated[int, typer.Option(help="Processes that share the tasks, and the cores, between them.")] = 1,
     task_share: Annotated[str, typer.Option(help="i/n: every n-th task; for processes that share a folder.")] = "0/1",
     teacher: Annotated[str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")] = "",
@@ -221,8 +204,6 @@ def bench(
     ray_address: RayAddress = None,
 ) -> None:
     """Measure methods on the nano suite, benchmarks or your own labelled pictures, zero-shot always beside."""
-    from rich.console import Console
-
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.choose import Choice, choose_tasks
@@ -233,18 +214,18 @@ def bench(
 
     ray = _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address)
     choice = Choice(
-        suite=suite, tasks=tuple(_split_list(tasks)) if tasks else None, split=split, limit=limit,
+        suite=suite, tasks=tuple(split_list(tasks)) if tasks else None, split=split, limit=limit,
         data=None if data is None else Path(data), labels_file=labels_file, template=template,
-        datasets=tuple(_split_list(dataset)) if dataset else (), root=root, official_split=official_split,
-        corruptions=tuple(_split_list(corruptions)) if corruptions else (), severities=tuple(_split_list(severities)),
+        datasets=tuple(split_list(dataset)) if dataset else (), root=root, official_split=official_split,
+        corruptions=tuple(split_list(corruptions)) if corruptions else (), severities=tuple(split_list(severities)),
         download=download,
     )  # fmt: skip
     # Ray reads the user's own pictures itself, wherever they lie
     chosen = [] if ray and data is not None else choose_tasks(choice)
-    wanted = _split_list(methods)
+    wanted = split_list(methods)
     names = wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
     settings = RunSettings(batch=batch, chunk=chunk, shard=_shard(shard), task_share=_shard(task_share))
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = make_console()
     if ray:
         from grpo_tta.distributed import Model as ModelName
         from grpo_tta.distributed import TaskSource, bench_on_ray, manifest_source
@@ -272,7 +253,7 @@ def bench(
             seeds=read_seeds(seeds) if seeds else [seed],
             dear_limit=limit_heavy,
             workers=worker_commands(_options_of(context, ("workers", "task_share", "with_report")), workers)
-            if workers > 1
+            if workers != 1
             else (),
         )
     if with_report:
@@ -290,11 +271,9 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the report.")],
 ) -> None:
     """Turn records into tables, paired tests and one self-contained HTML page."""
-    from rich.console import Console
-
     from grpo_tta.report import write_report
 
-    write_report(runs, out, console=Console(width=None if sys.stdout.isatty() else 150))
+    write_report(runs, out, console=make_console())
 
 
 app.command()(cli_faces.serve)

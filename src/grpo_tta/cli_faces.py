@@ -7,22 +7,18 @@ from typing import Annotated
 
 import typer
 
+from grpo_tta.cli_options import Device, Download, Model, Preset, Seed, Templates, split_list
 from grpo_tta.errors import UserError
 
-Model = Annotated[
-    str, typer.Option(help="nano-clip (shipped), a folder in open_clip's format, or ARCHITECTURE/PRETRAINED of open_clip.")
-]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
-Download = Annotated[bool, typer.Option("--download", help="Allow weights to be fetched; never done unasked.")]
 MIB = 2**20
 
 
 def serve(
     labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two; requests may bring their own.")],
     model: Model = "nano-clip",
-    template: Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")] = None,
-    preset: Annotated[str, typer.Option(help="default or paper.")] = "default",
+    template: Templates = None,
+    preset: Preset = "default",
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8000,
     batch: Annotated[int, typer.Option(help="Most pictures adapted in one pass.")] = 16,
@@ -33,7 +29,7 @@ def serve(
     max_labels: Annotated[int, typer.Option(help="Labels that a request may bring.")] = 100,
     max_queue: Annotated[int, typer.Option(help="Pictures accepted and not answered yet.")] = 256,
     max_seconds: Annotated[float, typer.Option(help="Time of one request.")] = 30.0,
-    seed: Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; default: as many as torch takes.")] = None,
     download: Download = False,
@@ -64,7 +60,7 @@ def serve(
         torch.set_num_threads(threads)
     classifier = GRPOTTA(
         model,
-        [label.strip() for label in labels.split(",")],
+        split_list(labels),
         templates=template or DEFAULT_TEMPLATE,
         settings=preset,
         seed=seed,

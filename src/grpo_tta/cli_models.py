@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from grpo_tta.cli_options import make_console
 
 if TYPE_CHECKING:
     from grpo_tta.towers.catalogue import KnownModel
@@ -39,7 +40,6 @@ def _plain(entry: KnownModel) -> dict[str, object]:
 
 
 def _print(found: list[KnownModel]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(header_style="bold")
@@ -49,7 +49,7 @@ def _print(found: list[KnownModel]) -> None:
         sets = ", ".join(f"norm ({entry.norms})" if name == "norm" else name for name in entry.tunes)
         state = "[bold]yes[/bold]" if entry.cached else f"[dim]no {', '.join(entry.missing)}[/dim]"
         table.add_row(entry.name, entry.library, entry.family, sets, state)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = make_console()
     console.print(table)
     console.print(
         "[dim]Besides: hf-hub:ORG/NAME of open_clip's hub, any CLIP, SigLIP or SigLIP 2 as ORG/NAME in transformers' format, "

@@ -46,19 +46,12 @@ class ImageBatch:
             self.image_ids, self.views[:, :views], self.copies[:, :copies], self.seen.first(views, copies), self.seed
         )
 
-    def part(self, rows: slice) -> ImageBatch:
-        """Some of the images."""
+    def part(self, rows: slice | list[int]) -> ImageBatch:
+        """Some of the images: a run of them, or those at these places."""
         seen = self.seen
         tokens = {cut: kept[rows] for cut, kept in seen.tokens.items()}
         observed = Observation(seen.features[rows], seen.log_probs[rows], tokens, seen.views)
-        return ImageBatch(self.image_ids[rows], self.views[rows], self.copies[rows], observed, self.seed)
-
-    def take(self, numbers: Sequence[int]) -> ImageBatch:
-        """Some of the images, by their places in the batch."""
-        seen, rows = self.seen, list(numbers)
-        tokens = {cut: kept[rows] for cut, kept in seen.tokens.items()}
-        observed = Observation(seen.features[rows], seen.log_probs[rows], tokens, seen.views)
-        names = tuple(self.image_ids[row] for row in rows)
+        names = self.image_ids[rows] if isinstance(rows, slice) else tuple(self.image_ids[row] for row in rows)
         return ImageBatch(names, self.views[rows], self.copies[rows], observed, self.seed)
 
 

@@ -35,7 +35,7 @@ from grpo_tta.benchmark import RunSettings, check_same_run, describe_run, run_ch
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.classify import classify
 from grpo_tta.contract import Method
-from grpo_tta.data.custom import own_names, read_labels
+from grpo_tta.data.custom import class_names, own_names, read_labels
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError
 from grpo_tta.manifest import TASK_COLUMNS, Manifest, Pictures, filesystem, open_manifest, write_tasks
@@ -168,7 +168,7 @@ class ManifestSource:
 
     @property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(name.replace("_", " ") for name in self.names.values())
+        return class_names(self.names)
 
     def policy(self, tower: Tower, name: str) -> Policy:
         return Policy(tower, make_prompts(tower, self._classes, (self.template,), (self.template,)))

@@ -9,13 +9,13 @@ so it is guarded (see `stream_prior`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
-from grpo_tta.adapt import Adaptation, Cost, policy_gain, propose_steps, refer, take_views
+from grpo_tta.adapt import Adaptation, Cost, policy_gain, propose_from, refer, take_views
 from grpo_tta.baselines.pieces import join, pieces
 from grpo_tta.contract import ImageBatch, Method, State
 from grpo_tta.errors import UserError
@@ -101,13 +101,14 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
         count = float(state[_PRIOR + "count"])
 
     # the prior: what the frozen model has predicted so far, this piece included
-    _, reference = refer(policy, seen, grpo)
+    selected, reference = refer(policy, seen, grpo)
     image_sum = image_sum + reference.consensus.exp().sum(0)
     if grpo.views.copies:
         copy_sum = copy_sum + seen.log_probs[:, seen.views :].exp().mean(1).sum(0)
     count += N
     log_prior = stream_prior(image_sum, copy_sum, count, settings).expand(N, -1)
-    proposal = propose_steps(policy, seen, grpo, image_ids=batch.image_ids, seed=batch.seed, stream=log_prior)
+    reference = replace(reference, stream=log_prior)
+    proposal = propose_from(selected, reference, grpo, image_ids=batch.image_ids, seed=batch.seed)
 
     # policy steps on shared parameters: to the plan, the piece's views are the views of a single image
     tokens = take_views(seen.tokens[plan.first_block], proposal.selected)  # [N, M, T, W]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import jinja2
 import pandas as pd
 from rich.console import Console
 
 from grpo_tta import report_tables as tables
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
+from grpo_tta.pages import environment
 from grpo_tta.records import find_runs, read_records, write_json
 from grpo_tta.report_figures import bar_colours, cost_figure, reliability_figure, shift_figure
 from grpo_tta.report_gallery import data_uri, make_gallery
@@ -170,42 +170,38 @@ def _page(
     """The whole of `report.html`."""
     differences = dict(frames["comparisons"].set_index("other")["difference"])
     peer = results.best_peer(reference, differences)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grpo_tta"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "p_value": lambda p: f"{p:.2g}"}
     rows = runs.rows
     figures = _figures(rows, reference, peer, summary, results)
-    return environment.get_template("report.html").render(
-        reference=reference,
-        peer=peer,
-        about=runs.about,
-        versions=runs.versions,
-        seeds=sorted(int(seed) for seed in rows["seed"].unique()),
-        tasks=len(results.kinds),
-        pictures=len(rows.drop_duplicates(["task", "image_id"])),
-        row_count=len(rows),
-        mine=results.methods[reference],
-        rank=results.rank(reference, differences),
-        rivals=len(results.kin(reference)),
-        scored_by={name: m.scored_by for name, m in results.methods.items()},
-        grids=grids,
-        marks=[mark for mark in "†‡" if mark in markdown(grids["compact"])],
-        comparisons=frames["comparisons"].to_dict("records"),
-        losses=frames["losses"].to_dict("records"),
-        controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
-        errors=frames["errors"].to_dict("records"),
-        diagnostics=_diagnostics(rows, frames).to_dict("records"),
-        figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-        gallery=make_gallery(rows, reference, runs.about["views"], runs.classes),
-        settings={
-            str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
-            for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
-        },
+    return (
+        environment({"number": number, "p_value": lambda p: f"{p:.2g}"})
+        .get_template("report.html")
+        .render(
+            reference=reference,
+            peer=peer,
+            about=runs.about,
+            versions=runs.versions,
+            seeds=sorted(int(seed) for seed in rows["seed"].unique()),
+            tasks=len(results.kinds),
+            pictures=len(rows.drop_duplicates(["task", "image_id"])),
+            row_count=len(rows),
+            mine=results.methods[reference],
+            rank=results.rank(reference, differences),
+            rivals=len(results.kin(reference)),
+            scored_by={name: m.scored_by for name, m in results.methods.items()},
+            grids=grids,
+            marks=[mark for mark in "†‡" if mark in markdown(grids["compact"])],
+            comparisons=frames["comparisons"].to_dict("records"),
+            losses=frames["losses"].to_dict("records"),
+            controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
+            errors=frames["errors"].to_dict("records"),
+            diagnostics=_diagnostics(rows, frames).to_dict("records"),
+            figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
+            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes),
+            settings={
+                str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
+                for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
+            },
+        )
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,6 +18,7 @@ from rich.table import Table
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.figures import AFTER, GRID, OTHER
+from grpo_tta.pages import environment
 from grpo_tta.records import find_runs, read_records
 from grpo_tta.report_figures import FAINT, INK, bare, to_svg
 from grpo_tta.report_gallery import data_uri
@@ -230,14 +230,6 @@ def _interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _page(sweep: Sweep, table: pd.DataFrame, mean: str) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("grpo_tta"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number}
     axes = [
         {
             "title": str(title),
@@ -248,13 +240,17 @@ def _page(sweep: Sweep, table: pd.DataFrame, mean: str) -> str:
     ]
     about = sweep.about
     base = table[table["base"]]
-    return environment.get_template("sweep.html").render(
-        about=about,
-        mean=mean,
-        axes=axes,
-        accuracy=float(base["accuracy"].iloc[0]) if len(base) else None,
-        images=sum(about["tasks"].values()),
-        rows=len(sweep.rows),
-        base=json.dumps(about["base"], indent=1),
-        versions=sorted(set(sweep.rows["versions"])),
+    return (
+        environment({"number": number})
+        .get_template("sweep.html")
+        .render(
+            about=about,
+            mean=mean,
+            axes=axes,
+            accuracy=float(base["accuracy"].iloc[0]) if len(base) else None,
+            images=sum(about["tasks"].values()),
+            rows=len(sweep.rows),
+            base=json.dumps(about["base"], indent=1),
+            versions=sorted(set(sweep.rows["versions"])),
+        )
     )

@@ -15,7 +15,7 @@ from typing import Any, Literal, final
 from rich.console import Console
 
 from grpo_tta.baselines.reward_argmax import reward_argmax_method
-from grpo_tta.benchmark import RunSettings
+from grpo_tta.benchmark import RunSettings, check_same, check_seeds
 from grpo_tta.contract import Method
 from grpo_tta.data.tasks import Task
 from grpo_tta.demo import run_with_progress
@@ -369,8 +369,7 @@ def run_sweep(
     Raises:
         UserError: no seed, a value that fits neither the others nor the model, or a folder that holds something else.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError("Name each seed once, and at least one.")
+    check_seeds(seeds)
     plan = make_plan(base, axes, tasks)
     _open(out, json.loads(json.dumps(describe_sweep(base, plan, tasks, seeds))))
     runs = sum(len(leg.methods) for leg in plan.legs)
@@ -408,11 +407,7 @@ def _open(out: Path, description: dict[str, Any]) -> None:
     """Starts a sweep's folder or checks that an existing one holds the same sweep."""
     path = out / "sweep.json"
     if path.is_file():
-        found = json.loads(path.read_text())
-        if different := [key for key, value in description.items() if found.get(key) != value]:
-            raise UserError(
-                f"{out} holds another sweep ({', '.join(different)} differ); name another --out or remove the folder."
-            )
+        check_same("sweep", out, json.loads(path.read_text()), description)
     elif (out / "run.json").is_file() or (out / "records").exists():
         raise UserError(f"{out} holds a run, not a sweep; name another --out.")
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from grpo_tta.cli_options import Batch, Device, Download, Part, make_console, split_list
 from grpo_tta.errors import UserError
 
 
@@ -17,7 +17,7 @@ def read_seeds(text: str) -> list[int]:
     Raises:
         UserError: one of them is no whole number.
     """
-    parts = [part.strip() for part in text.split(",")]
+    parts = split_list(text)
     if bad := [part for part in parts if not part.isdecimal()]:
         raise UserError(f"Seed {bad[0]!r} is no whole number; write them with commas between, for example 0,1,2.")
     return [int(part) for part in parts]
@@ -38,15 +38,13 @@ def sweep(
     model: Annotated[str, typer.Option(help="As in bench; vary it with --vary model=A,B.")] = "nano-clip",
     seeds: Annotated[str, typer.Option(help="Comma-separated.")] = "0",
     limit: Annotated[int, typer.Option(help="Images a task.")] = 100,
-    batch: Annotated[int, typer.Option(help="Images adapted in one pass.")] = 16,
-    chunk: Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")] = 128,
+    batch: Batch = 16,
+    chunk: Part = 128,
     out: Annotated[Path, typer.Option(help="Folder of the records; an existing sweep is resumed.")] = Path("runs/sweep"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    download: Annotated[bool, typer.Option("--download", help="Allow weights to be fetched; never done unasked.")] = False,
+    device: Device = "cpu",
+    download: Download = False,
 ) -> None:
     """Vary one setting at a time on the tuning split; `report` draws a curve of every axis."""
-    from rich.console import Console
-
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.tasks import nano_tasks
     from grpo_tta.settings import PRESETS
@@ -56,15 +54,15 @@ def sweep(
         raise UserError("A sweep tunes, so it runs on the tuning split alone; what it finds is reported with bench.")
     if preset not in PRESETS:
         raise UserError(f"Unknown preset {preset!r}; choose {' or '.join(PRESETS)}.")
-    names = [name.strip() for name in axes.split(",")] if axes else []
+    names = split_list(axes) if axes else []
     base = Setting(model=model, grpo=PRESETS[preset])
     run_sweep(
         base,
         choose_axes(names, vary or [], base.grpo),
-        nano_tasks([name.strip() for name in tasks.split(",")] if tasks else None, "tuning", limit),
+        nano_tasks(split_list(tasks) if tasks else None, "tuning", limit),
         out,
         RunSettings(batch=batch, chunk=chunk),
-        console := Console(width=None if sys.stdout.isatty() else 150),
+        console := make_console(),
         seeds=read_seeds(seeds),
         device=device,
         download=download,

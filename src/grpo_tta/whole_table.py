@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from grpo_tta.batches import make_batch
-from grpo_tta.benchmark import RunSettings, open_run, task_policy, with_counts
+from grpo_tta.benchmark import RunSettings, check_seeds, open_run, task_policy, with_counts
 from grpo_tta.contract import ImageBatch, Method, observe
 from grpo_tta.data.tasks import Task
 from grpo_tta.demo import run_with_progress
@@ -34,13 +34,14 @@ def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: 
 
     A method that fails on the image is not dear; the run will tell why.
     """
-    policy = task_policy(tower, task)
     readable = _first_readable(task)
+    if readable is None:
+        return []
+    image, name = readable
+    policy = task_policy(tower, task)
     found = []
     for method in methods:
-        if readable is None:
-            break
-        image, name = readable
+        # each with a pass of its own: what one of them asks for in vain must not hide what the others cost
         with contextlib.suppress(Exception):
             views, copies = make_batch(tower, [image], [name], with_counts(settings.views, [method]), settings.seed)
             batch = ImageBatch((name,), views, copies, observe(policy, views, copies, [method]), settings.seed)
@@ -83,8 +84,7 @@ def run_table(
     Raises:
         UserError: no seed, a seed twice, a limit below one, a worker that failed, or as `benchmark.run`.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError("Name each seed once, and at least one.")
+    check_seeds(seeds)
     if dear_limit is not None:
         if dear_limit < 1:
             raise UserError(f"A limit of {dear_limit} images leaves nothing to do; set --limit-heavy to at least 1.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from threading import Lock
 from typing import final
 
 import gradio as gr
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from grpo_tta import GRPOTTA, UserError
@@ -17,6 +16,7 @@ from grpo_tta.app.episode import Episode, split_labels, tell
 from grpo_tta.app.shifts import SHIFTS, Shift, shift
 from grpo_tta.data import nano
 from grpo_tta.images import to_rgb
+from grpo_tta.pages import environment
 from grpo_tta.settings import PRESETS
 from grpo_tta.towers import Tower
 
@@ -30,25 +30,19 @@ class Classifiers:
     """The towers that the page offers, each loaded on first use, and the last few classifiers made of them."""
 
     def __init__(self, load: Callable[[str], Tower], kept: int = 8) -> None:
-        self._load, self._kept, self._lock = load, kept, Lock()
-        self._towers: dict[str, Tower] = {}
-        self._made: OrderedDict[tuple[str, tuple[str, ...], str, str], GRPOTTA] = OrderedDict()
+        self._tower, self._lock = lru_cache(maxsize=None)(load), Lock()
+        self._recent = lru_cache(maxsize=kept)(self._make)
+
+    def _make(self, model: str, labels: tuple[str, ...], template: str, preset: str) -> GRPOTTA:
+        return GRPOTTA(self._tower(model), labels, templates=template, settings=preset)
 
     def get(self, model: str, labels: Sequence[str], template: str, preset: str) -> GRPOTTA:
         """
         Raises:
             UserError: whatever of it is unusable.
         """
-        key = (model, tuple(labels), template, preset)
-        with self._lock:
-            if key not in self._made:
-                if model not in self._towers:
-                    self._towers[model] = self._load(model)
-                self._made[key] = GRPOTTA(self._towers[model], labels, templates=template, settings=preset)
-                if len(self._made) > self._kept:
-                    self._made.popitem(last=False)
-            self._made.move_to_end(key)
-            return self._made[key]
+        with self._lock:  # two visitors must not load one model twice
+            return self._recent(model, tuple(labels), template, preset)
 
 
 def _percent(value: float) -> str:
@@ -61,8 +55,7 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
     return text.lstrip("+-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
 
 
-_TEMPLATES = Environment(loader=PackageLoader("grpo_tta"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-_TEMPLATES.filters.update(percent=_percent, number=_number)
+_TEMPLATES = environment({"percent": _percent, "number": _number})
 
 
 def render(episode: Episode, seen: str, device: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import threading
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -93,7 +93,7 @@ def custom_task(
     keep = evenly(len(ids), limit)
     number_of = {label: number for number, label in enumerate(names)}
     numbers = [number_of[labels[i]] for i in keep]
-    shown = tuple(c.replace("_", " ") for c in names.values())
+    shown = class_names(names)
     read = open_pictures(keep)
 
     def load(number: int) -> tuple[Image.Image, int]:
@@ -101,6 +101,11 @@ def custom_task(
 
     chosen = [ids[i] for i in keep]
     return Task(name or path.stem, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels")
+
+
+def class_names(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of labels as prompts hold them."""
+    return tuple(name.replace("_", " ") for name in names.values())
 
 
 def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from functools import lru_cache
 from typing import final
 
 from PIL import Image
@@ -26,8 +26,8 @@ class Classifiers:
             batch: pictures adapted in one pass.
             kept: classifiers remembered for labels of requests.
         """
-        self._own, self._batch, self._kept = own, batch, kept
-        self._others: OrderedDict[tuple[str, ...], GRPOTTA] = OrderedDict()
+        self._own, self._batch = own, batch
+        self._recent = lru_cache(maxsize=kept)(self._make)
 
     def predict(self, labels: Labels, pictures: list[Image.Image]) -> list[Prediction]:
         """
@@ -39,19 +39,17 @@ class Classifiers:
     def _get(self, labels: Labels) -> GRPOTTA:
         if labels is None or labels == self._own.labels:
             return self._own
-        if labels not in self._others:
-            own = self._own
-            self._others[labels] = GRPOTTA(
-                own.tower,
-                labels,
-                templates=own.policy.prompts.templates,
-                settings=own.settings,
-                reward=own.reward,
-                seed=own.seed,
-                batch=self._batch,
-                cache=False,  # strangers' labels must not fill the disk
-            )
-            if len(self._others) > self._kept:
-                self._others.popitem(last=False)
-        self._others.move_to_end(labels)
-        return self._others[labels]
+        return self._recent(labels)
+
+    def _make(self, labels: tuple[str, ...]) -> GRPOTTA:
+        own = self._own
+        return GRPOTTA(
+            own.tower,
+            labels,
+            templates=own.policy.prompts.templates,
+            settings=own.settings,
+            reward=own.reward,
+            seed=own.seed,
+            batch=self._batch,
+            cache=False,  # strangers' labels must not fill the disk
+        )

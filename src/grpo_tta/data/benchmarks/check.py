@@ -13,7 +13,7 @@ from PIL import Image
 from grpo_tta.data.benchmarks.load import list_benchmark
 from grpo_tta.data.benchmarks.spec import Benchmark, Part, name_some
 from grpo_tta.data.custom import custom_task
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, sentence
 
 _WORKERS = 4
 CUSTOM = ("folder", "csv", "parquet")
@@ -102,7 +102,7 @@ def _damaged(ids: Sequence[str], read: Callable[[int], Image.Image], progress: C
         try:
             read(number)
         except Exception as error:
-            text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            text = sentence(error)
             return text if ids[number] in text else f"{ids[number]}: {text}"
         return None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from grpo_tta.cli_options import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def datasets(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
-        _print_known(rows, _console())
+        _print_known(rows, make_console())
 
 
 @app.command()
@@ -48,16 +49,14 @@ def check(
     """Verify counts, class order, splits and every picture; say what to download. Exit status 1 if anything is wrong."""
     from rich.progress import Progress
 
-    from grpo_tta.data.benchmarks.catalogue import FIFTEEN
     from grpo_tta.data.benchmarks.check import CUSTOM, check_benchmark, check_custom
-    from grpo_tta.data.benchmarks.load import ALL, cells, corruptions_named, part_named
+    from grpo_tta.data.benchmarks.load import cells, corruptions_named, names_meant, part_named
 
     part = part_named(split)
     chosen, numbers = corruptions_named(corruptions.split(","), severities.split(","))
-    wanted = [n for name in names for n in ([b.name for b in FIFTEEN] if name == ALL else [name])]
     found = []
-    with Progress(console=_console(stderr=True), transient=True) as bar:
-        for name in dict.fromkeys(wanted):
+    with Progress(console=make_console(stderr=True), transient=True) as bar:
+        for name in names_meant(names):
             line = bar.add_task(name, total=None)
 
             def advance(images: int, line: Any = line) -> None:
@@ -76,7 +75,7 @@ def check(
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
         for one in found:
-            _print_check(one, _console())
+            _print_check(one, make_console())
     if any(one.problems for one in found):
         raise typer.Exit(1)
 
@@ -126,13 +125,6 @@ def known() -> list[dict[str, Any]]:
         "layout": [],
     }
     return rows + [{"name": n, "title": t, "kind": "real", **empty} for n, t in zip(CUSTOM, titles, strict=True)]
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(width=None if stream.isatty() else 150, stderr=stderr)
 
 
 def _print_known(rows: list[dict[str, Any]], console: Console) -> None:

@@ -48,6 +48,11 @@ def corruptions_named(names: Sequence[str], severities: Sequence[str]) -> tuple[
     return chosen, tuple(dict.fromkeys(numbers))
 
 
+def names_meant(names: Sequence[str]) -> list[str]:
+    """Each name once, "fifteen" standing for the fifteen."""
+    return list(dict.fromkeys(n for name in names for n in ([b.name for b in FIFTEEN] if name == ALL else [name])))
+
+
 def cells(name: str, corruptions: Sequence[str], severities: Sequence[int]) -> list[Benchmark]:
     """The benchmarks behind a name: itself, or the chosen cells of a corrupted family.
 
@@ -143,9 +148,8 @@ def benchmark_tasks(
     Raises:
         UserError: unknown names, or a benchmark that is missing, incomplete or misordered.
     """
-    wanted = [n for name in names for n in ([b.name for b in FIFTEEN] if name == ALL else [name])]
     tasks: list[Task] = []
-    for name in dict.fromkeys(wanted):
+    for name in names_meant(names):
         for benchmark in cells(name, corruptions, severities):
             listing = list_benchmark(benchmark, root, part, official=official, download=download)
             if official:  # other pictures and names: a table must not confuse the two

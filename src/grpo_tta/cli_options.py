@@ -1,0 +1,39 @@
+"""What the commands share: options with their help, lists on the command line, and the console. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="nano-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
+        "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
+Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
+Preset = Annotated[str, typer.Option(help="default or paper.")]
+Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")]
+Batch = Annotated[int, typer.Option(help="Pictures adapted in one pass.")]
+Part = Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")]
+
+
+def split_list(text: str) -> list[str]:
+    """What stands between commas, without blanks around it."""
+    return [part.strip() for part in text.split(",")]
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """As wide as the terminal, or 150 columns where the output goes to a file."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=None if stream.isatty() else 150, stderr=stderr)

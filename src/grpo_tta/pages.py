@@ -1,0 +1,16 @@
+"""The Jinja environment of every page that the package writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def environment(filters: Mapping[str, Callable[..., str]]) -> Environment:
+    """Reads the package's templates; everything is escaped, and a name that is not given is an error."""
+    made = Environment(
+        loader=PackageLoader("grpo_tta"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.filters |= filters
+    return made
