@@ -1,0 +1,463 @@
+"""What adaptation costs beside the forward pass that it starts from, and beside a plain implementation of its kind.
+
+    python benchmarks/overhead.py --model ViT-B-16 --views 64 --json overhead.json   # about 10 minutes on 2 quiet cores
+    python benchmarks/overhead.py --model nano-clip --views 64 --json overhead.json --throughput --memory
+
+The model is an architecture of open_clip in its true size with random weights (nano-clip: its own), the classes are random
+unit vectors and the pictures low-pass noise, so nothing has to be downloaded: these change no count of operations. One
+picture at a time. Every round measures everything once, in one process, after a round that is thrown away; odd rounds go
+through the measurements backwards, and what is short is repeated within its turn. A ratio is the median over the rounds of the ratio within a round, of wall clock:
+
+- episode_over_views: an episode on V views (the best 6, one step on the norms of the last four blocks, view 0, no copies)
+  over the frozen forward pass of these views.
+- accurate_over_views: an episode with the default settings over the forward pass of its views and copies.
+- naive_over_accurate, naive_over_fast: `naive`, below, over an episode of the two presets; all with the making of the views,
+  from a decoded picture.
+- trunk_over_matmul: operations a second in the forward pass of the V views over those in a product of large matrices.
+
+With `--dtype bfloat16` the frozen model is in bfloat16 (the tuned parameters stay float32), and so is the matrix product;
+`naive` stays float32. `flips` then counts how often the best class is another one than in float32. With random weights most
+views and classes are nearly tied, so that this is an upper bound more than an estimate for a trained model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from grpo_tta.adapt import Adaptation, adapt, policy_gain, propose_steps, read_out, take_views
+from grpo_tta.batches import make_batch
+from grpo_tta.optim import Update
+from grpo_tta.policy import Policy
+from grpo_tta.prompts import ClassPrompts
+from grpo_tta.rewards import RewardWeights
+from grpo_tta.settings import DEFAULT, PRESETS, GRPOSettings
+from grpo_tta.towers.names import SHIPPED, shipped_folder
+from grpo_tta.towers.open_clip import OpenClipTower
+from grpo_tta.tuning import make_plan
+from grpo_tta.views import ViewSettings
+
+FAST = PRESETS["fast"]
+CLASSES = 200
+PICTURE = (500, 375)
+SEED = 0
+SELECTED = 6
+BLOCKS = 4
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MATRIX, PRODUCTS = 2048, 5
+REPEAT_FOR = 0.5  # seconds; a call that is over sooner is timed again until they are spent
+NAIVE = {"selected": SELECTED, "candidates": 3, "steps": 3, "learning_rate": 1e-5, "weight_decay": 5e-4, "reward_scale": 2.5}
+
+Numbers = dict[str, float]
+Batch = tuple[Tensor, Tensor]
+
+
+def load_network(model: str) -> tuple[Any, Callable[[Image.Image], Tensor]]:
+    """A shipped model, or an architecture of open_clip with random weights, in float32; and its preprocessing."""
+    if model in SHIPPED:
+        network, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{shipped_folder(model)}", weights_only=True)
+        return network, preprocess
+    torch.manual_seed(SEED)
+    network, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=None)
+    return network, preprocess
+
+
+def no_tokens(prompts: list[str]) -> Tensor:
+    raise NotImplementedError("the classes are random vectors; no text is read")
+
+
+def make_policy(model: str, dtype: torch.dtype) -> Policy:
+    """The frozen model in `dtype` over random classes; the same ones and the same weights at every call."""
+    network, preprocess = load_network(model)
+    tower = OpenClipTower(model, network.to(dtype), preprocess, no_tokens)
+    with torch.no_grad():
+        width = tower.reference_forward(torch.zeros(1, 3, tower.image_size, tower.image_size)).shape[-1]
+    features = F.normalize(torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(SEED)), dim=-1)
+    labels = tuple(f"class {number}" for number in range(CLASSES))
+    return Policy(tower, ClassPrompts(labels, ("{}",), ("{}",), features))
+
+
+def draw_picture(number: int) -> Image.Image:
+    """Low-pass noise of a photograph's size: coarse noise, blown up, with a little fine noise on top."""
+    rng = np.random.default_rng([SEED, number])
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(PICTURE, Image.Resampling.BICUBIC)
+    fine = rng.normal(0, 8, (PICTURE[1], PICTURE[0], 3))
+    return Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8))
+
+
+def plain_views(V: int, size: int, mean: Sequence[float], std: Sequence[float]) -> Callable[[Image.Image], Tensor]:
+    """The usual recipe of the field in torchvision, a crop at a time: picture -> `[V, 3, S, S]`, view 0 the whole picture."""
+    end = [transforms.ToTensor(), transforms.Normalize(mean, std)]
+    whole = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *end])
+    crop = transforms.Compose([transforms.RandomResizedCrop(size, (0.5, 1.0)), transforms.RandomHorizontalFlip(), *end])
+    return lambda picture: torch.stack([whole(picture), *(crop(picture) for _ in range(V - 1))])
+
+
+def naive(visual: nn.Module, scale: float, text: Tensor, make: Callable[[Image.Image], Tensor], picture: Image.Image) -> Tensor:
+    """Written plainly, as the field's own scripts are: one picture, float32, the whole visual encoder.
+
+    All views forward, the 6 of lowest entropy, three steps of AdamW up the CLIP reward of their top classes (RLCF, arXiv
+    2305.18010, with the frozen model as its own reward model), view 0 forward, weights back. Returns its log-probabilities.
+    """
+    before = {name: value.clone() for name, value in visual.state_dict().items()}
+    views = make(picture)
+    with torch.no_grad():
+        frozen = F.normalize(visual(views), dim=-1) @ text.T
+    log_probs = (scale * frozen).log_softmax(-1)
+    chosen = (-(log_probs.exp() * log_probs).sum(-1)).topk(min(SELECTED, len(views)), largest=False).indices
+    views, cosine, first = views[chosen], frozen[chosen], views[:1]
+    optimizer = torch.optim.AdamW(visual.parameters(), lr=NAIVE["learning_rate"], weight_decay=NAIVE["weight_decay"])
+    for _ in range(int(NAIVE["steps"])):
+        log_probs = (scale * F.normalize(visual(views), dim=-1) @ text.T).log_softmax(-1)
+        classes = log_probs.topk(int(NAIVE["candidates"]), dim=-1).indices
+        score = (NAIVE["reward_scale"] * cosine.gather(-1, classes)).relu()
+        reward = score - score.mean(-1, keepdim=True)
+        loss = -(reward * log_probs.gather(-1, classes)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = (scale * F.normalize(visual(first), dim=-1) @ text.T).log_softmax(-1)
+    visual.load_state_dict(before)
+    return after[0]
+
+
+def episode_settings(V: int, blocks: int) -> GRPOSettings:
+    """Of `episode_over_views`: V views, the best 6, one step on the norms of the last four blocks, view 0, no copies."""
+    return GRPOSettings(
+        views=ViewSettings(views=V, copies=0),
+        selected=min(SELECTED, V),
+        rewards=RewardWeights(content_free=0.0),
+        prior_weight=0.0,
+        tuned="norm",
+        last_blocks=min(BLOCKS, blocks),
+        steps=1,
+        prediction="view",
+    )
+
+
+def first_block(policy: Policy, settings: GRPOSettings) -> int:
+    return make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank).first_block
+
+
+def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptation:
+    """From pixels to the prediction: the frozen pass with the tokens kept, then everything else."""
+    seen = policy.observe(*made, [first_block(policy, settings)])
+    names = [str(number) for number in range(len(made[0]))]
+    return adapt(policy, seen, settings, image_ids=names)
+
+
+def frozen_pass(policy: Policy, made: Batch) -> Tensor:
+    """The library's own forward without gradients and without kept tokens."""
+    return policy.observe(*made).log_probs
+
+
+def measure(call: Callable[[], object]) -> float:
+    """Seconds of wall clock of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def measure_short(call: Callable[[], object]) -> float:
+    """Seconds of wall clock: of one call that is long, else the median of as many as fit in `REPEAT_FOR` and one more."""
+    found = [measure(call)]
+    while sum(found) < REPEAT_FOR:
+        found.append(measure(call))
+    return statistics.median(found)
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """Operations a second in the best of several products of two large matrices."""
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    return 2 * MATRIX**3 / min(measure(lambda: a @ b) for _ in range(PRODUCTS))
+
+
+@torch.no_grad()
+def operations(policy: Policy) -> int:
+    """Floating-point operations of one view's forward pass (products only; a fused kernel would be counted as nothing)."""
+    S = policy.tower.image_size
+    made = torch.zeros(1, 1, 3, S, S), torch.zeros(1, 0, 3, S, S)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            frozen_pass(policy, made)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops()
+
+
+def phases(policy: Policy, picture: Image.Image, settings: GRPOSettings) -> Numbers:
+    """Milliseconds in the parts of one episode, called as `adapt` calls them: making the views, the frozen pass ("trunk"),
+    selection with group and rewards, the steps (forward, backward and update), and the prediction."""
+    times = [time.perf_counter()]
+    views, copies = make_batch(policy.tower, [picture], ["0"], settings.views, SEED)
+    times.append(time.perf_counter())
+    seen = policy.observe(views, copies, [first_block(policy, settings)])
+    times.append(time.perf_counter())
+    proposal = propose_steps(policy, seen, settings, image_ids=["0"])
+    times.append(time.perf_counter())
+    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
+    chosen = take_views(seen.tokens[plan.first_block], proposal.selected)
+    tuned = plan.start(1)
+    update = Update(settings.optimizer, settings.learning_rate, settings.max_gradient_norm)
+    for _ in range(settings.steps):
+        gain, _, _ = policy_gain(policy.adapted(chosen, plan, tuned), proposal, settings)
+        tuned, _ = update.ascend(tuned, torch.autograd.grad(gain.sum(), list(tuned.values())), proposal.stepped)
+    times.append(time.perf_counter())
+    read_out(policy, seen, proposal, settings, plan, tuned)
+    times.append(time.perf_counter())
+    names = ("views_ms", "trunk_ms", "proposal_ms", "step_ms", "predict_ms")
+    return {name: 1000 * (end - start) for name, start, end in zip(names, times, times[1:], strict=False)}
+
+
+@final
+@dataclass(frozen=True)
+class Bench:
+    """What all rounds share: the frozen model, the plain copy of its visual encoder that `naive` moves, and the settings."""
+
+    policy: Policy
+    visual: nn.Module
+    V: int
+    episode: GRPOSettings
+
+    def made(self, picture: Image.Image, settings: GRPOSettings) -> Batch:
+        return make_batch(self.policy.tower, [picture], ["0"], settings.views, SEED)
+
+    def calls(self, picture: Image.Image) -> dict[str, Callable[[], object]]:
+        """What is timed on one picture, by name; the pixels that these start from are made here."""
+        policy = self.policy
+        tower = policy.tower
+        of_episode, of_accurate, of_fast = (self.made(picture, s) for s in (self.episode, DEFAULT, FAST))
+        make = plain_views(self.V, tower.image_size, tower.mean.tolist(), tower.std.tolist())
+        return {
+            "views": lambda: frozen_pass(policy, of_episode),
+            "episode": lambda: run_episode(policy, of_episode, self.episode),
+            "accurate_views": lambda: frozen_pass(policy, of_accurate),
+            "accurate": lambda: run_episode(policy, of_accurate, DEFAULT),
+            "accurate_making": lambda: self.made(picture, DEFAULT),
+            "fast_making": lambda: self.made(picture, FAST),
+            "fast": lambda: run_episode(policy, of_fast, FAST),
+            "naive": lambda: naive(self.visual, tower.logit_scale, policy.text_features, make, picture),
+        }
+
+
+def make_bench(model: str, V: int, dtype: torch.dtype) -> Bench:
+    policy = make_policy(model, dtype)
+    network, _ = load_network(model)
+    visual = network.visual.eval().requires_grad_(True)
+    return Bench(policy, visual, V, episode_settings(V, len(policy.tower.blocks)))
+
+
+def ratios(seconds: Mapping[str, float], trunk_rate: float, product_rate: float) -> Numbers:
+    """Of one round; what they mean stands at the top of this file."""
+    return {
+        "episode_over_views": seconds["episode"] / seconds["views"],
+        "accurate_over_views": seconds["accurate"] / seconds["accurate_views"],
+        "naive_over_accurate": seconds["naive"] / (seconds["accurate_making"] + seconds["accurate"]),
+        "naive_over_fast": seconds["naive"] / (seconds["fast_making"] + seconds["fast"]),
+        "trunk_over_matmul": trunk_rate / product_rate,
+    }
+
+
+def one_round(bench: Bench, number: int, per_view: int) -> dict[str, Any]:
+    """Everything once on one picture: seconds, rates in GFLOP/s, phases and ratios."""
+    picture = draw_picture(number)
+    calls = list(bench.calls(picture).items())
+    seconds: Numbers = {}
+    products: list[float] = []
+    for name, call in reversed(calls) if number % 2 else calls:
+        if name == "views":
+            products.append(matrix_rate(bench.policy.tower.dtype))
+        seconds[name] = measure_short(call)
+    trunk_rate, product_rate = per_view * bench.V / seconds["views"], max(products)
+    return {
+        "seconds": seconds,
+        "gflops": {"trunk": trunk_rate / 1e9, "matmul": product_rate / 1e9},
+        "phases": phases(bench.policy, picture, DEFAULT),
+        "ratios": ratios(seconds, trunk_rate, product_rate),
+        "load": os.getloadavg()[0],
+    }
+
+
+def medians(rounds: Sequence[Mapping[str, Any]], key: str) -> Numbers:
+    return {name: statistics.median(found[key][name] for found in rounds) for name in rounds[0][key]}
+
+
+def flips(bench: Bench, model: str, rounds: int) -> Numbers:
+    """Share of views, and of predictions after an episode, whose best class is not that of the same model in float32."""
+    exact = make_policy(model, torch.float32)
+    views: list[bool] = []
+    predictions: list[bool] = []
+    for number in range(rounds):
+        made = bench.made(draw_picture(number), bench.episode)
+        low, high = (frozen_pass(policy, made).argmax(-1) for policy in (bench.policy, exact))
+        views += (low != high).flatten().tolist()
+        low, high = (run_episode(policy, made, bench.episode).after.argmax(-1) for policy in (bench.policy, exact))
+        predictions += (low != high).tolist()
+    shares = {"views": statistics.fmean(views), "predictions": statistics.fmean(predictions)}
+    return shares | {"views_compared": len(views), "predictions_compared": len(predictions)}
+
+
+def throughput(policy: Policy, counts: Sequence[int], settings: GRPOSettings) -> Numbers:
+    """Pictures a second, views included, against how many are in flight; each count warmed up once."""
+    found = {}
+    for count in counts:
+        pictures = [draw_picture(number) for number in range(count)]
+        names = [str(number) for number in range(count)]
+
+        def batch(pictures: list[Image.Image] = pictures, names: list[str] = names) -> Adaptation:
+            return run_episode(policy, make_batch(policy.tower, pictures, names, settings.views, SEED), settings)
+
+        batch()
+        found[str(count)] = count / measure_short(batch)
+    return found
+
+
+def resident(field: str) -> float:
+    """Megabytes of this process: VmRSS now, or VmHWM at the most since `forget_peak`. Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def forget_peak() -> None:
+    """Gives freed memory back to the system and starts VmHWM afresh."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peaks(model: str, V: int, dtype: torch.dtype) -> Numbers:
+    """Megabytes that the forward pass of V views and the episode on them take at the most, beyond model and pixels."""
+    policy = make_policy(model, dtype)
+    settings = episode_settings(V, len(policy.tower.blocks))
+    made = make_batch(policy.tower, [draw_picture(0)], ["0"], settings.views, SEED)
+    one = made[0][:, :1], made[1]
+    run_episode(policy, one, episode_settings(1, len(policy.tower.blocks)))  # what is made once for good is not counted
+    forget_peak()
+    base = resident("VmRSS")
+    frozen_pass(policy, made)
+    views = resident("VmHWM") - base
+    forget_peak()
+    run_episode(policy, made, settings)
+    return {"views_mb": views, "episode_mb": resident("VmHWM") - base}
+
+
+def memory(arguments: argparse.Namespace) -> dict[str, Numbers]:
+    """`peaks` against the number of views, each in a process of its own."""
+    found = {}
+    for V in sorted({max(1, arguments.views // part) for part in (8, 4, 2, 1)}):
+        command = [sys.executable, __file__, "--model", arguments.model, "--dtype", arguments.dtype, "--peaks-of", str(V)]
+        found[str(V)] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The whole document."""
+    at_start = machine()
+    bench = make_bench(arguments.model, arguments.views, DTYPES[arguments.dtype])
+    per_view = operations(bench.policy)
+    rounds = []
+    for number in range(-1, arguments.rounds):  # the first warms up
+        found = one_round(bench, max(0, number), per_view)
+        if number >= 0:
+            rounds.append(found)
+        told = " ".join(f"{name} {value:.3f}" for name, value in found["ratios"].items())
+        print(f"round {number + 1}" if number >= 0 else "warm-up", told, file=sys.stderr, flush=True)
+    counts = (1, 4, 16, 64) if arguments.model in SHIPPED else (1, 4, 16)
+    per_second = throughput(bench.policy, counts, DEFAULT) if arguments.throughput else {}
+    extra = {"flips": flips(bench, arguments.model, arguments.rounds)} if arguments.dtype != "float32" else {}
+    return {
+        "ratios": medians(rounds, "ratios"),
+        "seconds": medians(rounds, "seconds"),
+        "gflops": medians(rounds, "gflops"),
+        "phases": medians(rounds, "phases"),
+        "throughput": per_second,
+        "memory": memory(arguments) if arguments.memory else {},
+        **extra,
+        "machine": at_start | {"load_average_at_end": os.getloadavg()},
+        "settings": {
+            "model": arguments.model,
+            "views": arguments.views,
+            "dtype": arguments.dtype,
+            "rounds": arguments.rounds,
+            "classes": CLASSES,
+            "picture": PICTURE,
+            "seed": SEED,
+            "gflop_per_view": per_view / 1e9,
+            "episode": asdict(bench.episode),
+            "accurate": asdict(DEFAULT),
+            "fast": asdict(FAST),
+            "naive": NAIVE | {"views": arguments.views},
+        },
+        "rounds": rounds,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-16", help="an architecture of open_clip, or nano-clip")
+    parser.add_argument("--views", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    parser.add_argument("--json", type=Path, help="where the document goes; printed where not given")
+    parser.add_argument("--throughput", action="store_true", help="also pictures a second against pictures in flight")
+    parser.add_argument("--memory", action="store_true", help="also peak memory against views (Linux)")
+    parser.add_argument("--peaks-of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.views < 1 or arguments.rounds < 1:
+        parser.error("--views and --rounds must be at least 1")
+    if arguments.peaks_of:
+        print(json.dumps(peaks(arguments.model, arguments.peaks_of, DTYPES[arguments.dtype])))
+        return 0
+    document = json.dumps(benchmark(arguments), indent=2)
+    if arguments.json:
+        arguments.json.write_text(document + "\n")
+    else:
+        print(document)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

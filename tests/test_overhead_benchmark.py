@@ -1,0 +1,59 @@
+"""benchmarks/overhead.py runs and writes what it promises; its clock is not judged."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "overhead.py"
+RATIOS = {"episode_over_views", "accurate_over_views", "naive_over_accurate", "naive_over_fast", "trunk_over_matmul"}
+
+
+@pytest.fixture
+def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("overhead", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "overhead", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "MATRIX", 64)
+    monkeypatch.setattr(module, "REPEAT_FOR", 0.0)
+    return module
+
+
+def test_every_ratio_is_a_positive_number(overhead: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "overhead.json"
+    assert overhead.main(["--model", "nano-clip", "--views", "8", "--rounds", "1", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["ratios"].keys() == RATIOS
+    assert all(math.isfinite(value) and value > 0 for value in found["ratios"].values())
+    assert len(found["rounds"]) == 1
+    assert found["phases"].keys() == {"views_ms", "trunk_ms", "proposal_ms", "step_ms", "predict_ms"}
+
+
+def test_the_plain_yardstick_moves_the_prediction_and_puts_the_weights_back(overhead: ModuleType) -> None:
+    bench = overhead.make_bench("nano-clip", 8, torch.float32)
+    tower, visual = bench.policy.tower, bench.visual
+    before = {name: value.clone() for name, value in visual.state_dict().items()}
+    make = overhead.plain_views(8, tower.image_size, tower.mean.tolist(), tower.std.tolist())
+    picture = overhead.draw_picture(0)
+    after = overhead.naive(visual, tower.logit_scale, bench.policy.text_features, make, picture)
+    frozen = bench.policy.log_probs(visual(make(picture)[:1])).detach()[0]
+    assert not torch.equal(after, frozen)
+    assert all(torch.equal(value, before[name]) for name, value in visual.state_dict().items())
+
+
+def test_operations_are_those_of_the_products_worked_out_by_hand(overhead: ModuleType) -> None:
+    policy = overhead.make_policy("nano-clip", torch.float32)
+    T, W, D, depth, patch = 37, 128, 128, 6, 8
+    block = 2 * T * W * 12 * W + 4 * T * T * W  # four projections and the MLP; scores and their use
+    expected = 2 * (T - 1) * 3 * patch**2 * W + depth * block + 2 * W * D + 2 * D * overhead.CLASSES
+    assert overhead.operations(policy) == expected
