@@ -6,7 +6,8 @@
 The model is an architecture of open_clip in its true size with random weights (nano-clip: its own), the classes are random
 unit vectors and the pictures low-pass noise, so nothing has to be downloaded: these change no count of operations. One
 picture at a time. Every round measures everything once, in one process, after a round that is thrown away; odd rounds go
-through the measurements backwards, and what is short is repeated within its turn. A ratio is the median over the rounds of the ratio within a round, of wall clock:
+through the measurements backwards, and what is short is repeated within its turn. A ratio is the median over the rounds of
+the ratio within a round, of wall clock:
 
 - episode_over_views: an episode on V views (the best 6, one step on the norms of the last four blocks, view 0, no copies)
   over the frozen forward pass of these views.

@@ -25,6 +25,7 @@ VARIANTS = {
     "all-views": replace(BASE, selected=V),
     "adam-kl": replace(BASE, optimizer="adam", learning_rate=1e-2, kl_weight=0.5, advantage="zscore", weighting="uniform"),
     "trust": replace(BASE, optimizer="adam", learning_rate=0.1, max_kl=0.01),
+    "head": replace(BASE, last_blocks=0),
     "lora": replace(BASE, tuned="lora", last_blocks=2, learning_rate=5.0),
     "blocks": replace(BASE, tuned="blocks", last_blocks=1),
     "sample": replace(BASE, group="sample"),
@@ -125,6 +126,21 @@ def test_cost_counts_every_pass(policy: Policy) -> None:
     # reference: 6 + 3; 2 steps over 4 views, prediction over 4 views and 3 copies, one block of three each
     assert found.cost.forwards == pytest.approx(9 + (2 * 4 + 4 + 3) / 3)
     assert found.cost.backwards == pytest.approx(2 * 4 / 3)
+
+
+def test_a_step_on_the_heads_norms_runs_no_block_again(policy: Policy) -> None:
+    views, copies = pixels()
+    depth = len(policy.tower.blocks)
+    seen = policy.observe(views, copies, [depth])
+    torch.testing.assert_close(policy.log_probs(policy.tower.head(seen.tokens[depth].flatten(0, 1))).unflatten(0, (B, V + P)),
+                               seen.log_probs, atol=1e-5, rtol=0)  # fmt: skip
+    plan = make_plan(policy.tower, "norm", 0)
+    assert plan.first_block == depth
+    assert all(name.startswith("head.") for name in plan.replaced)
+    found = adapt(policy, seen, replace(BASE, last_blocks=0))
+    assert (found.cost.forwards, found.cost.backwards) == (V + P, 0)
+    still = adapt(policy, seen, replace(BASE, last_blocks=0, steps=0))
+    assert (found.after - still.after).abs().max() > 1e-4
 
 
 def test_selection_takes_the_surest_views() -> None:

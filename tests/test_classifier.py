@@ -109,7 +109,7 @@ def test_an_empty_list_has_no_answers(classifier: GRPOTTA) -> None:
         ({"settings": "best"}, "Unknown preset 'best'"),
         ({"batch": 0}, "at least 1"),
         ({"settings": GRPOSettings(candidates=30)}, "there are only 24 classes; lower candidates to 24"),
-        ({"settings": GRPOSettings(last_blocks=9)}, "has 6 blocks; use 1 to 6"),
+        ({"settings": GRPOSettings(last_blocks=9)}, "has 6 blocks; use 0 to 6"),
     ],
 )
 def test_bad_arguments_name_the_remedy(nano_tower: Tower, arguments: dict, message: str) -> None:

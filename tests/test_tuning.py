@@ -112,8 +112,10 @@ def test_named_parameters_of_the_plan(tower: OpenClipTower) -> None:
 
 
 def test_bad_plans_are_refused(tower: OpenClipTower) -> None:
-    with pytest.raises(UserError, match="has 3 blocks; use 1 to 3"):
+    with pytest.raises(UserError, match="has 3 blocks; use 0 to 3"):
         make_plan(tower, "norm", 4)
+    with pytest.raises(UserError, match="use 1 to 3"):
+        make_plan(tower, "lora", 0)  # the head has nothing of the kind
     with pytest.raises(UserError, match="rank"):
         make_plan(tower, "lora", None, 0)
     with pytest.raises(UserError, match="choose norm, lora or blocks"):

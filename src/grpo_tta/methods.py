@@ -13,7 +13,7 @@ from grpo_tta.contract import ImageBatch, Method, State
 from grpo_tta.errors import UserError
 from grpo_tta.online import StreamSettings, stream_method
 from grpo_tta.policy import Policy
-from grpo_tta.settings import DEFAULT, PAPER, GRPOSettings
+from grpo_tta.settings import DEFAULT, FAST, PAPER, GRPOSettings
 from grpo_tta.towers import Tower
 from grpo_tta.tuning import make_plan
 
@@ -35,6 +35,7 @@ def known_methods() -> dict[str, Method]:
         view_mean_method(ViewMeanSettings(DEFAULT.views.views, DEFAULT.selected)),
         reward_argmax_method(DEFAULT),
         grpo_method(PAPER, "grpo-tta-paper"),
+        grpo_method(FAST, "grpo-tta-fast"),
         grpo_method(DEFAULT, "grpo-tta"),
         stream_method(StreamSettings(protocol="batch"), "grpo-tta-batch"),
         stream_method(StreamSettings(), "grpo-tta-online"),

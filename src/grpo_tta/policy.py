@@ -92,7 +92,7 @@ class Policy:
         Args:
             views: `[B, V, 3, S, S]`.
             copies: `[B, P, 3, S, S]`, P may be zero.
-            cuts: blocks whose input is kept for adaptation.
+            cuts: blocks whose input is kept for adaptation; the number of blocks stands for the input of the head.
             chunk: views per pass; bounds memory, changes nothing else.
 
         Raises:
@@ -107,6 +107,8 @@ class Policy:
                 if index in kept:
                     kept[index].append(tokens)
                 tokens = block(tokens)
+            if len(self.tower.blocks) in kept:
+                kept[len(self.tower.blocks)].append(tokens)
             features.append(F.normalize(self.tower.head(tokens).float(), dim=-1))
         joined = torch.cat(features).unflatten(0, (B, -1))
         if not torch.isfinite(joined).all():

@@ -80,15 +80,17 @@ def make_plan(tower: Tower, tuned: TunedSet = "norm", last_blocks: int | None = 
         tuned: `norm` (affine of every norm in the blocks and the head), `lora` (low-rank deltas on the query and value
             projections of the attention), or `blocks` (every weight of the blocks; not for blocks that hold other weights
             than those of norms, linear layers and attention, such as convolutions and layer scales).
-        last_blocks: only the last n blocks (and the head's norms); None for all of them.
+        last_blocks: only the last n blocks (and the head's norms); None for all of them, 0 for the head's norms alone,
+            whose step costs next to nothing.
         rank: of the low-rank deltas.
 
     Raises:
         UserError: the tower has nothing of the kind or not all of it can be tuned, or last_blocks or rank is out of range.
     """
     n = len(tower.blocks)
-    if last_blocks is not None and not 1 <= last_blocks <= n:
-        raise UserError(f"last_blocks is {last_blocks}, but {tower.name} has {n} blocks; use 1 to {n}.")
+    least = 0 if tuned == "norm" else 1  # only norms are found outside the blocks
+    if last_blocks is not None and not least <= last_blocks <= n:
+        raise UserError(f"last_blocks is {last_blocks}, but {tower.name} has {n} blocks; use {least} to {n}.")
     first = 0 if last_blocks is None else n - last_blocks
     if tuned == "lora":
         return _lora_plan(tower, first, rank)
