@@ -20,7 +20,7 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
-Preset = Annotated[str, typer.Option(help="default or paper.")]
+Preset = Annotated[str, typer.Option(help="default (also called accurate), fast or paper.")]
 Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")]
 Batch = Annotated[int, typer.Option(help="Pictures adapted in one pass.")]
 Part = Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")]

@@ -32,7 +32,7 @@ def sweep(
         ),
     ] = None,
     axes: Annotated[str, typer.Option(help="all, or comma-separated axes of the built-in plan.")] = "",
-    preset: Annotated[str, typer.Option(help="Where every axis starts from: default or paper.")] = "default",
+    preset: Annotated[str, typer.Option(help="Where every axis starts from: default, fast or paper.")] = "default",
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks of the suite; default: all but the streams.")] = "",
     split: Annotated[str, typer.Option(help="tuning; the reporting split is refused.")] = "tuning",
     model: Annotated[str, typer.Option(help="As in bench; vary it with --vary model=A,B.")] = "nano-clip",
