@@ -25,6 +25,7 @@ def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "overhead", module)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "MATRIX", 64)
+    monkeypatch.setattr(module, "PICTURE", (100, 75))
     monkeypatch.setattr(module, "REPEAT_FOR", 0.0)
     return module
 
