@@ -1,0 +1,42 @@
+"""The script that measures the presets: its arithmetic by hand, and one real run on few pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "presets.py"
+
+
+@pytest.fixture(scope="module")
+def presets() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("presets_benchmark", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_gains_by_hand(presets: ModuleType) -> None:
+    """Tasks of unlike size count alike: zero-shot (0.5 + 0)/2, fast (0.5 + 1)/2, accurate (1 + 1)/2."""
+    tasks = [np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 1.0]]), np.array([[0.0, 1.0, 1.0]])]
+    gain, fraction = presets.gains(tasks)
+    assert gain == pytest.approx(75.0)
+    assert fraction == pytest.approx(0.5 / 0.75)
+
+
+def test_it_measures_what_it_promises(presets: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # so few pictures may leave nothing gained; then the share is not a number, and that is what it must say
+    with np.errstate(all="ignore"):
+        presets.main(["--split", "tuning", "--limit", "2", "--json", str(tmp_path / "sub" / "found.json")])
+    found = json.loads((tmp_path / "sub" / "found.json").read_text())
+    assert found == json.loads(capsys.readouterr().out)
+    assert found["fast_forwards"] == 7  # seven views, and nothing runs again
+    assert found["accurate_forwards"] == pytest.approx(24 + 4 + 2 * 24 / 6)
+    assert found["tasks"] == 18
