@@ -134,7 +134,7 @@ FAST = GRPOSettings(
     prior_weight=0.0,
     last_blocks=0,
 )
-"""The same for a quarter of the price: seven views, no copies, and a step on the norms of the head alone, which never
+"""The same for a fifth of the price: seven views, no copies, and a step on the norms of the head alone, which never
 runs a block again. Seven forward passes of a view an image, whatever the model."""
 
 PAPER = GRPOSettings(
