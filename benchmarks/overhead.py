@@ -49,22 +49,24 @@ from torchvision import transforms
 
 from grpo_tta.adapt import Adaptation, adapt, policy_gain, propose_steps, read_out, take_views
 from grpo_tta.batches import make_batch
+from grpo_tta.cost import peak_memory_mb, reset_peak
 from grpo_tta.optim import Update
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import ClassPrompts
+from grpo_tta.records import write_json
 from grpo_tta.rewards import RewardWeights
-from grpo_tta.settings import DEFAULT, PRESETS, GRPOSettings
+from grpo_tta.settings import DEFAULT, FAST, GRPOSettings
 from grpo_tta.towers.names import SHIPPED, shipped_folder
 from grpo_tta.towers.open_clip import OpenClipTower
 from grpo_tta.tuning import make_plan
 from grpo_tta.views import ViewSettings
 
-FAST = PRESETS["fast"]
 CLASSES = 200
 PICTURE = (500, 375)
 SEED = 0
 SELECTED = 6
 BLOCKS = 4
+CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MATRIX, PRODUCTS = 2048, 5
 REPEAT_FOR = 0.5  # seconds; a call that is over sooner is timed again until they are spent
@@ -158,13 +160,10 @@ def episode_settings(V: int, blocks: int) -> GRPOSettings:
     )
 
 
-def first_block(policy: Policy, settings: GRPOSettings) -> int:
-    return make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank).first_block
-
-
 def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptation:
     """From pixels to the prediction: the frozen pass with the tokens kept, then everything else."""
-    seen = policy.observe(*made, [first_block(policy, settings)])
+    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
+    seen = policy.observe(*made, [plan.first_block])
     names = [str(number) for number in range(len(made[0]))]
     return adapt(policy, seen, settings, image_ids=names)
 
@@ -213,14 +212,14 @@ def operations(policy: Policy) -> int:
 def phases(policy: Policy, picture: Image.Image, settings: GRPOSettings) -> Numbers:
     """Milliseconds in the parts of one episode, called as `adapt` calls them: making the views, the frozen pass ("trunk"),
     selection with group and rewards, the steps (forward, backward and update), and the prediction."""
+    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
     times = [time.perf_counter()]
     views, copies = make_batch(policy.tower, [picture], ["0"], settings.views, SEED)
     times.append(time.perf_counter())
-    seen = policy.observe(views, copies, [first_block(policy, settings)])
+    seen = policy.observe(views, copies, [plan.first_block])
     times.append(time.perf_counter())
     proposal = propose_steps(policy, seen, settings, image_ids=["0"])
     times.append(time.perf_counter())
-    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
     chosen = take_views(seen.tokens[plan.first_block], proposal.selected)
     tuned = plan.start(1)
     update = Update(settings.optimizer, settings.learning_rate, settings.max_gradient_norm)
@@ -337,16 +336,11 @@ def throughput(policy: Policy, counts: Sequence[int], settings: GRPOSettings) ->
     return found
 
 
-def resident(field: str) -> float:
-    """Megabytes of this process: VmRSS now, or VmHWM at the most since `forget_peak`. Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def forget_peak() -> None:
-    """Gives freed memory back to the system and starts VmHWM afresh."""
+def fresh_peak_mb() -> float:
+    """Gives freed memory back to the system and starts the peak afresh: megabytes in use now. Linux."""
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak(CPU)
+    return peak_memory_mb(CPU)
 
 
 def peaks(model: str, V: int, dtype: torch.dtype) -> Numbers:
@@ -356,13 +350,12 @@ def peaks(model: str, V: int, dtype: torch.dtype) -> Numbers:
     made = make_batch(policy.tower, [draw_picture(0)], ["0"], settings.views, SEED)
     one = made[0][:, :1], made[1]
     run_episode(policy, one, episode_settings(1, len(policy.tower.blocks)))  # what is made once for good is not counted
-    forget_peak()
-    base = resident("VmRSS")
+    base = fresh_peak_mb()
     frozen_pass(policy, made)
-    views = resident("VmHWM") - base
-    forget_peak()
+    views = peak_memory_mb(CPU) - base
+    fresh_peak_mb()
     run_episode(policy, made, settings)
-    return {"views_mb": views, "episode_mb": resident("VmHWM") - base}
+    return {"views_mb": views, "episode_mb": peak_memory_mb(CPU) - base}
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Numbers]:
@@ -452,11 +445,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.peaks_of:
         print(json.dumps(peaks(arguments.model, arguments.peaks_of, DTYPES[arguments.dtype])))
         return 0
-    document = json.dumps(benchmark(arguments), indent=2)
+    document = benchmark(arguments)
     if arguments.json:
-        arguments.json.write_text(document + "\n")
+        write_json(arguments.json, document)
     else:
-        print(document)
+        print(json.dumps(document, indent=2))
     return 0
 
 

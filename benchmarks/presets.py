@@ -22,7 +22,7 @@ import pandas as pd
 from grpo_tta.benchmark import RunSettings, run
 from grpo_tta.data.tasks import SHIFTED_MEAN, nano_tasks
 from grpo_tta.methods import choose_methods
-from grpo_tta.records import read_records
+from grpo_tta.records import read_records, write_json
 from grpo_tta.summary import is_correct
 from grpo_tta.towers import load_tower
 
@@ -82,8 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     result = measure(given.split, given.limit, given.seed)
     if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(given.json, result)
     print(json.dumps(result, indent=2))
 
 

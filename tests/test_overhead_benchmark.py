@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "overhead.py"
+from tests.scripts import load_script
+
 RATIOS = {"episode_over_views", "accurate_over_views", "naive_over_accurate", "naive_over_fast", "trunk_over_matmul"}
 
 
 @pytest.fixture
 def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("overhead", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "overhead", module)
-    spec.loader.exec_module(module)
+    module = load_script("benchmarks/overhead.py", monkeypatch)
     monkeypatch.setattr(module, "MATRIX", 64)
     monkeypatch.setattr(module, "PICTURE", (100, 75))
     monkeypatch.setattr(module, "REPEAT_FOR", 0.0)
@@ -31,7 +25,7 @@ def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_ratio_is_a_positive_number(overhead: ModuleType, tmp_path: Path) -> None:
-    out = tmp_path / "overhead.json"
+    out = tmp_path / "sub" / "overhead.json"
     assert overhead.main(["--model", "nano-clip", "--views", "8", "--rounds", "1", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     assert found["ratios"].keys() == RATIOS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,17 +9,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "presets.py"
+from tests.scripts import load_script
 
 
-@pytest.fixture(scope="module")
-def presets() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("presets_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def presets(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_script("benchmarks/presets.py", monkeypatch)
 
 
 def test_gains_by_hand(presets: ModuleType) -> None:

@@ -12,7 +12,8 @@ from statistics import median
 import torch
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
+    """Starts the peak that `peak_memory_mb` tells afresh, from what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -43,7 +44,7 @@ def measure(call: Callable[[], object], device: torch.device, repeats: int = 3, 
     Once `patience` seconds were spent no call is repeated again: long ones vary little, and would cost more than the run.
     """
     call()
-    _reset_peak(device)
+    reset_peak(device)
     times: list[float] = []
     while len(times) < repeats and sum(times) < 1000 * patience:
         started = time.perf_counter()
