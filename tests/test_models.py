@@ -24,7 +24,7 @@ from grpo_tta.cli import app
 from grpo_tta.towers.catalogue import KnownModel, known_models
 from grpo_tta.towers.families import family_of
 from grpo_tta.towers.fingerprint import fingerprint
-from grpo_tta.towers.names import resolve
+from grpo_tta.towers.names import SHIPPED, resolve
 from grpo_tta.towers.open_clip import pretrained_tags
 from tests import families
 from tests.hub import cache_repository
@@ -150,7 +150,7 @@ def test_repositories_of_the_cache_load_offline(cache: Path, clip_folder: Path, 
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = "vit_base_patch16_siglip_224"  # as it is published
     (hidden / "open_clip_config.json").write_text(json.dumps(config))
     known = {entry.name: entry for entry in known_models() if entry.cached}
-    assert set(known) == {"nano-clip", "someone/clip", "hf-hub:someone/siglip"}
+    assert set(known) == {*SHIPPED, "someone/clip", "hf-hub:someone/siglip"}
 
 
 def test_damaged_folders_name_the_remedy(clip_folder: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_openai_weights_get_quick_gelu_at_true_size(cache: Path, tmp_path: Path,
     save_file({key: value.half() for key, value in model.state_dict().items()}, stored / "open_clip_model.safetensors")
     del model
     known = {entry.name for entry in known_models() if entry.cached}
-    assert known == {"nano-clip", "ViT-B-32-quickgelu/openai", "ViT-B-32/openai"}
+    assert known == {*SHIPPED, "ViT-B-32-quickgelu/openai", "ViT-B-32/openai"}
     tower: Any = load_tower("ViT-B-32/openai")
     shutil.rmtree(stored)
     assert isinstance(tower.blocks[0].mlp.gelu, QuickGELU)
@@ -271,7 +271,7 @@ def test_the_commands_know_the_cache(cache: Path, tmp_path: Path, clip_folder: P
         return done.output
 
     told = json.loads(command("models", "--cached", "--json"))
-    assert [entry["name"] for entry in told] == ["nano-clip", "someone/clip"]
+    assert [entry["name"] for entry in told] == [*SHIPPED, "someone/clip"]
     assert told[1] == {
         "name": "someone/clip",
         "library": "transformers",

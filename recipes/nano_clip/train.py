@@ -10,12 +10,9 @@ hard-filtered task (the way ImageNet-A was filtered with a weaker network).
 from __future__ import annotations
 
 import argparse
-import gzip
-import itertools
 import json
 import multiprocessing
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -33,6 +30,9 @@ from captions import TEMPLATES, caption
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from byte_pairs import write_vocabulary
 
 from grpo_tta.data import nano, scenes
 
@@ -76,43 +76,6 @@ def make_example(job: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
     rng = np.random.default_rng([seed, index, 0x7241])
     scene = training_scene(rng)
     return scenes.draw(rng, scene), [caption(rng, scene) for _ in range(8)]
-
-
-def train_merges(captions: Counter[str], count: int) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent pair first (Sennrich et al. 2016), over lower-cased words."""
-    words: Counter[tuple[str, ...]] = Counter()
-    for text, n in captions.items():
-        for word in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", text.lower()):  # the tokenizer's own split
-            words[(*word[:-1], word[-1] + "</w>")] += n
-    merges: list[tuple[str, str]] = []
-    for _ in range(count):
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, n in words.items():
-            for pair in itertools.pairwise(word):
-                pairs[pair] += n
-        if not pairs:
-            break
-        best = max(pairs, key=lambda p: (pairs[p], p))
-        merges.append(best)
-        merged: Counter[tuple[str, ...]] = Counter()
-        for word, n in words.items():
-            out: list[str] = []
-            for symbol in word:
-                if out and (out[-1], symbol) == best:
-                    out[-1] += symbol
-                else:
-                    out.append(symbol)
-            merged[tuple(out)] += n
-        words = merged
-    return merges
-
-
-def write_vocabulary(folder: Path, captions: Counter[str]) -> int:
-    merges = train_merges(captions, MERGES)
-    text = "#version: nano-clip\n" + "\n".join(" ".join(pair) for pair in merges)  # no last newline: it would be a merge
-    with (folder / "bpe.txt.gz").open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as stream:
-        stream.write(text.encode())
-    return len(merges)
 
 
 def random_crops(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -177,7 +140,8 @@ def main() -> None:
         examples = pool.map(make_example, [(args.seed, i) for i in range(args.pictures)], chunksize=500)
     pictures = torch.from_numpy(np.stack([image for image, _ in examples])).permute(0, 3, 1, 2)
     texts = Counter(text for _, captions in examples for text in captions)
-    CONFIG["model_cfg"]["text_cfg"]["vocab_size"] = 512 + write_vocabulary(args.out, texts) + 2  # type: ignore[index]
+    merges = write_vocabulary(args.out / "bpe.txt.gz", texts, MERGES, "nano-clip")
+    CONFIG["model_cfg"]["text_cfg"]["vocab_size"] = 512 + merges + 2  # type: ignore[index]
     tokenizer = open_clip.SimpleTokenizer(str(args.out / "bpe.txt.gz"), context_length=CONTEXT)
     unique = {text: i for i, text in enumerate(sorted(texts))}
     tokens = tokenizer(list(unique))

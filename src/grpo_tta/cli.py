@@ -12,7 +12,19 @@ import typer
 
 from grpo_tta import cli_faces
 from grpo_tta.cli_models import list_models
-from grpo_tta.cli_options import Batch, Device, Download, Model, Part, Preset, Seed, Templates, make_console, split_list
+from grpo_tta.cli_options import (
+    Batch,
+    BenchModel,
+    Device,
+    Download,
+    Model,
+    Part,
+    Preset,
+    Seed,
+    Templates,
+    make_console,
+    split_list,
+)
 from grpo_tta.data.benchmarks import commands as datasets_commands
 from grpo_tta.errors import UserError
 from grpo_tta.sweep_command import read_seeds, sweep
@@ -154,7 +166,10 @@ def predict(
 @app.command()
 def bench(
     context: typer.Context,
-    suite: Annotated[str, typer.Option(help="nano: the shipped suite. Ignored where --data or --dataset is given.")] = "nano",
+    suite: Annotated[
+        str, typer.Option(help="nano (shipped) or photos (needs --photos-root). Ignored where --data or --dataset is given.")
+    ] = "nano",
+    photos_root: Annotated[Path | None, typer.Option(help="Folder that holds the photographs of --suite photos.")] = None,
     dataset: Annotated[
         str, typer.Option(help="Comma-separated names from 'grpo-tta datasets', or fifteen for all of these; needs --root.")
     ] = "",
@@ -178,7 +193,7 @@ def bench(
     methods: Annotated[str, typer.Option(help="all, or comma-separated names.")] = "all",
     tasks: Annotated[str, typer.Option(help="all, or comma-separated tasks of the suite; default: all but the streams.")] = "",
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
-    model: Model = "nano-clip",
+    model: BenchModel = "",
     seed: Seed = 0,
     seeds: Annotated[str, typer.Option(help="Comma-separated: one run a seed, in OUT/seed-N; instead of --seed.")] = "",
     limit: Annotated[int | None, typer.Option(help="Images a task.")] = None,
@@ -203,7 +218,7 @@ def bench(
     actor_memory: ActorMemory = None,
     ray_address: RayAddress = None,
 ) -> None:
-    """Measure methods on the nano suite, benchmarks or your own labelled pictures, zero-shot always beside."""
+    """Measure methods on the nano suite, photographs, benchmarks or your own labelled pictures, zero-shot always beside."""
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.choose import Choice, choose_tasks
@@ -214,12 +229,14 @@ def bench(
 
     ray = _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address)
     choice = Choice(
-        suite=suite, tasks=tuple(split_list(tasks)) if tasks else None, split=split, limit=limit,
+        suite=suite, tasks=tuple(split_list(tasks)) if tasks else None, photos_root=photos_root, split=split, limit=limit,
         data=None if data is None else Path(data), labels_file=labels_file, template=template,
         datasets=tuple(split_list(dataset)) if dataset else (), root=root, official_split=official_split,
         corruptions=tuple(split_list(corruptions)) if corruptions else (), severities=tuple(split_list(severities)),
         download=download,
     )  # fmt: skip
+    photos = suite == "photos" and data is None and not dataset
+    model = model or ("photo-clip" if photos else "nano-clip")
     # Ray reads the user's own pictures itself, wherever they lie
     chosen = [] if ray and data is not None else choose_tasks(choice)
     wanted = split_list(methods)

@@ -10,13 +10,12 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="nano-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
-        "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
-    ),
-]
+_MODEL = (
+    "nano-clip or photo-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
+    "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
+)
+Model = Annotated[str, typer.Option(help=_MODEL)]
+BenchModel = Annotated[str, typer.Option(help=f"{_MODEL} Default: nano-clip; photo-clip for --suite photos.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
-from grpo_tta.data import nano
+from grpo_tta.data import nano, photos
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.statistics import calibration_error, compare_by_cluster, prediction_entropy
@@ -275,10 +275,12 @@ def flips(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_count(of_task: pd.DataFrame) -> int:
-    """C of a task: as the nano suite declares it, else as many as the records speak of."""
-    place = nano_place(of_task["image_id"].iloc[0])
-    if place is not None:
-        return len(nano.TASKS[place[0]].classes)
+    """C of a task: as a suite declares it, else as many as the records speak of."""
+    first = of_task["image_id"].iloc[0]
+    place = nano_place(first)
+    declared = len(nano.TASKS[place[0]].classes) if place is not None else photos.class_count(first)
+    if declared is not None:
+        return declared
     top5 = of_task["top5"].explode().max()
     highest = max(of_task[["label", "prediction", "prediction_before"]].max().max(), -1 if pd.isna(top5) else top5)
     return max(int(highest) + 1, 2)

@@ -1,4 +1,4 @@
-"""Which tasks `bench` runs: the nano suite, benchmarks, or a user's own pictures, corrupted or not."""
+"""Which tasks `bench` runs: the nano suite, photographs, benchmarks, or a user's own pictures, corrupted or not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import final
 from grpo_tta.data.benchmarks.corrupted import corrupted_tasks
 from grpo_tta.data.benchmarks.load import benchmark_tasks, corruptions_named, part_named
 from grpo_tta.data.custom import custom_task
+from grpo_tta.data.photos import photo_tasks
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.errors import UserError
 
@@ -18,7 +19,8 @@ from grpo_tta.errors import UserError
 class Choice:
     """
     Attributes:
-        suite, tasks: the nano suite and which of its tasks (None for all but the streams).
+        suite, tasks: nano or photos, and which of its tasks (None for all but the streams).
+        photos_root: folder that holds the photographs of the suite photos.
         split: reporting or tuning.
         limit: pictures a task.
         data, labels_file: a user's own pictures and the names of their labels.
@@ -31,6 +33,7 @@ class Choice:
 
     suite: str = "nano"
     tasks: tuple[str, ...] | None = None
+    photos_root: Path | None = None
     split: str = "reporting"
     limit: int | None = None
     data: Path | None = None
@@ -68,11 +71,17 @@ def choose_tasks(choice: Choice) -> list[Task]:
         )
     if choice.root is not None or choice.official_split:
         raise UserError("--root and --official-split belong to --dataset; name one.")
+    if choice.photos_root is not None and choice.suite != "photos":
+        raise UserError("--photos-root belongs to --suite photos.")
     if choice.data is not None:
         template, labels_file, limit = choice.template, choice.labels_file, choice.limit
         tasks = [custom_task(choice.data, template=template, labels_file=labels_file, limit=limit)]
     elif choice.suite == "nano":
         tasks = nano_tasks(choice.tasks, choice.split, choice.limit)
+    elif choice.suite == "photos":
+        tasks = photo_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
     else:
-        raise UserError(f"Unknown suite {choice.suite!r}; use nano, --dataset for benchmarks, or --data for your own pictures.")
+        raise UserError(
+            f"Unknown suite {choice.suite!r}; use nano, photos, --dataset for benchmarks, or --data for your own pictures."
+        )
     return corrupted_tasks(tasks, names, severities) if names else tasks

@@ -74,9 +74,9 @@ def load_tower(model: str, *, device: str | torch.device = "cpu", download: bool
     """Loads a model by name.
 
     Args:
-        model: `nano-clip` (shipped), `ARCHITECTURE/PRETRAINED` of open_clip (`ViT-B-16/openai`), `hf-hub:ORG/NAME` of
-            open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, or a folder in either format
-            (open_clip's where it holds both).
+        model: `nano-clip` or `photo-clip` (shipped), `ARCHITECTURE/PRETRAINED` of open_clip (`ViT-B-16/openai`),
+            `hf-hub:ORG/NAME` of open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, or a folder
+            in either format (open_clip's where it holds both).
         device: where it runs.
         download: whether what is not on disk may be fetched. Never done unasked.
 
