@@ -18,7 +18,7 @@ from grpo_tta.images import image_key, load_image, to_rgb
 from grpo_tta.policy import Observation, Policy
 from grpo_tta.prompts import DEFAULT_TEMPLATE, make_prompts
 from grpo_tta.settings import PRESETS, GRPOSettings
-from grpo_tta.towers import Tower, check_tower, load_tower
+from grpo_tta.towers import Dtype, Tower, check_tower, load_tower
 from grpo_tta.tuning import make_plan
 
 ImageLike = Image.Image | np.ndarray | str | Path
@@ -116,6 +116,7 @@ class GRPOTTA:
         device: str | torch.device = "cpu",
         batch: int = 16,
         download: bool = False,
+        dtype: Dtype = "float32",
         cache: bool = True,
         reward: Reward | None = None,
     ) -> None:
@@ -129,6 +130,7 @@ class GRPOTTA:
             device: where a model named by a string runs.
             batch: pictures adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
+            dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.towers.load_tower`).
             cache: whether text features may be kept on disk.
             reward: your own, in place of the settings' (see `grpo_tta.adapt.Reward`).
 
@@ -143,7 +145,10 @@ class GRPOTTA:
         if batch < 1:
             raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        self.tower = load_tower(model, device=device, download=download) if isinstance(model, str) else check_tower(model)
+        if isinstance(model, str):
+            self.tower = load_tower(model, device=device, download=download, dtype=dtype)
+        else:
+            self.tower = check_tower(model)
         self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
         self.settings, self.seed, self.reward, self._batch = settings, seed, reward, batch
         settings.group_size(self.policy.classes)

@@ -19,6 +19,7 @@ from grpo_tta.cli_options import (
     Download,
     Model,
     Part,
+    Precision,
     Preset,
     Seed,
     Templates,
@@ -110,6 +111,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
+    dtype: Precision = "float32",
     batch: Batch = 16,
     download: Download = False,
     out: Annotated[str, typer.Option(help="ray: folder of the answers; an existing run is resumed.")] = "runs/predict",
@@ -125,7 +127,9 @@ def predict(
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.images import find_images
     from grpo_tta.prompts import DEFAULT_TEMPLATE
+    from grpo_tta.towers import check_dtype
 
+    precision = check_dtype(dtype)
     if ray := _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address):
         from grpo_tta.distributed import Model as ModelName
         from grpo_tta.distributed import predict_on_ray
@@ -133,7 +137,9 @@ def predict(
         if len(paths) > 1 or as_json:
             raise UserError("Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json.")
         options = {"templates": tuple(template or (DEFAULT_TEMPLATE,)), "settings": preset, "seed": seed}
-        rows = predict_on_ray(ModelName(model, device, download), split_list(labels), paths[0], out, batch, options, ray)
+        rows = predict_on_ray(
+            ModelName(model, device, download, precision), split_list(labels), paths[0], out, batch, options, ray
+        )
         typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
         return
     classifier = GRPOTTA(
@@ -145,6 +151,7 @@ def predict(
         device=device,
         batch=batch,
         download=download,
+        dtype=precision,
     )
     answers, problems = _classify(classifier, find_images([Path(path) for path in paths]), batch)
     if as_json:
@@ -210,6 +217,7 @@ def bench(
     out: Annotated[str, typer.Option(help="Folder of the records; an existing run is resumed.")] = "runs/bench",
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False,
     device: Device = "cpu",
+    dtype: Precision = "float32",
     download: Download = False,
     engine: Engine = "local",
     actors: Actors = 2,
@@ -223,7 +231,7 @@ def bench(
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.choose import Choice, choose_tasks
     from grpo_tta.methods import choose_methods
-    from grpo_tta.towers import load_tower
+    from grpo_tta.towers import check_dtype, load_tower
     from grpo_tta.whole_table import run_table
     from grpo_tta.workers import worker_commands
 
@@ -236,6 +244,7 @@ def bench(
         download=download,
     )  # fmt: skip
     photos = suite == "photos" and data is None and not dataset
+    precision = check_dtype(dtype)
     model = model or ("photo-clip" if photos else "nano-clip")
     # Ray reads the user's own pictures itself, wherever they lie
     chosen = [] if ray and data is not None else choose_tasks(choice)
@@ -255,13 +264,13 @@ def bench(
             )
         settings = replace(settings, seed=seed)
         source = manifest_source(data, out, template, labels_file) if data is not None else TaskSource(tuple(chosen))
-        bench_on_ray(ModelName(model, device, download), source, choose_methods(names), out, settings, ray)
+        bench_on_ray(ModelName(model, device, download, precision), source, choose_methods(names), out, settings, ray)
     else:
         selected = choose_methods(names)
         if teacher:
             selected += taught_methods(names, load_tower(teacher, device=device, download=download))
         run_table(
-            load_tower(model, device=device, download=download),
+            load_tower(model, device=device, download=download, dtype=precision),
             chosen,
             selected,
             Path(out),

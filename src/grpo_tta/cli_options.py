@@ -16,6 +16,9 @@ _MODEL = (
 )
 Model = Annotated[str, typer.Option(help=_MODEL)]
 BenchModel = Annotated[str, typer.Option(help=f"{_MODEL} Default: nano-clip; photo-clip for --suite photos.")]
+Precision = Annotated[
+    str, typer.Option(help="float32 or bfloat16, of the frozen visual encoder; answers that are nearly tied may change.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]

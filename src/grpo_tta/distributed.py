@@ -42,7 +42,7 @@ from grpo_tta.manifest import TASK_COLUMNS, Manifest, Pictures, filesystem, open
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
 from grpo_tta.records import SCHEMA
-from grpo_tta.towers import Tower, load_tower
+from grpo_tta.towers import Dtype, Tower, load_tower
 
 _LIGHT_CPUS = 2  # of a Ray started here: for reading, writing and the filter of a resumed run
 _TOP = 5
@@ -107,9 +107,10 @@ class Model:
     name: str
     device: str = "cpu"
     download: bool = False
+    dtype: Dtype = "float32"
 
     def load(self) -> Tower:
-        return load_tower(self.name, device=self.device, download=self.download)
+        return load_tower(self.name, device=self.device, download=self.download, dtype=self.dtype)
 
 
 class Source(Protocol):

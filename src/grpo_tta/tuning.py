@@ -303,12 +303,18 @@ class PerImage(TorchFunctionMode):
         if in_w is None or not (self._tuned(in_w, in_b, out_w, out_b) or id(in_w) in self._low_rank):
             return F.multi_head_attention_forward(query, key, value, *args, **kwargs)
         masked = any(given.get(k) is not None for k in ("bias_k", "bias_v", "key_padding_mask", "attn_mask"))
-        if query is not key or key is not value or masked or query.ndim != 3:
+        if key is not value or query.shape[1:] != key.shape[1:] or masked or query.ndim != 3:
             raise UserError("Only plain self-attention can carry per-image weights; tune norm instead.")
         # torch hands over [T, N, W]; the images lie on the second axis.
         T, N, W = query.shape
         heads = given["num_heads"]
-        qkv = self._linear(query.transpose(0, 1), in_w, in_b)  # [N, T, 3W]
-        q, k, v = qkv.unflatten(-1, (3, heads, W // heads)).permute(2, 0, 3, 1, 4)
+
+        def project(x: Tensor) -> tuple[Tensor, ...]:
+            qkv = self._linear(x.transpose(0, 1), in_w, in_b)  # [N, T, 3W]
+            return qkv.unflatten(-1, (3, heads, W // heads)).permute(2, 0, 3, 1, 4).unbind(0)
+
+        q, k, v = project(key)
+        if query is not key:  # fewer tokens ask than are read (`ClassTokenBlock`)
+            q = project(query)[0]
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, T, W)
         return self._linear(mixed, out_w, out_b).transpose(0, 1), None

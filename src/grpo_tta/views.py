@@ -122,9 +122,9 @@ def restore_contrast(pixels: Tensor, tail: float = 0.01, max_gain: float = 8.0) 
     hues; a picture that fills the range already stays nearly as it is. In the spirit of AugMix's autocontrast
     (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
     """
-    ordered = pixels.flatten(1).sort(dim=1).values
-    last = ordered.shape[1] - 1
-    low, high = ordered[:, round(tail * last)], ordered[:, round((1 - tail) * last)]
+    flat = pixels.flatten(1)
+    last = flat.shape[1] - 1
+    low, high = (flat.kthvalue(1 + round(share * last), dim=1).values for share in (tail, 1 - tail))
     gain = (0.95 / (high - low).amax().clamp_min(1e-6)).clamp(1.0, max_gain)
     middle = ((low + high) / 2)[:, None, None]
     return ((pixels - middle) * gain + 0.5 + (middle - 0.5) / gain).clamp(0.0, 1.0)
@@ -182,13 +182,14 @@ def make_views(
         return ((made - mean[:, None, None]) / std[:, None, None]).to(first_view.dtype)
 
     boxes, flips = crops("crops", settings.views - 1, settings.crop_scale)
-    views = torch.cat([first_view[None], cut(pixels, boxes, flips)])
+    views = first_view.new_empty((settings.views, *first_view.shape))
+    views[0] = first_view
     # Evenly interleaved, so that the first few views are a fair sample of all.
-    count = torch.arange(settings.views)
-    again = (count * settings.restored).floor() > ((count - 1) * settings.restored).floor()
-    again[0] = False
-    if again.any():
-        views[again.to(views.device)] = cut(restore_contrast(pixels), boxes[again[1:]], flips[again[1:]])
+    count = torch.arange(1, settings.views)
+    restored = (count * settings.restored).floor() > ((count - 1) * settings.restored).floor()
+    for source, which in ((pixels, ~restored), (restore_contrast(pixels) if restored.any() else pixels, restored)):
+        if which.any():
+            views[count[which].to(views.device)] = cut(source, boxes[which], flips[which])
     if settings.copy_kind == "crops":
         return views, cut(pixels, *crops("copies", settings.copies, settings.copy_scale))
     order = torch.rand((settings.copies, settings.patch_grid**2), generator=image_generator(seed, image_id, "copies"))

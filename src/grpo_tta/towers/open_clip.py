@@ -147,7 +147,7 @@ def pretrained_tags() -> dict[str, list[str]]:
     return {name: open_clip.list_pretrained_tags_by_model(name) for name in open_clip.list_models()}
 
 
-def load(source: Source, *, device: torch.device, download: bool) -> OpenClipTower:
+def load(source: Source, *, device: torch.device, download: bool, dtype: torch.dtype = torch.float32) -> OpenClipTower:
     """Loads an architecture with its weights, a repository of the hub, or a folder. See `grpo_tta.towers.load_tower`.
 
     Raises:
@@ -177,6 +177,7 @@ def load(source: Source, *, device: torch.device, download: bool) -> OpenClipTow
         ) from error
     except Exception as error:
         raise failure(source.name, error, download=download, folder=source.folder is not None) from error
+    network.visual.to(dtype)
     return OpenClipTower(source.name, network, preprocess, tokenizer)
 
 

@@ -1,6 +1,7 @@
 """How the visual encoders of open_clip are cut into prefix, blocks and head, one class per kind of encoder.
 
-Each cut runs the library's own modules in the library's own order; only the loop over the blocks is ours.
+Each cut runs the library's own modules in the library's own order; only the loop over the blocks is ours, and what
+nobody reads is left out (`ClassTokenBlock`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from grpo_tta.towers.bound_block import BoundBlock
+from grpo_tta.towers.class_token_block import ClassTokenBlock, reads_class_token
 
 
 class Cut(Protocol):
@@ -61,6 +63,8 @@ class _PlainCut:
     def __init__(self, visual: Any) -> None:
         self._visual = visual
         self.blocks: list[nn.Module] = list(visual.transformer.resblocks)
+        if reads_class_token(visual):  # what the last block makes of the other tokens nobody reads
+            self.blocks[-1] = ClassTokenBlock(visual.transformer.resblocks[-1])
         self.head_modules = _present(ln_post=visual.ln_post, attn_pool=visual.attn_pool)
 
     def prefix(self, pixels: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load(source: Source, *, device: torch.device, download: bool) -> TransformersTower:
+def load(source: Source, *, device: torch.device, download: bool, dtype: torch.dtype = torch.float32) -> TransformersTower:
     """Loads a repository of the hub or a folder. See `grpo_tta.towers.load_tower`.
 
     Raises:
@@ -222,4 +222,7 @@ def load(source: Source, *, device: torch.device, download: bool) -> Transformer
     bad = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind])
     if bad:
         raise UserError(f"{source.name}: its weights lack {bad[0]} ({len(bad)} in all); write its files again.")
+    model.vision_model.to(dtype)
+    if config.model_type == "clip":
+        model.visual_projection.to(dtype)
     return TransformersTower(source.name, model.to(device), processor, tokenizer)
