@@ -283,7 +283,7 @@ def bench(
             else (),
         )
     if with_report:
-        report([Path(out)], Path(out) / "report")
+        report([Path(out)], Path(out) / "report", photos_root)
     else:
         console.print(f"Records in {out}. Next: grpo-tta report {out} --out {out}/report")
 
@@ -295,11 +295,14 @@ app.command()(sweep)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are read together (seeds, shards, tasks).")],
     out: Annotated[Path, typer.Option(help="Folder of the report.")],
+    photos_root: Annotated[
+        Path | None, typer.Option(help="Folder that holds the photographs of the photos suite, to show them in the gallery.")
+    ] = None,
 ) -> None:
     """Turn records into tables, paired tests and one self-contained HTML page."""
     from grpo_tta.report import write_report
 
-    write_report(runs, out, console=make_console())
+    write_report(runs, out, photos_root=photos_root, console=make_console())
 
 
 app.command()(cli_faces.serve)

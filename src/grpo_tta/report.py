@@ -96,8 +96,13 @@ def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
     return {str(method): {"ms": row["ms"], "peak_memory_mb": row["peak_memory_mb"]} for method, row in merged.iterrows()}
 
 
-def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta", console: Console) -> None:
+def write_report(
+    runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta", photos_root: Path | None = None, console: Console
+) -> None:
     """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table; a sweep has its own page.
+
+    Args:
+        photos_root: folder that holds the photographs of the photos suite, to show them in the gallery.
 
     Raises:
         UserError: as `read_runs`, or the reference was not run.
@@ -134,7 +139,7 @@ def write_report(runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta"
         _write_csv(out / f"{name}.csv", frame)
     (out / "table.md").write_text("\n".join(map(markdown, shown)), encoding="utf-8")
     (out / "table.tex").write_text("\n".join(map(latex, shown)), encoding="utf-8")
-    page = _page(found, reference, summary, results, frames, grids)
+    page = _page(found, reference, summary, results, frames, grids, photos_root)
     (out / "report.html").write_text(page, encoding="utf-8")
 
     console.print(rich_table(grids["compact"]))
@@ -166,6 +171,7 @@ def _page(
     results: tables.Results,
     frames: Mapping[str, pd.DataFrame],
     grids: Mapping[str, Any],
+    photos_root: Path | None,
 ) -> str:
     """The whole of `report.html`."""
     differences = dict(frames["comparisons"].set_index("other")["difference"])
@@ -196,7 +202,7 @@ def _page(
             errors=frames["errors"].to_dict("records"),
             diagnostics=_diagnostics(rows, frames).to_dict("records"),
             figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes),
+            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, photos_root=photos_root),
             settings={
                 str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
                 for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()

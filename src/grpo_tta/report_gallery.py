@@ -1,5 +1,5 @@
-"""Episodes as a reader can follow them: the picture, three of its crops (of the nano suite, which can be drawn again), the
-group, before and after."""
+"""Episodes as a reader can follow them: the picture, three of its crops (where it can be had again: from the nano suite, which
+is drawn, or from the photographs that the reader has), the group, before and after."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, final
 
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
+from grpo_tta.data import photos
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.report_tables import nano_place
 from grpo_tta.views import ViewSettings, make_views
@@ -76,8 +78,28 @@ class Gallery:
 
 
 @cache
-def _task(name: str, split: str) -> Task:
+def _nano_task(name: str, split: str) -> Task:
     return nano_tasks([name], split)[0]
+
+
+@cache
+def _photo_task(root: Path, name: str, split: str) -> tuple[Task, dict[str, int]]:
+    task = photos.photo_tasks(root, [name], split)[0]
+    return task, {image_id: number for number, image_id in enumerate(task.image_ids)}
+
+
+def _again(image_id: str, photos_root: Path | None) -> tuple[Image.Image, Sequence[str]] | None:
+    """A picture as the run saw it, and the class names of its task; None where it cannot be had."""
+    if drawn := nano_place(image_id):
+        name, split, number = drawn
+        task = _nano_task(name, split)
+    elif photos_root is not None and (place := photos.place(image_id)):
+        task, numbers = _photo_task(photos_root, *place)
+        if (number := numbers.get(image_id, -1)) < 0:
+            return None
+    else:
+        return None
+    return task.load(number)[0].convert("RGB"), task.classes
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -117,13 +139,11 @@ def _group(row: Any, classes: Sequence[str]) -> list[Candidate]:
     return out
 
 
-def _episode(row: Any, settings: ViewSettings, classes: Mapping[str, Sequence[str]]) -> Episode:
+def _episode(row: Any, settings: ViewSettings, classes: Mapping[str, Sequence[str]], photos_root: Path | None) -> Episode:
     names = classes.get(row.task, ())
     picture, crops = "", []
-    if place := nano_place(row.image_id):
-        task = _task(place[0], place[1])
-        names = names or task.classes
-        image = task.load(place[2])[0].convert("RGB")
+    if found := _again(row.image_id, photos_root):
+        image, names = found[0], names or found[1]
         picture, crops = _png(image), [_png(crop) for crop in _crops(image, row.image_id, row.seed, settings)]
     right, was_right = row.prediction == row.label, row.prediction_before == row.label
     return Episode(
@@ -143,7 +163,12 @@ def _episode(row: Any, settings: ViewSettings, classes: Mapping[str, Sequence[st
 
 
 def make_gallery(
-    rows: pd.DataFrame, reference: str, views: Mapping[str, Any], classes: Mapping[str, Sequence[str]], wanted: int = 6
+    rows: pd.DataFrame,
+    reference: str,
+    views: Mapping[str, Any],
+    classes: Mapping[str, Sequence[str]],
+    wanted: int = 6,
+    photos_root: Path | None = None,
 ) -> Gallery:
     """The most confident repaired, broken and wrong pictures of the reference: of each at most `wanted`, and one a task where
     there are enough tasks.
@@ -154,6 +179,7 @@ def make_gallery(
         views: how the run made its views, as its `run.json` has it.
         classes: task -> class names.
         wanted: episodes of each outcome.
+        photos_root: folder that holds the photographs of the photos suite; without it they are not shown.
     """
     mine = rows[(rows["method"] == reference) & rows["error"].isna()]
     right, was_right = mine["prediction"] == mine["label"], mine["prediction_before"] == mine["label"]
@@ -164,6 +190,6 @@ def make_gallery(
         some = some.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["task", "image_id"])
         turn = some.groupby("task", sort=False).cumcount()  # first the best of each task, then the second best
         chosen = some.loc[turn.sort_values(kind="stable").index].head(wanted)
-        return [_episode(row, settings, classes) for row in chosen.itertuples()]
+        return [_episode(row, settings, classes, photos_root) for row in chosen.itertuples()]
 
     return Gallery(episodes(repaired), episodes(broken), episodes(wrong), len(repaired), len(broken), len(wrong))

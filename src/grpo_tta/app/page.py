@@ -22,6 +22,7 @@ from grpo_tta.towers import Tower
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Pictures of the nano suite's tuning split, by task and number."""
+_PRESETS = [name for name in PRESETS if name != "accurate"]  # the default by its other name
 EMPTY = '<p class="tta-empty">Choose a picture and press <b>Adapt</b>.</p>'
 
 
@@ -119,7 +120,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
                 severity = gr.Slider(1, 5, value=4, step=1, label="Severity of the shift", buttons=[], elem_id="tta-severity")
                 with gr.Accordion("Model, preset, prompt", open=False):
                     model = gr.Dropdown(list(models), value=models[0], label="Model", elem_id="tta-model")
-                    preset = gr.Radio(list(PRESETS), value="default", label="Preset", elem_id="tta-preset")
+                    preset = gr.Radio(_PRESETS, value="default", label="Preset", elem_id="tta-preset")
                     template = gr.Textbox(first_template, label="Prompt with {} for the label", elem_id="tta-template")
                 button = gr.Button("Adapt", variant="primary", elem_id="tta-adapt")
             with gr.Column(scale=6, min_width=300):

@@ -162,12 +162,17 @@ def photo_tasks(
     return [_task(name, known[name], photos[_which(name)], tiny_names, split, limit) for name in wanted]
 
 
+def place(image_id: str) -> tuple[str, str] | None:
+    """Task and split of a photograph of the suite, None for any other picture."""
+    suite, task, split, *_ = [*image_id.split("/", 3), "", ""]
+    return (task, split) if suite == "photos" and task in names_of_tasks() and split in ("reporting", "tuning") else None
+
+
 def class_count(image_id: str) -> int | None:
     """C of the task that a record of the suite belongs to, None for any other picture."""
-    suite, _, rest = image_id.partition("/")
-    task = rest.partition("/")[0]
-    if suite != "photos" or task not in names_of_tasks():
+    if (found := place(image_id)) is None:
         return None
+    task = found[0]
     return len(SHARED) if "-as-" in task else 200 if _which(task) == "tiny" else 10
 
 
