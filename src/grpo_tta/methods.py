@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from grpo_tta.adapt import Adaptation, adapt
 from grpo_tta.baselines.catalogue import peer_methods
 from grpo_tta.baselines.reward_argmax import reward_argmax_method
+from grpo_tta.baselines.tuned import tuned_peer_methods
 from grpo_tta.baselines.view_mean import ViewMeanSettings, view_mean_method
 from grpo_tta.baselines.zero_shot import zero_shot_method
 from grpo_tta.contract import ImageBatch, Method, State
@@ -40,6 +41,7 @@ def known_methods() -> dict[str, Method]:
         stream_method(StreamSettings(protocol="batch"), "grpo-tta-batch"),
         stream_method(StreamSettings(), "grpo-tta-online"),
         *peer_methods(),
+        *tuned_peer_methods(),
     ]
     return {method.name: method for method in methods}
 

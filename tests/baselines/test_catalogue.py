@@ -1,4 +1,4 @@
-"""Every peer keeps the contract, with the settings of its official code."""
+"""Every peer keeps the contract, with the settings of its official code and with tuned ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from grpo_tta.baselines.catalogue import peer_methods
+from grpo_tta.baselines.tuned import tuned_peer_methods
 
 NAMES = [
     *("template-ensemble", "vte", "zero", "mta", "tpt"),
@@ -19,7 +20,16 @@ def test_names():
     assert [method.name for method in peer_methods()] == NAMES
 
 
-@pytest.mark.parametrize("method", peer_methods(), ids=lambda method: method.name)
+def test_tuned_forms_are_of_known_peers_and_other_settings():
+    official = {method.name: method for method in peer_methods()}
+    for method in tuned_peer_methods():
+        peer = official[method.name.removesuffix("-tuned")]
+        assert type(method.settings) is type(peer.settings)
+        assert method.settings != peer.settings
+        assert (method.protocol, method.reward) == (peer.protocol, peer.reward)
+
+
+@pytest.mark.parametrize("method", [*peer_methods(), *tuned_peer_methods()], ids=lambda method: method.name)
 def test_contract(policy, check_method, method):
     check_method(policy, method)
 
