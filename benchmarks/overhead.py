@@ -93,7 +93,8 @@ def no_tokens(prompts: list[str]) -> Tensor:
 def make_policy(model: str, dtype: torch.dtype) -> Policy:
     """The frozen model in `dtype` over random classes; the same ones and the same weights at every call."""
     network, preprocess = load_network(model)
-    tower = OpenClipTower(model, network.to(dtype), preprocess, no_tokens)
+    network.visual.to(dtype)
+    tower = OpenClipTower(model, network, preprocess, no_tokens)
     with torch.no_grad():
         width = tower.reference_forward(torch.zeros(1, 3, tower.image_size, tower.image_size)).shape[-1]
     features = F.normalize(torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(SEED)), dim=-1)

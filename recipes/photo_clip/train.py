@@ -40,6 +40,7 @@ from byte_pairs import write_vocabulary
 
 IMAGE, CONTEXT, MERGES = 64, 24, 1000
 FULL_FROM = 0.75  # share of the run after which no patches are dropped any more (Li et al. 2023, FLIP)
+PURE_FROM = 0.765  # and after which no pictures are mixed any more
 
 
 @final
@@ -121,14 +122,17 @@ def part_of(photos: pictures.Training, batch: int, smallest: float, tokenizer: o
     return Part(photos, batch, smallest, tokens, sizes.cumsum(0) - sizes, counts)
 
 
-def step_loss(model: open_clip.CLIP, parts: tuple[Part, ...], generator: torch.Generator) -> torch.Tensor:
-    """The loss of one step; each set is contrasted with its own captions alone, since the sets share classes."""
+def step_loss(model: open_clip.CLIP, parts: tuple[Part, ...], mixed: float, generator: torch.Generator) -> torch.Tensor:
+    """The loss of one step, CutMix with probability `mixed`.
+
+    Each set is contrasted with its own captions alone, since the sets share classes.
+    """
     pixels, targets, tokens = [], [], []
     for part in parts:
         rows = torch.randint(len(part.photos.pictures), (part.batch,), generator=generator)
         batch = augment.jitter(augment.crops(part.photos.pictures[rows], IMAGE, part.smallest, generator), 0.3, generator)
         target = F.one_hot(part.photos.labels[rows], len(part.counts)).float()
-        if torch.rand(1, generator=generator).item() < 0.5:
+        if mixed and torch.rand(1, generator=generator).item() < mixed:
             batch, other, own = augment.cutmix(batch, generator)
             target = own * target + (1 - own) * target[other]
         pixels.append(batch)
@@ -234,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     with log_file.open("a") as log:
         for step in range(first, args.steps + 1):
             model.visual.patch_dropout.prob = 0.5 if step <= FULL_FROM * args.steps else 0.0
-            loss = step_loss(model, parts, generator)
+            loss = step_loss(model, parts, 0.5 if step <= PURE_FROM * args.steps else 0.0, generator)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
