@@ -115,22 +115,10 @@ def test_bench_runs_the_suite_with_photo_clip_and_records_a_damaged_picture(root
     frame = pd.read_parquet(root / "cifar10-test.parquet")
     frame.at[0, "image"] = b"damaged"
     frame.to_parquet(root / "cifar10-test.parquet")
-    command = [
-        "bench",
-        "--suite",
-        "photos",
-        "--photos-root",
-        str(root),
-        "--tasks",
-        "cifar",
-        "--methods",
-        "zero-shot",
-        "--model",
-        "nano-clip",
-    ]
+    command = ["bench", "--suite", "photos", "--photos-root", str(root), "--tasks", "cifar", "--methods", "zero-shot"]
     done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"] == "nano-clip"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"] == "photo-clip"
     rows = read_records([tmp_path / "run"])
     assert len(rows) == 90
     failed = rows[rows["error"].notna()]
@@ -140,10 +128,21 @@ def test_bench_runs_the_suite_with_photo_clip_and_records_a_damaged_picture(root
     assert done.exit_code != 0
 
 
+def test_the_report_shows_the_photographs_to_who_has_them(root: Path, tmp_path: Path) -> None:
+    command = ["bench", "--suite", "photos", "--photos-root", str(root), "--tasks", "tiny-styled", "--limit", "20", "--report"]
+    done = CliRunner().invoke(app, [*command, "--methods", "grpo-tta-fast,grpo-tta", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "data:image/png" in (tmp_path / "run" / "report" / "report.html").read_text()
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "run"), "--out", str(tmp_path / "bare")])
+    assert done.exit_code == 0, done.output
+    assert "data:image/png" not in (tmp_path / "bare" / "report.html").read_text()
+
+
 def test_class_counts_of_records() -> None:
     assert photos.class_count("photos/tiny-fog-3/reporting/val/1") == 200
     assert photos.class_count("photos/cifar-as-tiny/reporting/1") == 7
-    assert photos.class_count("photos/holiday/1.jpg") is None
+    assert photos.class_count("photos/holiday/reporting/1.jpg") is None
+    assert photos.class_count("photos/tiny/1.jpg") is None
     assert photos.class_count("photos") is None
 
 

@@ -12,11 +12,11 @@ from typing import Literal, final
 
 from grpo_tta.errors import UserError
 
-SHIPPED = ("nano-clip",)
+SHIPPED = ("nano-clip", "photo-clip")
 HUB = "hf-hub:"
 FORMS = (
-    "nano-clip, ARCHITECTURE/PRETRAINED of open_clip (ViT-B-16/openai), hf-hub:ORGANISATION/NAME of open_clip's hub, "
-    "ORGANISATION/NAME of a CLIP or SigLIP in transformers' format, or a folder"
+    "nano-clip, photo-clip, ARCHITECTURE/PRETRAINED of open_clip (ViT-B-16/openai), hf-hub:ORGANISATION/NAME of open_clip's "
+    "hub, ORGANISATION/NAME of a CLIP or SigLIP in transformers' format, or a folder"
 )
 
 
