@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from grpo_tta import GRPOTTA
 from grpo_tta.cli import app
 from grpo_tta.data.custom import custom_task
+from grpo_tta.data.photos import photo_tasks
 from grpo_tta.images import image_key
 from grpo_tta.records import read_records
 
@@ -76,3 +78,14 @@ def test_names_of_wordnet_labels_and_corruptions(tmp_path: Path) -> None:
     assert list(rows["task"].unique()) == ["val-fog-1", "val-fog-5", "val-pixelate-1", "val-pixelate-5"]
     assert rows["error"].isna().all()
     assert rows["kind"].eq("shifted").all()
+
+
+@needs_photos
+def test_photo_clip_knows_photographs_and_adapts_to_them() -> None:
+    task = photo_tasks(PHOTOS, ["cifar"], limit=40)[0]
+    classifier = GRPOTTA("photo-clip", task.classes, settings="fast")
+    pairs = [task.load(number) for number in range(40)]
+    answers = classifier.predict([picture for picture, _ in pairs])
+    truth = [task.classes[label] for _, label in pairs]
+    for said in ([a.label for a in answers], [a.label_before for a in answers]):
+        assert sum(a == b for a, b in zip(said, truth, strict=True)) > 16  # chance is four
