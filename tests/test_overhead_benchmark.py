@@ -50,5 +50,6 @@ def test_operations_are_those_of_the_products_worked_out_by_hand(overhead: Modul
     policy = overhead.make_policy("nano-clip", torch.float32)
     T, W, D, depth, patch = 37, 128, 128, 6, 8
     block = 2 * T * W * 12 * W + 4 * T * T * W  # four projections and the MLP; scores and their use
-    expected = 2 * (T - 1) * 3 * patch**2 * W + depth * block + 2 * W * D + 2 * D * overhead.CLASSES
+    last = 2 * T * W * 2 * W + 2 * W * 10 * W + 4 * T * W  # keys and values of all tokens, the rest of the class token alone
+    expected = 2 * (T - 1) * 3 * patch**2 * W + (depth - 1) * block + last + 2 * W * D + 2 * D * overhead.CLASSES
     assert overhead.operations(policy) == expected
