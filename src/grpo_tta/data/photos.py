@@ -30,7 +30,7 @@ from grpo_tta.data import renditions
 from grpo_tta.data.benchmarks.corrupted import CORRUPTIONS, corrupt
 from grpo_tta.data.tasks import Kind, Task
 from grpo_tta.errors import UserError
-from grpo_tta.images import to_rgb
+from grpo_tta.images import read_image
 
 Which = Literal["tiny", "cifar"]
 FILES: dict[Which, str] = {"tiny": "tiny-imagenet", "cifar": "cifar10"}
@@ -76,12 +76,7 @@ class Photos:
         Raises:
             UserError: the photograph is damaged.
         """
-        try:
-            with Image.open(io.BytesIO(self.encoded[row])) as image:
-                image.load()
-                return to_rgb(image)
-        except Exception as error:
-            raise UserError(f"{self.ids[row]}: the picture is damaged ({error}); export it again.") from None
+        return read_image(io.BytesIO(self.encoded[row]), self.ids[row])
 
 
 def read_photos(root: Path, which: Which, split: str) -> Photos:
