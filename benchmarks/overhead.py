@@ -16,6 +16,9 @@ the ratio within a round, of wall clock:
   from a decoded picture.
 - trunk_over_matmul: operations a second in the forward pass of the V views over those in a product of large matrices.
 
+Beside them `rlcf_over_views`: the settings of `naive` on the library's own code (`rlcf-full` of the tables) over the forward
+pass of the same V views.
+
 With `--dtype bfloat16` the frozen model is in bfloat16 (the tuned parameters stay float32), and so is the matrix product;
 `naive` stays float32. `flips` then counts how often the best class is another one than in float32. With random weights most
 views and classes are nearly tied, so that this is an upper bound more than an estimate for a trained model.
@@ -48,7 +51,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from grpo_tta.adapt import Adaptation, adapt, policy_gain, propose_steps, read_out, take_views
+from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
 from grpo_tta.batches import make_batch
+from grpo_tta.contract import ImageBatch, Method, observe
 from grpo_tta.cost import peak_memory_mb, reset_peak
 from grpo_tta.optim import Update
 from grpo_tta.policy import Policy
@@ -169,6 +174,13 @@ def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptati
     return adapt(policy, seen, settings, image_ids=names)
 
 
+def run_method(policy: Policy, made: Batch, method: Method) -> Adaptation:
+    """From pixels to the prediction, for any method of the tables."""
+    seen = observe(policy, *made, [method])
+    names = tuple(str(number) for number in range(len(made[0])))
+    return method(policy, ImageBatch(names, *made, seen, SEED), {})[0]
+
+
 def frozen_pass(policy: Policy, made: Batch) -> Tensor:
     """The library's own forward without gradients and without kept tokens."""
     return policy.observe(*made).log_probs
@@ -252,10 +264,12 @@ class Bench:
         policy = self.policy
         tower = policy.tower
         of_episode, of_accurate, of_fast = (self.made(picture, s) for s in (self.episode, DEFAULT, FAST))
+        rlcf = rlcf_method(RLCFSettings(views=self.V, selected=min(SELECTED, self.V), tuned="whole"))
         make = plain_views(self.V, tower.image_size, tower.mean.tolist(), tower.std.tolist())
         return {
             "views": lambda: frozen_pass(policy, of_episode),
             "episode": lambda: run_episode(policy, of_episode, self.episode),
+            "rlcf": lambda: run_method(policy, of_episode, rlcf),
             "accurate_views": lambda: frozen_pass(policy, of_accurate),
             "accurate": lambda: run_episode(policy, of_accurate, DEFAULT),
             "accurate_making": lambda: self.made(picture, DEFAULT),
@@ -299,6 +313,7 @@ def one_round(bench: Bench, number: int, per_view: int) -> dict[str, Any]:
         "gflops": {"trunk": trunk_rate / 1e9, "matmul": product_rate / 1e9},
         "phases": phases(bench.policy, picture, DEFAULT),
         "ratios": ratios(seconds, trunk_rate, product_rate),
+        "beside": {"rlcf_over_views": seconds["rlcf"] / seconds["views"]},
         "load": os.getloadavg()[0],
     }
 
@@ -405,6 +420,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     extra = {"flips": flips(bench, arguments.model, arguments.rounds)} if arguments.dtype != "float32" else {}
     return {
         "ratios": medians(rounds, "ratios"),
+        "beside": medians(rounds, "beside"),
         "seconds": medians(rounds, "seconds"),
         "gflops": medians(rounds, "gflops"),
         "phases": medians(rounds, "phases"),
