@@ -55,23 +55,23 @@ def test_trains_on_nothing_that_is_held_out(recipe: ModuleType, tmp_path: Path) 
 
 
 def test_loss_by_hand(recipe: ModuleType) -> None:
-    """One picture of the first class, one half of each: two captions at right angles, scale 1."""
+    """Two pictures of the first class, one like its caption and one like the other's: two captions at right angles, scale 1."""
     eye = torch.eye(2)
-    target = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     near, far = -torch.tensor([1.0, 0.0]).log_softmax(0)
-    per_image = (near + (near + far) / 2) / 2  # each picture agrees with its own caption alone
-    per_text = ((2 * near + far) / 3 * 1.5 + near * 0.5) / 2  # first caption: mass 1.5, two thirds of it in the first picture
-    assert recipe.loss_of(eye, eye, target, torch.tensor(1.0)).item() == pytest.approx(((per_image + per_text) / 2).item())
+    per_image = (near + far) / 2  # each picture against both captions
+    per_text = (near + far) / 2  # the first caption against both pictures, its target half on each; the second has none
+    found = recipe.loss_of(eye, eye, torch.tensor([0, 0]), torch.tensor(1.0))
+    assert found.item() == pytest.approx(((per_image + per_text) / 2).item())
 
 
-def test_cutmix_tells_the_share_that_is_a_pictures_own(recipe: ModuleType) -> None:
-    pixels = torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16).clone()
-    for seed in range(20):
-        mixed, other, own = recipe.augment.cutmix(pixels, torch.Generator().manual_seed(seed))
-        kept = (mixed == pixels).float().mean((1, 2, 3))
-        moved = other != torch.arange(4)
-        assert torch.allclose(kept[moved], torch.tensor(own).expand(int(moved.sum())))
-        assert bool((mixed[~moved] == pixels[~moved]).all())
+def test_the_learning_rate_rises_and_falls_to_zero(recipe: ModuleType) -> None:
+    assert [recipe.rise_and_fall(done) for done in (0.0, 0.01, 0.02, 0.51, 1.0)] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_every_parameter_is_moved_by_one_optimizer(recipe: ModuleType) -> None:
+    model = recipe.open_clip.model.CLIP(**recipe.configuration(600, 32, 1)["model_cfg"])
+    moved = [id(p) for o in recipe.optimizers_of(model, 1e-3) for group in o.param_groups for p in group["params"]]
+    assert sorted(moved) == sorted(id(p) for p in model.parameters())
 
 
 def test_captions_are_drawn_from_their_own_class(recipe: ModuleType) -> None:
