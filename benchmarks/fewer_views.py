@@ -61,7 +61,7 @@ def vote(log_probs: Tensor) -> Tensor:
 
 
 def fixed(classes: Tensor, cost: float) -> Answers:
-    return Answers(classes, torch.full((len(classes),), cost))
+    return Answers(classes, torch.full((len(classes),), float(cost)))
 
 
 def first(log_probs: Tensor, count: int) -> Answers:

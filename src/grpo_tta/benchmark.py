@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from grpo_tta import objective
 from grpo_tta.adapt import Adaptation
 from grpo_tta.batches import make_batch
-from grpo_tta.contract import ImageBatch, Method, State, concatenate, observe
+from grpo_tta.contract import ImageBatch, Method, State, concatenate, look, observe
 from grpo_tta.cost import measure, peak_memory_mb
 from grpo_tta.data.tasks import Task, random_key
 from grpo_tta.errors import UserError, sentence
@@ -170,12 +170,9 @@ def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings
     names = tuple(found)
     out: dict[str, dict[str, float]] = {}
     for method in methods if images else ():
-        view_settings = with_counts(settings.views, [method])
 
-        def call(method: Method = method, view_settings: ViewSettings = view_settings) -> None:
-            views, copies = make_batch(policy.tower, images, names, view_settings, settings.seed)
-            seen = observe(policy, views, copies, [method])
-            method(policy, ImageBatch(names, views, copies, seen, settings.seed), {})
+        def call(method: Method = method) -> None:
+            method(policy, look(policy, images, names, settings.views, settings.seed, method), {})
 
         with contextlib.suppress(Exception):
             milliseconds, memory = measure(call, policy.tower.device)
@@ -428,6 +425,7 @@ def _rows(adaptation: Adaptation) -> Iterator[dict[str, Any]]:
     entropy_before, entropy = objective.entropy(before), objective.entropy(after)
     episode = adaptation.episode
     for b in range(len(after)):
+        forwards, backwards = adaptation.cost.of(b)
         first, second = after[b].topk(2).values.exp().tolist()
         row: dict[str, Any] = {
             "prediction_before": int(before[b].argmax()),
@@ -439,8 +437,8 @@ def _rows(adaptation: Adaptation) -> Iterator[dict[str, Any]]:
             "top5": after[b].topk(top).indices.tolist(),
             "entropy_before": float(entropy_before[b]),
             "entropy": float(entropy[b]),
-            "forwards": adaptation.cost.forwards,
-            "backwards": adaptation.cost.backwards,
+            "forwards": forwards,
+            "backwards": backwards,
         }
         if episode is not None:
             mask = episode.proposal.group.mask[b, 0].cpu()

@@ -17,6 +17,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.images import image_key, load_image, to_rgb
 from grpo_tta.policy import Observation, Policy
 from grpo_tta.prompts import DEFAULT_TEMPLATE, make_prompts
+from grpo_tta.rounds import observe_in_rounds
 from grpo_tta.settings import PRESETS, GRPOSettings
 from grpo_tta.towers import Dtype, Tower, check_tower, load_tower
 from grpo_tta.tuning import make_plan
@@ -204,8 +205,11 @@ class GRPOTTA:
         episode = adaptation.episode
         assert episode is not None, "GRPO-TTA always tells its episode"
         group, labels = episode.proposal.group, self.labels
+        read = episode.proposal.reference.weights[0] > 0
         views = []
         for m, view in enumerate(episode.proposal.selected[0].tolist()):
+            if not read[m]:
+                continue
             candidates = [
                 Candidate(
                     labels[int(group.classes[0, m, k])],
@@ -232,8 +236,11 @@ class GRPOTTA:
 
     def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[Observation, Adaptation]:
         keys = [image_key(picture) for picture in pictures]
-        views, copies = make_batch(self.tower, pictures, keys, self.settings.views, self.seed)
-        seen = self.policy.observe(views, copies, [self._plan.first_block])
+        cuts, made = [self._plan.first_block], self.settings.views
+        if (stop := self.settings.stopping) is not None:
+            _, _, seen = observe_in_rounds(self.policy, pictures, keys, made, self.seed, cuts, stop)
+        else:
+            seen = self.policy.observe(*make_batch(self.tower, pictures, keys, made, self.seed), cuts)
         return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
 
     def _scores(self, seen: Observation, adaptation: Adaptation) -> list[dict[str, float]]:
@@ -246,7 +253,8 @@ class GRPOTTA:
 
     def _answers(self, adaptation: Adaptation) -> list[Prediction]:
         found = []
-        for before, after in zip(adaptation.before.exp().tolist(), adaptation.after.exp().tolist(), strict=True):
+        of_images = zip(adaptation.before.exp().tolist(), adaptation.after.exp().tolist(), strict=True)
+        for number, (before, after) in enumerate(of_images):
             best, best_before = int(np.argmax(after)), int(np.argmax(before))
             found.append(
                 Prediction(
@@ -255,8 +263,7 @@ class GRPOTTA:
                     dict(zip(self.labels, after, strict=True)),
                     self.labels[best_before],
                     dict(zip(self.labels, before, strict=True)),
-                    adaptation.cost.forwards,
-                    adaptation.cost.backwards,
+                    *adaptation.cost.of(number),
                 )
             )
         return found

@@ -6,15 +6,20 @@ A method never sees a label: there is no place for one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from grpo_tta.adapt import Adaptation
+from grpo_tta.batches import make_batch
 from grpo_tta.policy import Observation, Policy
+from grpo_tta.rounds import observe_in_rounds
+from grpo_tta.stopping import Stop
 from grpo_tta.towers import Tower
+from grpo_tta.views import ViewSettings
 
 Protocol = Literal["episodic", "batch", "online"]
 RewardModel = Literal["none", "own", "teacher"]
@@ -83,6 +88,7 @@ class Method:
         cuts: blocks whose input tokens it wants kept from the frozen pass.
         run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
         teacher: name of the model that scores, where the reward is a teacher's.
+        stop: when a picture needs no more views; None where all are read.
     """
 
     name: str
@@ -94,6 +100,7 @@ class Method:
     cuts: Callable[[Tower], Sequence[int]]
     run: Callable[[Policy, ImageBatch, State], tuple[Adaptation, State]]
     teacher: str | None = None
+    stop: Stop | None = None
 
     def __call__(self, policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return self.run(policy, batch.first(self.views, self.copies), state)
@@ -107,3 +114,26 @@ def observe(policy: Policy, views: Tensor, copies: Tensor, methods: Sequence[Met
     """The frozen pass that all the methods share, with every token that one of them wants."""
     cuts = sorted({cut for method in methods for cut in method.cuts(policy.tower)})
     return policy.observe(views, copies, cuts, chunk=chunk)
+
+
+def look(
+    policy: Policy,
+    images: Sequence[Image.Image],
+    image_ids: tuple[str, ...],
+    settings: ViewSettings,
+    seed: int,
+    method: Method,
+) -> ImageBatch:
+    """What one method sees of B decoded RGB pictures when it runs alone: no more views than it needs.
+
+    Args:
+        settings: the kind of views; their numbers are the method's.
+    """
+    settings = replace(settings, views=method.views, copies=method.copies)
+    if method.stop is not None:
+        cuts = method.cuts(policy.tower)
+        views, copies, seen = observe_in_rounds(policy, images, image_ids, settings, seed, cuts, method.stop)
+    else:
+        views, copies = make_batch(policy.tower, images, image_ids, settings, seed)
+        seen = observe(policy, views, copies, [method])
+    return ImageBatch(image_ids, views, copies, seen, seed)

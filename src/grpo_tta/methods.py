@@ -26,7 +26,9 @@ def grpo_method(settings: GRPOSettings, name: str = "grpo-tta") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return adapt(policy, batch.seen, settings, image_ids=batch.image_ids, seed=batch.seed), state
 
-    return Method(name, "episodic", "own", settings.views.views, settings.views.copies, settings, cuts, run)
+    return Method(
+        name, "episodic", "own", settings.views.views, settings.views.copies, settings, cuts, run, stop=settings.stopping
+    )
 
 
 def known_methods() -> dict[str, Method]:

@@ -67,6 +67,8 @@ class StreamSettings:
             raise UserError(f"pseudo_images must be positive, not {self.pseudo_images}.")
         if self.guard is not None and self.guard <= 0:
             raise UserError(f"guard must be positive or None, not {self.guard}.")
+        if self.grpo.stop is not None:
+            raise UserError("A stream reads all views of every image; set stop to None.")
         if self.guard is not None and self.grpo.views.copies == 0:
             raise UserError("The guard reads the content-free copies; set copies to at least 1, or guard to None.")
 

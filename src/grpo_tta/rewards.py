@@ -25,7 +25,7 @@ class Reference:
 
     Attributes:
         log_probs: `[B, M, C]`, log pi_0 of the selected views.
-        weights: `[B, M]`, how much each selected view counts, summing to one.
+        weights: `[B, M]`, how much each selected view counts, summing to one; zero where a view was not read.
         consensus: `[B, C]`, log of the selected views' weighted mean prediction.
         content_free: `[B, C]`, log of the content-free prior (see `content_free_prior`); None without copies.
         text_features: `[C, D]`, unit length.
@@ -57,12 +57,16 @@ def log_mean_probs(log_probs: Tensor) -> Tensor:
     return log_probs.logsumexp(1) - torch.tensor(float(log_probs.shape[1])).log().item()
 
 
-def view_weights(log_probs: Tensor, sharpness: float) -> Tensor:
+def view_weights(log_probs: Tensor, sharpness: float, read: Tensor | None = None) -> Tensor:
     """w_v = softmax_v(-a H(pi(. | v))): how much each view counts, `[B, M, C]` -> `[B, M]`, summing to one.
 
     a = 0 weighs all alike; TTL weighs its loss in the same spirit.
+
+    Args:
+        read: bool `[B, M]`, false for views that were not read and count nothing; None where all were.
     """
-    return (-sharpness * entropy(log_probs)).softmax(1)
+    scores = -sharpness * entropy(log_probs)
+    return (scores if read is None else scores.masked_fill(~read, -torch.inf)).softmax(1)
 
 
 def weighted_log_mean(log_probs: Tensor, weights: Tensor) -> Tensor:

@@ -159,6 +159,7 @@ def make_views(
     settings: ViewSettings,
     mean: Tensor,
     std: Tensor,
+    which: range | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Views `[V, 3, S, S]` and content-free copies `[P, 3, S, S]` of one image, normalised.
 
@@ -170,7 +171,9 @@ def make_views(
         settings: counts and distributions.
         mean: `[3]` of the model's normalisation.
         std: `[3]`.
+        which: only these of the V views, a run of them; copies are then made only with view 0. None for all.
     """
+    begin, end = (0, settings.views) if which is None else (which.start, which.stop)
     S = first_view.shape[-1]
     pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
 
@@ -182,14 +185,19 @@ def make_views(
         return ((made - mean[:, None, None]) / std[:, None, None]).to(first_view.dtype)
 
     boxes, flips = crops("crops", settings.views - 1, settings.crop_scale)
-    views = first_view.new_empty((settings.views, *first_view.shape))
-    views[0] = first_view
+    views = first_view.new_empty((end - begin, *first_view.shape))
+    if begin == 0:
+        views[0] = first_view
     # Evenly interleaved, so that the first few views are a fair sample of all.
     count = torch.arange(1, settings.views)
+    wanted = (count >= begin) & (count < end)
     restored = (count * settings.restored).floor() > ((count - 1) * settings.restored).floor()
-    for source, which in ((pixels, ~restored), (restore_contrast(pixels) if restored.any() else pixels, restored)):
-        if which.any():
-            views[count[which].to(views.device)] = cut(source, boxes[which], flips[which])
+    for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
+        if of_kind.any():
+            source = restore_contrast(pixels) if restore else pixels
+            views[(count[of_kind] - begin).to(views.device)] = cut(source, boxes[of_kind], flips[of_kind])
+    if begin > 0:
+        return views, first_view.new_empty((0, *first_view.shape))
     if settings.copy_kind == "crops":
         return views, cut(pixels, *crops("copies", settings.copies, settings.copy_scale))
     order = torch.rand((settings.copies, settings.patch_grid**2), generator=image_generator(seed, image_id, "copies"))

@@ -10,9 +10,8 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from grpo_tta.batches import make_batch
-from grpo_tta.benchmark import RunSettings, check_seeds, open_run, task_policy, with_counts
-from grpo_tta.contract import ImageBatch, Method, observe
+from grpo_tta.benchmark import RunSettings, check_seeds, open_run, task_policy
+from grpo_tta.contract import Method, look
 from grpo_tta.data.tasks import Task
 from grpo_tta.demo import run_with_progress
 from grpo_tta.errors import UserError
@@ -43,10 +42,9 @@ def dear_methods(tower: Tower, task: Task, methods: Sequence[Method], settings: 
     for method in methods:
         # each with a pass of its own: what one of them asks for in vain must not hide what the others cost
         with contextlib.suppress(Exception):
-            views, copies = make_batch(tower, [image], [name], with_counts(settings.views, [method]), settings.seed)
-            batch = ImageBatch((name,), views, copies, observe(policy, views, copies, [method]), settings.seed)
-            cost = method(policy, batch, {})[0].cost
-            if cost.forwards + 2 * cost.backwards > above:
+            batch = look(policy, [image], (name,), settings.views, settings.seed, method)
+            forwards, backwards = method(policy, batch, {})[0].cost.of(0)
+            if forwards + 2 * backwards > above:
                 found.append(method.name)
     return found
 

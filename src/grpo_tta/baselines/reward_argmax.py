@@ -10,6 +10,7 @@ import torch
 from grpo_tta.adapt import Adaptation, Cost, refer
 from grpo_tta.candidates import CandidateGroup
 from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.errors import UserError
 from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import combine
 from grpo_tta.settings import GRPOSettings
@@ -32,4 +33,6 @@ def reward_argmax_method(settings: GRPOSettings, name: str = "reward-argmax") ->
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return reward_argmax(policy, batch.seen, settings), state
 
+    if settings.stop is not None:
+        raise UserError("The control reads all views; set stop to None.")
     return Method(name, "episodic", "own", settings.views.views, settings.views.copies, settings, no_cuts, run)

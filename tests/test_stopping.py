@@ -1,0 +1,186 @@
+"""Views in rounds: the rule by hand, and an episode that reads n views is the plain episode of n views."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from grpo_tta import GRPOTTA
+from grpo_tta.adapt import adapt
+from grpo_tta.baselines.reward_argmax import reward_argmax_method
+from grpo_tta.batches import make_batch
+from grpo_tta.contract import look
+from grpo_tta.errors import UserError
+from grpo_tta.methods import grpo_method
+from grpo_tta.online import StreamSettings
+from grpo_tta.policy import Policy
+from grpo_tta.rounds import observe_in_rounds
+from grpo_tta.settings import DEFAULT, FAST, GRPOSettings
+from grpo_tta.stopping import Stop, round_ends, views_read
+from grpo_tta.tuning import make_plan
+from grpo_tta.views import ViewSettings
+
+V, P = 6, 2
+NAMES = [f"image-{i}" for i in range(8)]
+IN_ROUNDS = GRPOSettings(
+    views=ViewSettings(views=V, copies=P, patch_grid=4), selected=V, stop=0.35, learning_rate=0.5, kl_weight=0.3
+)
+
+
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((40, 40), 1 + n % 3) for n in range(8)]
+
+
+def say(*probabilities: float) -> Tensor:
+    """Log-probabilities of views of two classes, from that of the first one."""
+    first = torch.tensor(probabilities).clamp(1e-12, 1 - 1e-12)
+    return torch.stack([first, 1 - first], -1).log()
+
+
+@pytest.mark.parametrize(("views", "ends"), [(1, [1]), (2, [2]), (3, [2, 3]), (8, [2, 4, 8]), (24, [2, 4, 8, 16, 24])])
+def test_rounds_double(views: int, ends: list[int]) -> None:
+    assert round_ends(views) == ends
+
+
+def test_the_rule_by_hand() -> None:
+    """Of eight sure views two that agree lead by 1 and need 3 share; three of four lead by 0.5 and need share * 4 / 4."""
+    both = torch.stack([say(1, 1, 0, 0, 0, 0, 0, 0), say(1, 0, 1, 1, 0, 0, 0, 0)])
+    assert views_read(both, Stop(1 / 3 - 1e-3, 0, 1)).tolist() == [2, 4]
+    assert views_read(both, Stop(1 / 3 + 1e-3, 0, 1)).tolist() == [8, 4]
+    assert views_read(both, Stop(0.5 + 1e-3, 0, 1)).tolist() == [8, 8]
+    assert views_read(both, Stop(0, 0, 1)).tolist() == [2, 2]
+
+
+def test_unsure_views_weigh_less() -> None:
+    """One sure view against one torn between both classes: a lead of 1 / (1 + 1/2), where alike they would lead by 1/2."""
+    torn = say(1, 0.5, 0.5, 0.5)[None]
+    assert views_read(torn, Stop(0.6, 0, 1)).tolist() == [2]
+    assert views_read(torn, Stop(0.6, 0, 0)).tolist() == [4]
+
+
+def test_a_picture_that_the_model_is_at_a_loss_about_gets_eight_views() -> None:
+    lost = torch.zeros(1, 24, 100).log_softmax(-1)  # weighs 1 / 100
+    assert views_read(lost, Stop(1, 0.011, 1)).tolist() == [8]
+    assert views_read(lost, Stop(1, 0.009, 1)).tolist() == [24]
+    assert views_read(lost[:, :4], Stop(1, 0.5, 1)).tolist() == [4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0, 1))
+def test_what_was_not_read_is_not_looked_at(seed: int, views: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = (4 * torch.randn(5, views, 3, generator=generator)).log_softmax(-1)
+    stop = Stop(share, 0.2, 1.0)
+    counts = views_read(log_probs, stop)
+    other = (4 * torch.randn(5, views, 3, generator=generator)).log_softmax(-1)
+    unread = torch.arange(views) >= counts[:, None]
+    assert torch.equal(views_read(torch.where(unread[..., None], other, log_probs), stop), counts)
+    assert set(counts.tolist()) <= set(round_ends(views))
+
+
+@pytest.mark.parametrize("which", [range(6), range(2), range(2, 5), range(5, 6)])
+@pytest.mark.parametrize("kind", ["shuffled", "crops"])
+def test_views_made_in_parts_are_the_same_views(policy: Policy, which: range, kind: str) -> None:
+    made = ViewSettings(views=V, copies=P, patch_grid=4, copy_kind=kind)  # type: ignore[arg-type]
+    views, copies = make_batch(policy.tower, pictures(), NAMES, made, 0)
+    some, some_copies = make_batch(policy.tower, pictures(), NAMES, made, 0, which)
+    assert torch.equal(some, views[:, which.start : which.stop])
+    assert torch.equal(some_copies, copies if which.start == 0 else copies[:, :0])
+
+
+def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(policy.tower, "norm", 1)
+    whole = policy.observe(*make_batch(policy.tower, pictures(), NAMES, IN_ROUNDS.views, 0), [plan.first_block])
+    assert IN_ROUNDS.stopping is not None
+    counts = views_read(whole.log_probs[:, :V], IN_ROUNDS.stopping)
+    assert len(set(counts.tolist())) > 1, "the pictures must differ for this test to mean something"
+    passed = 0
+    prefix = policy.tower.prefix
+
+    def counting(pixels: Tensor) -> Tensor:
+        nonlocal passed
+        passed += len(pixels)
+        return prefix(pixels)
+
+    monkeypatch.setattr(policy.tower, "prefix", counting)
+    views, copies, seen = observe_in_rounds(
+        policy, pictures(), NAMES, IN_ROUNDS.views, 0, [plan.first_block], IN_ROUNDS.stopping
+    )
+    assert passed == int(counts.sum()) + P * len(NAMES)
+    assert (views.shape[1], copies.shape[1], seen.views) == (V, P, V)
+    read = torch.cat([torch.arange(V) < counts[:, None], torch.ones(len(NAMES), P, dtype=torch.bool)], 1)
+    torch.testing.assert_close(seen.log_probs[read], whole.log_probs[read], atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.features[read], whole.features[read], atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.tokens[plan.first_block][read], whole.tokens[plan.first_block][read], atol=1e-4, rtol=0)
+    assert bool((views[~read[:, :V]] == 0).all())
+    after = [adapt(policy, s, IN_ROUNDS, image_ids=NAMES).after for s in (seen, whole)]
+    torch.testing.assert_close(after[0], after[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("last_blocks", [0, 2])
+def test_an_episode_of_n_views_is_the_plain_one(policy: Policy, last_blocks: int) -> None:
+    changed = replace(IN_ROUNDS, last_blocks=last_blocks)
+    plan = make_plan(policy.tower, "norm", last_blocks)
+    whole = policy.observe(*make_batch(policy.tower, pictures(), NAMES, changed.views, 0), [plan.first_block])
+    assert changed.stopping is not None
+    counts = views_read(whole.log_probs[:, :V], changed.stopping).tolist()
+    found = adapt(policy, whole, changed, image_ids=NAMES)
+    assert found.episode is not None
+    for b, n in enumerate(counts):
+        plain = replace(changed, views=replace(changed.views, views=n), selected=n, stop=None)
+        views, copies = make_batch(policy.tower, pictures()[b : b + 1], NAMES[b : b + 1], plain.views, 0)
+        alone = adapt(policy, policy.observe(views, copies, [plan.first_block]), plain, image_ids=NAMES[b : b + 1])
+        torch.testing.assert_close(found.after[b], alone.after[0], atol=1e-4, rtol=0)
+        assert found.cost.of(b) == pytest.approx(alone.cost.of(0))
+        assert alone.episode is not None
+        torch.testing.assert_close(found.episode.steps[0].kl[b], alone.episode.steps[0].kl[0], atol=1e-5, rtol=0)
+
+
+def test_explain_tells_of_the_views_that_were_read(policy: Policy) -> None:
+    classifier = GRPOTTA("nano-clip", ["star", "heart", "arrow"], settings="fast")
+    picture = Image.new("RGB", (64, 64), "navy")
+    told, answer = classifier.explain(picture), classifier.predict(picture)
+    assert len(told.views) == answer.forwards
+    assert answer.forwards in (2, 4, 8, 16, 24)
+    assert answer.backwards == 0
+
+
+def test_a_method_alone_reads_no_more_than_it_needs(policy: Policy) -> None:
+    method = grpo_method(IN_ROUNDS)
+    alone = look(policy, pictures(), tuple(NAMES), ViewSettings(patch_grid=4), 0, method)
+    every = look(policy, pictures(), tuple(NAMES), ViewSettings(patch_grid=4), 0, grpo_method(replace(IN_ROUNDS, stop=None)))
+    assert bool((alone.views == 0).all((2, 3, 4)).any())
+    assert not bool((every.views == 0).all((2, 3, 4)).any())
+    shared = method(policy, every, {})[0]
+    torch.testing.assert_close(method(policy, alone, {})[0].after, shared.after, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"stop": 1.5}, "share between 0 and 1"),
+        ({"stop_doubt": -1.0}, "weight between 0 and 1"),
+        ({"selected": 3}, "all of them may vote"),
+        ({"prediction": "view"}, "all of them may vote"),
+        ({"max_kl": 0.1}, "all of them may vote"),
+    ],
+)
+def test_what_does_not_go_with_rounds_is_refused(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        replace(FAST, **wrong)  # type: ignore[arg-type]
+
+
+def test_streams_and_the_control_read_all_views() -> None:
+    in_rounds = replace(DEFAULT, stop=0.1)
+    with pytest.raises(UserError, match="reads all views"):
+        StreamSettings(grpo=in_rounds)
+    with pytest.raises(UserError, match="reads all views"):
+        reward_argmax_method(in_rounds)
