@@ -29,9 +29,8 @@ from grpo_tta.views import ViewSettings
 
 V, P = 6, 2
 NAMES = [f"image-{i}" for i in range(8)]
-IN_ROUNDS = GRPOSettings(
-    views=ViewSettings(views=V, copies=P, patch_grid=4), selected=V, stop=0.35, learning_rate=0.5, kl_weight=0.3
-)
+OF_ALL = ViewSettings(views=V, copies=P, patch_grid=4)
+IN_ROUNDS = GRPOSettings(views=OF_ALL, selected=V, stop=0.35, learning_rate=0.5, kl_weight=0.3)
 
 
 def pictures() -> list[Image.Image]:
@@ -178,9 +177,17 @@ def test_what_does_not_go_with_rounds_is_refused(wrong: dict[str, object], told:
         replace(FAST, **wrong)  # type: ignore[arg-type]
 
 
-def test_streams_and_the_control_read_all_views() -> None:
-    in_rounds = replace(DEFAULT, stop=0.1)
+def test_streams_read_all_views() -> None:
     with pytest.raises(UserError, match="reads all views"):
-        StreamSettings(grpo=in_rounds)
-    with pytest.raises(UserError, match="reads all views"):
-        reward_argmax_method(in_rounds)
+        StreamSettings(grpo=replace(DEFAULT, stop=0.1))
+
+
+def test_the_control_reads_what_the_episode_reads(policy: Policy) -> None:
+    """Without a step both read the same views in the same way."""
+    no_step = replace(IN_ROUNDS, steps=0, prior_weight=0.05)
+    every = look(policy, pictures(), tuple(NAMES), OF_ALL, 0, grpo_method(replace(no_step, stop=None)))
+    control = reward_argmax_method(no_step)(policy, every, {})[0]
+    episode = grpo_method(no_step)(policy, every, {})[0]
+    torch.testing.assert_close(control.after, episode.after, atol=1e-4, rtol=0)
+    counts = views_read(every.seen.log_probs[:, :V], no_step.stopping)  # type: ignore[arg-type]
+    assert [control.cost.of(b)[0] for b in range(8)] == (counts + P).tolist()

@@ -172,6 +172,8 @@ def default_axes(base: GRPOSettings) -> dict[str, Axis]:
         Axis("adapted_prior", (True, False)),
         Axis(TEMPLATES, ("task", "ensemble")),
     ]
+    if base.prediction == "ensemble" and base.selected == base.views.views and base.max_kl is None:
+        plan.append(Axis("stop", (None, 0.04, 0.08, 0.16, 0.3)))
     return {axis.title: axis for axis in plan}
 
 

@@ -6,18 +6,18 @@ What the policy step itself adds is GRPO-TTA's accuracy minus this one's.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from grpo_tta.adapt import Adaptation, Cost, refer
 from grpo_tta.candidates import CandidateGroup
 from grpo_tta.contract import ImageBatch, Method, State, no_cuts
-from grpo_tta.errors import UserError
 from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import combine
 from grpo_tta.settings import GRPOSettings
 
 
 def reward_argmax(policy: Policy, seen: Observation, settings: GRPOSettings) -> Adaptation:
-    """softmax over all C classes of the mean reward over the M selected views; V + P forward passes.
+    """softmax over all C classes of the mean reward over the M selected views (those of them that were read); V + P passes.
 
     With the consensus reward this is what GRPO-TTA predicts when no step is taken.
     """
@@ -25,14 +25,17 @@ def reward_argmax(policy: Policy, seen: Observation, settings: GRPOSettings) -> 
     B, M, C = reference.log_probs.shape
     classes = torch.arange(C, device=reference.log_probs.device).expand(B, M, C)
     everyone = CandidateGroup(classes, reference.log_probs, torch.ones_like(classes, dtype=torch.bool))
-    rewards = combine(settings.rewards, reference, everyone).mean(1)  # [B, C]
-    return Adaptation(seen.log_probs[:, 0], rewards.log_softmax(-1), Cost(float(seen.log_probs.shape[1])))
+    read = (reference.weights > 0)[..., None]  # [B, M, 1]
+    rewards = (combine(settings.rewards, reference, everyone) * read).sum(1) / read.sum(1)  # [B, C]
+    passes: float | Tensor = float(seen.log_probs.shape[1])
+    if settings.stop is not None:
+        passes = passes - (~read).sum((1, 2))
+    return Adaptation(seen.log_probs[:, 0], rewards.log_softmax(-1), Cost(passes))
 
 
 def reward_argmax_method(settings: GRPOSettings, name: str = "reward-argmax") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return reward_argmax(policy, batch.seen, settings), state
 
-    if settings.stop is not None:
-        raise UserError("The control reads all views; set stop to None.")
-    return Method(name, "episodic", "own", settings.views.views, settings.views.copies, settings, no_cuts, run)
+    views = settings.views
+    return Method(name, "episodic", "own", views.views, views.copies, settings, no_cuts, run, stop=settings.stopping)
