@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
 from grpo_tta.errors import UserError
+from grpo_tta.restoration import acutance
 from grpo_tta.seeds import image_generator
 from grpo_tta.towers.open_clip import OpenClipTower
 from grpo_tta.views import (
@@ -17,7 +18,6 @@ from grpo_tta.views import (
     draw_boxes,
     make_views,
     resampling_matrix,
-    restore_contrast,
     shuffle_patches,
 )
 
@@ -127,17 +127,6 @@ def test_bad_settings_name_the_remedy(settings: dict, message: str) -> None:
         ViewSettings(**settings)
 
 
-def test_contrast_is_restored_about_each_channels_middle() -> None:
-    ramp = torch.linspace(0, 1, 101).expand(3, 1, 101)
-    dull = ramp * 0.19 + torch.tensor([0.2, 0.4, 0.6])[:, None, None]
-    found = restore_contrast(dull, tail=0.0)
-    # gain 0.95 / 0.19 = 5; the middle 0.295 of the first channel comes to lie at 0.5 + (0.295 - 0.5) / 5 = 0.459
-    torch.testing.assert_close(found[0, 0, 50], torch.tensor(0.459))
-    torch.testing.assert_close(found[1], ((dull[1] - 0.495) * 5 + 0.499).clamp(0, 1))
-    torch.testing.assert_close(restore_contrast(ramp), ramp)
-    assert torch.equal(restore_contrast(torch.full((3, 4, 4), 0.25)), torch.full((3, 4, 4), 0.5 - 0.25 / 8))
-
-
 def test_the_share_of_restored_views_is_kept(picture: Image.Image, tower: OpenClipTower) -> None:
     dull = picture.point(lambda value: 100 + value // 8)
     plain, _ = make(dull, tower, views=9, copies=0, restored=0.0)
@@ -145,3 +134,27 @@ def test_the_share_of_restored_views_is_kept(picture: Image.Image, tower: OpenCl
     changed = [not torch.equal(a, b) for a, b in zip(plain, half, strict=True)]
     assert changed == [False, False, True, False, True, False, True, False, True]
     assert half[2].std() > 3 * plain[2].std()
+
+
+def test_crops_of_a_blurred_picture_are_sharpened_and_view_0_is_not(picture: Image.Image, tower: OpenClipTower) -> None:
+    dim = picture.filter(ImageFilter.GaussianBlur(2))
+    plain, _ = make(dim, tower, views=5, copies=0)
+    sharp, _ = make(dim, tower, views=5, copies=0, acutance=0.6)
+    assert torch.equal(plain[0], sharp[0])
+    assert all(acutance(b) > acutance(a) for a, b in zip(plain[1:], sharp[1:], strict=True))
+
+
+def test_a_picture_that_is_sharp_enough_is_left_alone(picture: Image.Image, tower: OpenClipTower) -> None:
+    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8))
+    plain, _ = make(noisy, tower, views=5, copies=0)
+    assert torch.equal(make(noisy, tower, views=5, copies=0, acutance=0.6)[0], plain)
+
+
+def test_a_large_picture_is_sharpened_at_the_scale_of_the_model(tower: OpenClipTower) -> None:
+    """The same blurred scene at 40 and at 400 pixels gives nearly the same views."""
+    rng = np.random.default_rng(1)
+    small = Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).filter(ImageFilter.GaussianBlur(2))
+    large = small.resize((400, 400), Image.Resampling.BICUBIC)
+    one, other = (make(p, tower, views=6, copies=0, acutance=0.6)[0][1:] for p in (small, large))
+    plain = make(small, tower, views=6, copies=0)[0][1:]
+    assert (one - other).abs().mean() < 0.35 * (one - plain).abs().mean()

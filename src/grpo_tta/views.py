@@ -7,6 +7,7 @@ hold an antialiased triangle filter, so that all views of an image are one batch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -14,9 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from grpo_tta.errors import UserError
+from grpo_tta.restoration import restore_contrast, restore_sharpness
 from grpo_tta.seeds import image_generator
+
+_WORKING = 4 / 3
+"""A crop of half of the area of such a picture still has nearly as many pixels as the model reads."""
 
 CopyKind = Literal["shuffled", "crops"]
 
@@ -33,6 +39,8 @@ class ViewSettings:
         crop_ratio: narrowest and widest aspect ratio of a crop.
         flip: probability of a left-right flip.
         restored: share of the crops taken from the picture with its contrast restored (see `restore_contrast`).
+        acutance: least abruptness of the picture that crops are taken from; a blurred one is sharpened up to it (see
+            `restore_sharpness`). 0 leaves every picture as it is.
         copy_kind: `shuffled`: view 0 with its patches in another order; `crops`: crops so small that the object is not
             in them. Both keep the picture's low-level statistics.
         patch_grid: a shuffled copy is view 0 cut into patch_grid x patch_grid pieces.
@@ -45,6 +53,7 @@ class ViewSettings:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     restored: float = 0.5
+    acutance: float = 0.0
     copy_kind: CopyKind = "shuffled"
     patch_grid: int = 12
     copy_scale: tuple[float, float] = (0.03, 0.12)
@@ -63,6 +72,8 @@ class ViewSettings:
             raise UserError(f"crop_ratio must be two positive numbers, low first, not {self.crop_ratio}.")
         if not 0 <= self.restored <= 1:
             raise UserError(f"restored is a share between 0 and 1, not {self.restored}.")
+        if not 0 <= self.acutance < 1:
+            raise UserError(f"acutance is a ratio from 0 (leave every picture as it is) to below 1, not {self.acutance}.")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip is a probability between 0 and 1, not {self.flip}.")
         if self.patch_grid < 2:
@@ -114,22 +125,6 @@ def crop_and_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> 
     return torch.einsum("nhi,cij,nwj->nchw", rows, pixels, columns)
 
 
-def restore_contrast(pixels: Tensor, tail: float = 0.01, max_gain: float = 8.0) -> Tensor:
-    """The picture `[3, H, W]` in 0..1 with its contrast restored: what fog, glare and a dim sensor take away.
-
-    Each channel is stretched about its own middle by a gain that all channels share, so large that the widest channel
-    fills 95 % of the range between its `tail` quantiles. One gain for all keeps the ratios of the channels, and so the
-    hues; a picture that fills the range already stays nearly as it is. In the spirit of AugMix's autocontrast
-    (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
-    """
-    flat = pixels.flatten(1)
-    last = flat.shape[1] - 1
-    low, high = (flat.kthvalue(1 + round(share * last), dim=1).values for share in (tail, 1 - tail))
-    gain = (0.95 / (high - low).amax().clamp_min(1e-6)).clamp(1.0, max_gain)
-    middle = ((low + high) / 2)[:, None, None]
-    return ((pixels - middle) * gain + 0.5 + (middle - 0.5) / gain).clamp(0.0, 1.0)
-
-
 def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
     """Copies of a view with its patches in another order: `[3, H, W]`, `[P, grid * grid]` -> `[P, 3, H, W]`.
 
@@ -149,6 +144,24 @@ def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
     copies = view.expand(P, C, H, W).clone()
     copies[:, :, : ph * grid, : pw * grid] = body
     return copies
+
+
+def sharpened(pixels: Tensor, size: int, target: float) -> Tensor:
+    """The picture `[3, H, W]` with its sharpness restored as far as the model can see it.
+
+    A picture much larger than the model's input is brought to `_WORKING` times that first, since blur matters at that scale;
+    one that is sharp enough there comes back as it is.
+    """
+    if not target:
+        return pixels
+    H, W = pixels.shape[1:]
+    short = math.ceil(_WORKING * size)
+    if min(H, W) <= short:
+        return restore_sharpness(pixels, target)
+    scale = short / min(H, W)
+    small = resize(pixels, [round(H * scale), round(W * scale)], antialias=True)
+    mended = restore_sharpness(small, target)
+    return pixels if mended is small else mended
 
 
 def make_views(
@@ -181,9 +194,11 @@ def make_views(
         return draw_boxes(image_generator(seed, image_id, purpose), n, image.height, image.width, scale, settings)
 
     def cut(source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-        made = crop_and_resize(source, boxes, flips, S)
+        scale = torch.tensor(source.shape[1:]) / torch.tensor(pixels.shape[1:])
+        made = crop_and_resize(source, boxes * scale.repeat(2), flips, S)
         return ((made - mean[:, None, None]) / std[:, None, None]).to(first_view.dtype)
 
+    sharp = sharpened(pixels, S, settings.acutance) if end > max(1, begin) else pixels
     boxes, flips = crops("crops", settings.views - 1, settings.crop_scale)
     views = first_view.new_empty((end - begin, *first_view.shape))
     if begin == 0:
@@ -194,7 +209,7 @@ def make_views(
     restored = (count * settings.restored).floor() > ((count - 1) * settings.restored).floor()
     for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
         if of_kind.any():
-            source = restore_contrast(pixels) if restore else pixels
+            source = restore_contrast(sharp) if restore else sharp
             views[(count[of_kind] - begin).to(views.device)] = cut(source, boxes[of_kind], flips[of_kind])
     if begin > 0:
         return views, first_view.new_empty((0, *first_view.shape))
