@@ -41,7 +41,7 @@ from grpo_tta.rewards import view_weights, weighted_log_mean
 from grpo_tta.seeds import image_generator
 from grpo_tta.settings import DEFAULT
 from grpo_tta.statistics import mean_interval
-from grpo_tta.stopping import Stop, views_read
+from grpo_tta.stopping import Stop, read_mask
 from grpo_tta.towers import load_tower
 from grpo_tta.views import draw_boxes
 
@@ -78,10 +78,9 @@ def gate(log_probs: Tensor, threshold: float) -> Answers:
 
 
 def rounds(log_probs: Tensor, share: float, doubt: float) -> Answers:
-    counts = views_read(log_probs, Stop(share, doubt, DEFAULT.view_sharpness))
-    read = torch.arange(log_probs.shape[1]) < counts[:, None]
+    read = read_mask(log_probs, Stop(share, doubt, DEFAULT.view_sharpness))
     classes = weighted_log_mean(log_probs, view_weights(log_probs, DEFAULT.view_sharpness, read)).argmax(-1)
-    return Answers(classes, counts.float())
+    return Answers(classes, read.sum(1).float())
 
 
 def sequential(log_probs: Tensor, share: float) -> Answers:
@@ -136,14 +135,20 @@ def smaller(encoder: Encoder, log_probs: Tensor, views: Tensor, count: int, grid
 
 
 def tokens(
-    encoder: Encoder, log_probs: Tensor, views: Tensor, ids: tuple[str, ...], count: int, scale: tuple[float, float]
+    encoder: Encoder,
+    log_probs: Tensor,
+    views: Tensor,
+    ids: tuple[str, ...],
+    count: int,
+    scale: tuple[float, float],
+    seed: int,
 ) -> Answers:
     B, side = len(views), encoder.grid
     embedded = encoder.embed(views[:, 0])
     settings = replace(DEFAULT.views, crop_scale=scale)
     rows, cost = [], torch.ones(B)
     for b in range(B):
-        boxes, _ = draw_boxes(image_generator(0, ids[b], "crops"), count - 1, side, side, scale, settings)
+        boxes, _ = draw_boxes(image_generator(seed, ids[b], "crops"), count - 1, side, side, scale, settings)
         seen = [log_probs[b, 0]]
         for top, left, height, width in boxes.round().long().tolist():
             kept = torch.zeros(side, side, dtype=torch.bool)
@@ -165,7 +170,7 @@ def early(encoder: Encoder, views: Tensor, blocks: int, kept: int) -> Answers:
     return fixed(vote(seen), count * blocks / depth + kept * (1 - blocks / depth))
 
 
-def options(encoder: Encoder) -> dict[str, Callable[[Tensor, Tensor, tuple[str, ...]], Answers]]:
+def options(encoder: Encoder, seed: int) -> dict[str, Callable[[Tensor, Tensor, tuple[str, ...]], Answers]]:
     """Name -> (log-probabilities `[B, V, C]` and pixels `[B, V, 3, S, S]` of all views, image ids) -> answers."""
     every: dict[str, Callable[[Tensor, Tensor, tuple[str, ...]], Answers]] = {}
     for n in (1, 4, 6, 7, 8, 12, 16, V):
@@ -180,7 +185,7 @@ def options(encoder: Encoder) -> dict[str, Callable[[Tensor, Tensor, tuple[str, 
         for n in (8, 12, V):
             every[f"smaller {n} x {8 * g} px"] = lambda p, v, i, n=n, g=g: smaller(encoder, p, v, n, g)
     for scale in ((0.5, 1.0), (0.3, 0.7)):
-        every[f"tokens {V} x {scale[0]} to {scale[1]}"] = lambda p, v, i, s=scale: tokens(encoder, p, v, i, V, s)
+        every[f"tokens {V} x {scale[0]} to {scale[1]}"] = lambda p, v, i, s=scale: tokens(encoder, p, v, i, V, s, seed)
     for b in (1, 2, 3, 4):
         for k in (6, 12):
             every[f"early {k} of {V} after {b}"] = lambda p, v, i, b=b, k=k: early(encoder, v, b, k)
@@ -206,7 +211,7 @@ def measure(split: str, limit: int, seed: int) -> dict[str, Any]:
             labels = torch.tensor([label for _, label in pairs])
             views, copies = make_batch(tower, [to_rgb(p) for p, _ in pairs], ids, replace(DEFAULT.views, copies=0), seed)
             log_probs = policy.observe(views, copies).log_probs
-            for name, option in options(Encoder(policy)).items():
+            for name, option in options(Encoder(policy), seed).items():
                 answers = option(log_probs, views, ids)
                 right.setdefault(name, []).append(answers.classes == labels)
                 cost.setdefault(name, []).extend(answers.cost.tolist())

@@ -66,7 +66,7 @@ def test_the_encoder_at_full_size_is_the_library_s(fewer: ModuleType, policy: Po
         every = fewer.early(encoder, views, 2, 24)
         assert torch.equal(every.classes, fewer.vote(log_probs))
         assert every.cost.tolist() == pytest.approx([24.0, 24.0])
-        whole = fewer.tokens(encoder, log_probs, views, ("a", "b"), 3, (1.0, 1.0))
+        whole = fewer.tokens(encoder, log_probs, views, ("a", "b"), 3, (1.0, 1.0), 0)
         assert bool((whole.cost <= 3.0).all())
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from grpo_tta import GRPOTTA
 from grpo_tta.adapt import adapt
 from grpo_tta.baselines.reward_argmax import reward_argmax_method
-from grpo_tta.batches import make_batch
+from grpo_tta.batches import make_batch, prepare
 from grpo_tta.contract import look
 from grpo_tta.errors import UserError
 from grpo_tta.methods import grpo_method
 from grpo_tta.online import StreamSettings
 from grpo_tta.policy import Policy
-from grpo_tta.rounds import observe_in_rounds
+from grpo_tta.rounds import observe_pictures
 from grpo_tta.settings import DEFAULT, FAST, GRPOSettings
 from grpo_tta.stopping import Stop, round_ends, views_read
 from grpo_tta.tuning import make_plan
@@ -86,13 +86,11 @@ def test_what_was_not_read_is_not_looked_at(seed: int, views: int, share: float)
 
 
 @pytest.mark.parametrize("which", [range(6), range(2), range(2, 5), range(5, 6)])
-@pytest.mark.parametrize("kind", ["shuffled", "crops"])
-def test_views_made_in_parts_are_the_same_views(policy: Policy, which: range, kind: str) -> None:
-    made = ViewSettings(views=V, copies=P, patch_grid=4, copy_kind=kind)  # type: ignore[arg-type]
-    views, copies = make_batch(policy.tower, pictures(), NAMES, made, 0)
-    some, some_copies = make_batch(policy.tower, pictures(), NAMES, made, 0, which)
-    assert torch.equal(some, views[:, which.start : which.stop])
-    assert torch.equal(some_copies, copies if which.start == 0 else copies[:, :0])
+def test_views_made_in_parts_are_the_same_views(policy: Policy, which: range) -> None:
+    views, copies = make_batch(policy.tower, pictures(), NAMES, OF_ALL, 0)
+    prepared = prepare(policy.tower, pictures(), NAMES, OF_ALL, 0)
+    assert torch.equal(torch.stack([picture.views(which) for picture in prepared]), views[:, which.start : which.stop])
+    assert torch.equal(torch.stack([picture.copies() for picture in prepared]), copies)
 
 
 def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +108,7 @@ def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, mo
         return prefix(pixels)
 
     monkeypatch.setattr(policy.tower, "prefix", counting)
-    views, copies, seen = observe_in_rounds(
+    views, copies, seen = observe_pictures(
         policy, pictures(), NAMES, IN_ROUNDS.views, 0, [plan.first_block], IN_ROUNDS.stopping
     )
     assert passed == int(counts.sum()) + P * len(NAMES)
@@ -119,14 +117,15 @@ def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, mo
     torch.testing.assert_close(seen.log_probs[read], whole.log_probs[read], atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.features[read], whole.features[read], atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.tokens[plan.first_block][read], whole.tokens[plan.first_block][read], atol=1e-4, rtol=0)
-    assert bool((views[~read[:, :V]] == 0).all())
+    unread = ~read[:, :V]
+    assert torch.equal(views[unread], views[:, :1].expand(-1, V, -1, -1, -1)[unread])
     after = [adapt(policy, s, IN_ROUNDS, image_ids=NAMES).after for s in (seen, whole)]
     torch.testing.assert_close(after[0], after[1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("last_blocks", [0, 2])
 def test_an_episode_of_n_views_is_the_plain_one(policy: Policy, last_blocks: int) -> None:
-    changed = replace(IN_ROUNDS, last_blocks=last_blocks)
+    changed = replace(IN_ROUNDS, last_blocks=last_blocks, steps=2)
     plan = make_plan(policy.tower, "norm", last_blocks)
     whole = policy.observe(*make_batch(policy.tower, pictures(), NAMES, changed.views, 0), [plan.first_block])
     assert changed.stopping is not None
@@ -140,7 +139,11 @@ def test_an_episode_of_n_views_is_the_plain_one(policy: Policy, last_blocks: int
         torch.testing.assert_close(found.after[b], alone.after[0], atol=1e-4, rtol=0)
         assert found.cost.of(b) == pytest.approx(alone.cost.of(0))
         assert alone.episode is not None
-        torch.testing.assert_close(found.episode.steps[0].kl[b], alone.episode.steps[0].kl[0], atol=1e-5, rtol=0)
+        for told in ("objective", "kl", "clipped", "gradient_norm"):
+            of_found, of_alone = (getattr(e.steps[-1], told) for e in (found.episode, alone.episode))
+            torch.testing.assert_close(of_found[b], of_alone[0], atol=1e-4, rtol=1e-3)
+        assert bool(found.episode.proposal.stepped[b]) == bool(alone.episode.proposal.stepped[0])
+        torch.testing.assert_close(found.episode.proposal.rewards[b, :n], alone.episode.proposal.rewards[0], atol=1e-4, rtol=0)
 
 
 def test_explain_tells_of_the_views_that_were_read(policy: Policy) -> None:
@@ -156,8 +159,8 @@ def test_a_method_alone_reads_no_more_than_it_needs(policy: Policy) -> None:
     method = grpo_method(IN_ROUNDS)
     alone = look(policy, pictures(), tuple(NAMES), ViewSettings(patch_grid=4), 0, method)
     every = look(policy, pictures(), tuple(NAMES), ViewSettings(patch_grid=4), 0, grpo_method(replace(IN_ROUNDS, stop=None)))
-    assert bool((alone.views == 0).all((2, 3, 4)).any())
-    assert not bool((every.views == 0).all((2, 3, 4)).any())
+    repeated = [bool((x.views[:, 1:] == x.views[:, :1]).all((2, 3, 4)).any()) for x in (alone, every)]
+    assert repeated == [True, False]
     shared = method(policy, every, {})[0]
     torch.testing.assert_close(method(policy, alone, {})[0].after, shared.after, atol=1e-4, rtol=0)
 

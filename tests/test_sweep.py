@@ -20,8 +20,8 @@ from grpo_tta.records import TIME_AND_MEMORY, Record, find_runs, part_path, read
 from grpo_tta.report import write_report
 from grpo_tta.rewards import RewardWeights
 from grpo_tta.setting_values import change, get, parse, settable, show
-from grpo_tta.settings import DEFAULT, PAPER, GRPOSettings
-from grpo_tta.sweep import BASE, Axis, Setting, choose_axes, default_axes, make_plan, parse_axis, run_sweep, vary
+from grpo_tta.settings import DEFAULT, FAST, PAPER, GRPOSettings
+from grpo_tta.sweep import BASE, Axis, Setting, choose_axes, control_of, default_axes, make_plan, parse_axis, run_sweep, vary
 from grpo_tta.towers import Tower
 from grpo_tta.views import ViewSettings
 
@@ -128,8 +128,8 @@ def test_impossible_settings_are_refused_before_anything_runs(text: str, message
         make_plan(Setting(), [parse_axis(text)], nano_tasks(["counts"], "tuning", 2))
 
 
-@pytest.mark.parametrize("preset", [DEFAULT, PAPER])
-def test_the_built_in_plan_fits_both_presets_and_all_tasks(preset: GRPOSettings) -> None:
+@pytest.mark.parametrize("preset", [DEFAULT, FAST, PAPER])
+def test_the_built_in_plan_fits_all_presets_and_all_tasks(preset: GRPOSettings) -> None:
     plan = make_plan(Setting(grpo=preset), choose_axes(["all"], [], preset), nano_tasks(None, "tuning", 1))
     varied = {point.axis for point in plan.points}
     assert varied == set(default_axes(preset))
@@ -300,3 +300,8 @@ def test_unfinished_sweeps_and_mixtures_are_refused(tmp_path: Path) -> None:
 
 def test_reward_weights_are_reached_by_their_dotted_names() -> None:
     assert vary(Setting(), "rewards.semantic", 0.5).grpo.rewards == replace(RewardWeights(), semantic=0.5)
+
+
+def test_the_control_of_an_episode_in_rounds_reads_in_rounds() -> None:
+    assert control_of(FAST).stopping == FAST.stopping
+    assert control_of(replace(DEFAULT, stop_doubt=0.7)) == control_of(DEFAULT)

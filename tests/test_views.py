@@ -13,10 +13,10 @@ from grpo_tta.restoration import acutance
 from grpo_tta.seeds import image_generator
 from grpo_tta.towers.open_clip import OpenClipTower
 from grpo_tta.views import (
+    PictureViews,
     ViewSettings,
     crop_and_resize,
     draw_boxes,
-    make_views,
     resampling_matrix,
     shuffle_patches,
 )
@@ -26,7 +26,8 @@ HALF = torch.full((3,), 0.5)
 
 def make(picture: Image.Image, tower: OpenClipTower, *, name: str = "x", seed: int = 0, **settings: Any):
     first = tower.preprocess(picture)
-    return make_views(picture, first, name, seed, ViewSettings(**settings), tower.mean, tower.std)
+    made = PictureViews(picture, first, name, seed, ViewSettings(**settings), tower.mean, tower.std)
+    return made.views(range(ViewSettings(**settings).views)), made.copies()
 
 
 def test_view_0_is_the_models_own_preprocessing(picture: Image.Image, tower: OpenClipTower) -> None:

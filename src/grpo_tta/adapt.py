@@ -27,7 +27,7 @@ from grpo_tta.policy import Observation, Policy
 from grpo_tta.rewards import Reference, combine, content_free_prior, view_weights, weighted_log_mean
 from grpo_tta.seeds import gumbel_noise
 from grpo_tta.settings import GRPOSettings
-from grpo_tta.stopping import views_read
+from grpo_tta.stopping import read_mask
 from grpo_tta.tuning import Plan, make_plan
 
 Reward = Callable[[Reference, CandidateGroup], Tensor]
@@ -126,24 +126,23 @@ def take_views(of_views: Tensor, selected: Tensor) -> Tensor:
     return of_views[torch.arange(len(selected), device=selected.device)[:, None], selected]
 
 
-def _read(views: Tensor, settings: GRPOSettings) -> Tensor | None:
-    """Which views an episode that reads them in rounds has read, bool `[B, V]`; None where it reads all."""
-    if settings.stopping is None:
-        return None
-    counts = views_read(views, settings.stopping)
-    return torch.arange(views.shape[1], device=views.device) < counts[:, None]
-
-
 def refer(policy: Policy, seen: Observation, settings: GRPOSettings) -> tuple[Tensor, Reference]:
-    """Selection `[B, M]` and what the frozen model said about the selected views and the copies."""
+    """Selection `[B, M]` and what the frozen model said about the selected views and the copies.
+
+    With `stop` M is the largest number of views that a picture of the batch needs.
+    """
     views, copies = seen.log_probs[:, : seen.views], seen.log_probs[:, seen.views :]
-    selected = select_views(views, settings.selected)
+    read = None
+    if settings.stopping is not None:
+        read = read_mask(views, settings.stopping)
+        most = int(read.sum(1).max())
+        read, views = read[:, :most], views[:, :most]
+    selected = select_views(views, min(settings.selected, views.shape[1]))
     kept = take_views(views, selected)  # [B, M, C]
-    read = _read(views, settings)
     weights = view_weights(kept, settings.view_sharpness, read)  # [B, M]
     consensus = weighted_log_mean(kept, weights)
     content_free = content_free_prior(copies, consensus, settings.gated_prior) if copies.shape[1] else None
-    return selected, Reference(kept, weights, consensus, content_free, policy.text_features)
+    return selected, Reference(kept, weights, consensus, content_free, policy.text_features, read=read)
 
 
 def propose_steps(
@@ -194,6 +193,8 @@ def propose_from(
         rewards, group.old_log_probs, group.mask, settings.advantage, temperature=settings.target_temperature
     )
     weights = objective.candidate_weights(group.old_log_probs, group.mask, settings.weighting)
+    if reference.read is not None:  # what a view that was not read would have said is no reason for a step
+        advantages = advantages * reference.read[..., None]
     stepped = (advantages != 0).flatten(1).any(1)  # [B]
     return Proposal(reference, selected, group, rewards, advantages, weights, stepped)
 
@@ -213,10 +214,16 @@ def policy_gain(new: Tensor, proposal: Proposal, settings: GRPOSettings) -> tupl
     surrogate, clipped = objective.clipped_objective(
         group.gather(new), group.old_log_probs, proposal.advantages, proposal.weights, settings.clip
     )
-    read = proposal.reference.weights > 0
-    kl = (objective.kl_divergence(new, proposal.reference.log_probs) * read).sum(1) / read.sum(1)
+    kl = _mean_over_read(objective.kl_divergence(new, proposal.reference.log_probs), proposal.reference)
     gain = (proposal.reference.weights * surrogate).sum(1) - settings.kl_weight * kl
-    return gain, kl.detach(), clipped.mean(1)
+    return gain, kl.detach(), _mean_over_read(clipped, proposal.reference)
+
+
+def _mean_over_read(of_views: Tensor, reference: Reference) -> Tensor:
+    """The mean over the views that were read: `[B, M]` -> `[B]`."""
+    if reference.read is None:
+        return of_views.mean(1)
+    return (of_views * reference.read).sum(1) / reference.read.sum(1)
 
 
 def adapt(
@@ -267,18 +274,24 @@ def adapt(
     # predict after the update, then forget
     after, passes = read_out(policy, seen, proposal, settings, plan, tuned)
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
-    M: int | Tensor = settings.selected
-    spared: int | Tensor = 0  # views that a picture did not need
-    if settings.stop is not None:
-        M = (proposal.reference.weights > 0).sum(1)
-        spared = settings.selected - M
-    forwards = seen.log_probs.shape[1] - spared + suffix * ((settings.steps + trials) * M + passes - spared)
+    M, views = _views_of_each(proposal, seen)
+    spared = proposal.selected.shape[1] - M  # none but with `stop`, where all views vote
+    copies = seen.log_probs.shape[1] - seen.views
+    forwards = views + copies + suffix * ((settings.steps + trials) * M + passes - spared)
     return Adaptation(
         before=seen.log_probs[:, 0],
         after=after,
         cost=Cost(forwards, suffix * settings.steps * M),
         episode=Episode(proposal, tuple(steps)),
     )
+
+
+def _views_of_each(proposal: Proposal, seen: Observation) -> tuple[int | Tensor, int | Tensor]:
+    """M and V: how many views a picture stepped on, and how many it read; `[B]` where pictures differ."""
+    read = proposal.reference.read
+    if read is None:
+        return proposal.selected.shape[1], seen.views
+    return read.sum(1), read.sum(1)
 
 
 @torch.no_grad()
@@ -301,7 +314,7 @@ def read_out(
     copies = tokens[:, seen.views :] if settings.prior_weight and settings.adapted_prior else tokens[:, :0]
     adapted = policy.adapted(torch.cat([voters, copies], dim=1), plan, tuned)  # [B, voters + copies, C]
     views = adapted[:, : voters.shape[1]]
-    read = proposal.reference.weights > 0 if ensemble else None
+    read = proposal.reference.read if ensemble else None
     after = weighted_log_mean(views, view_weights(views, settings.view_sharpness, read))
     prior = proposal.reference.content_free
     if copies.shape[1]:

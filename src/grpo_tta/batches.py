@@ -9,24 +9,23 @@ from PIL import Image
 from torch import Tensor
 
 from grpo_tta.towers import Tower
-from grpo_tta.views import ViewSettings, make_views
+from grpo_tta.views import PictureViews, ViewSettings
+
+
+def prepare(
+    tower: Tower, images: Sequence[Image.Image], image_ids: Sequence[str], settings: ViewSettings, seed: int
+) -> list[PictureViews]:
+    """B decoded RGB pictures, ready to be cut into views on the tower's device."""
+    return [
+        PictureViews(image, tower.preprocess(image).to(tower.device), name, seed, settings, tower.mean, tower.std)
+        for image, name in zip(images, image_ids, strict=True)
+    ]
 
 
 def make_batch(
-    tower: Tower,
-    images: Sequence[Image.Image],
-    image_ids: Sequence[str],
-    settings: ViewSettings,
-    seed: int,
-    which: range | None = None,
+    tower: Tower, images: Sequence[Image.Image], image_ids: Sequence[str], settings: ViewSettings, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Views `[B, V, 3, S, S]` and copies `[B, P, 3, S, S]` of B decoded RGB pictures, on the tower's device.
-
-    Args:
-        which: only these views, and copies only with view 0 (see `make_views`).
-    """
-    made = [
-        make_views(image, tower.preprocess(image).to(tower.device), name, seed, settings, tower.mean, tower.std, which)
-        for image, name in zip(images, image_ids, strict=True)
-    ]
-    return torch.stack([views for views, _ in made]), torch.stack([copies for _, copies in made])
+    """Views `[B, V, 3, S, S]` and copies `[B, P, 3, S, S]` of B decoded RGB pictures, on the tower's device."""
+    prepared = prepare(tower, images, image_ids, settings, seed)
+    views = torch.stack([picture.views(range(settings.views)) for picture in prepared])
+    return views, torch.stack([picture.copies() for picture in prepared])

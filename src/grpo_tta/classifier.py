@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 
 from grpo_tta.adapt import Adaptation, Reward, adapt
-from grpo_tta.batches import make_batch
 from grpo_tta.errors import UserError
 from grpo_tta.images import image_key, load_image, to_rgb
 from grpo_tta.policy import Observation, Policy
 from grpo_tta.prompts import DEFAULT_TEMPLATE, make_prompts
-from grpo_tta.rounds import observe_in_rounds
+from grpo_tta.rounds import observe_pictures
 from grpo_tta.settings import PRESETS, GRPOSettings
 from grpo_tta.towers import Dtype, Tower, check_tower, load_tower
 from grpo_tta.tuning import make_plan
@@ -103,7 +102,7 @@ class GRPOTTA:
     """Adapts a CLIP-like model to one picture at a time, predicts, and forgets.
 
     The model's weights are never modified, and an answer depends on the picture, the labels, the settings and the seed
-    alone; not on what was asked before or on its neighbours in a list. May be shared by threads.
+    alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class GRPOTTA:
             model: a model's name (see `grpo_tta.towers.load_tower`) or a tower, your own among them.
             labels: at least two distinct class names.
             templates: one or more prompts with `{}` where the label goes; several are averaged.
-            settings: `default`, `paper`, or settings of your own.
+            settings: `default`, `fast`, `paper`, or settings of your own.
             seed: of views, copies and sampled groups.
             device: where a model named by a string runs.
             batch: pictures adapted in one pass; changes speed and memory, not answers.
@@ -205,10 +204,10 @@ class GRPOTTA:
         episode = adaptation.episode
         assert episode is not None, "GRPO-TTA always tells its episode"
         group, labels = episode.proposal.group, self.labels
-        read = episode.proposal.reference.weights[0] > 0
+        read = episode.proposal.reference.read
         views = []
         for m, view in enumerate(episode.proposal.selected[0].tolist()):
-            if not read[m]:
+            if read is not None and not read[0, m]:
                 continue
             candidates = [
                 Candidate(
@@ -236,11 +235,8 @@ class GRPOTTA:
 
     def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[Observation, Adaptation]:
         keys = [image_key(picture) for picture in pictures]
-        cuts, made = [self._plan.first_block], self.settings.views
-        if (stop := self.settings.stopping) is not None:
-            _, _, seen = observe_in_rounds(self.policy, pictures, keys, made, self.seed, cuts, stop)
-        else:
-            seen = self.policy.observe(*make_batch(self.tower, pictures, keys, made, self.seed), cuts)
+        cuts, stop = [self._plan.first_block], self.settings.stopping
+        _, _, seen = observe_pictures(self.policy, pictures, keys, self.settings.views, self.seed, cuts, stop)
         return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
 
     def _scores(self, seen: Observation, adaptation: Adaptation) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -364,8 +365,8 @@ def _print_answers(answers: list[tuple[Path, Prediction]], console: Console) -> 
         before = answer.probabilities_before[answer.label_before]
         table.add_row(str(path), label, f"{100 * answer.probability:.1f} %", answer.label_before, f"{100 * before:.1f} %")
     console.print(table)
-    first = answers[0][1]
-    console.print(f"[dim]{first.forwards:.0f} forward and {first.backwards:.0f} backward passes a picture[/dim]")
+    forwards, backwards = (fmean(x) for x in zip(*((a.forwards, a.backwards) for _, a in answers), strict=True))
+    console.print(f"[dim]{forwards:.0f} forward and {backwards:.0f} backward passes a picture[/dim]")
 
 
 def _version(wanted: bool) -> None:

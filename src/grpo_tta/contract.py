@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from grpo_tta.adapt import Adaptation
-from grpo_tta.batches import make_batch
 from grpo_tta.policy import Observation, Policy
-from grpo_tta.rounds import observe_in_rounds
+from grpo_tta.rounds import observe_pictures
 from grpo_tta.stopping import Stop
 from grpo_tta.towers import Tower
 from grpo_tta.views import ViewSettings
@@ -130,10 +129,5 @@ def look(
         settings: the kind of views; their numbers are the method's.
     """
     settings = replace(settings, views=method.views, copies=method.copies)
-    if method.stop is not None:
-        cuts = method.cuts(policy.tower)
-        views, copies, seen = observe_in_rounds(policy, images, image_ids, settings, seed, cuts, method.stop)
-    else:
-        views, copies = make_batch(policy.tower, images, image_ids, settings, seed)
-        seen = observe(policy, views, copies, [method])
-    return ImageBatch(image_ids, views, copies, seen, seed)
+    cuts = method.cuts(policy.tower)
+    return ImageBatch(image_ids, *observe_pictures(policy, images, image_ids, settings, seed, cuts, method.stop), seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -72,8 +73,8 @@ def print_table(summary: dict[str, Any], cost: dict[str, dict[str, float]], cons
         cells = [_cell(means[name], means[name]["accuracy"] == top) for name in names]
         table.add_row("[bold]shifted mean[/bold]", f"{count} tasks", "", *cells)
         table.add_section()
-    first = summary["tasks"][0]["methods"]
-    table.add_row("forward passes", "an image", "", *[f"{first[name]['forwards']:.0f}" for name in names])
+    passes = [fmean(task["methods"][name]["forwards"] for task in summary["tasks"]) for name in names]
+    table.add_row("forward passes", "an image", "", *[f"{mean:.0f}" for mean in passes])
     for key, title, unit in (("ms", "milliseconds", "an image"), ("peak_memory_mb", "peak memory", "MB")):
         values = [cost.get(name, {}).get(key) for name in names]
         table.add_row(title, unit, "", *["?" if value is None else f"{value:.1f}" for value in values])

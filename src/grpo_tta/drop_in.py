@@ -124,7 +124,7 @@ def pipeline(
         model: see `grpo_tta.load_tower`, or a tower.
         device: a torch device, or transformers' number of a GPU (-1 for the CPU).
         batch_size: pictures adapted in one pass; changes speed and memory, not answers.
-        settings: `default`, `paper`, or settings of your own.
+        settings: `default`, `fast`, `paper`, or settings of your own.
         seed: of views, copies and sampled groups.
         download: whether weights may be fetched.
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional
 from grpo_tta.data import photos
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.report_tables import nano_place
-from grpo_tta.views import ViewSettings, make_views
+from grpo_tta.views import PictureViews, ViewSettings
 
 CROPS = 3
 Outcome = Literal["repaired", "broken", "wrong"]
@@ -116,7 +116,7 @@ def _crops(image: Image.Image, image_id: str, seed: int, settings: ViewSettings)
     """The first crops that the run saw, made again from the same random numbers."""
     first = functional.resize(functional.to_image(image), [image.height, image.height]).float() / 255
     few = replace(settings, views=CROPS + 1, copies=0)
-    views, _ = make_views(image, first, image_id, seed, few, torch.zeros(3), torch.ones(3))
+    views = PictureViews(image, first, image_id, seed, few, torch.zeros(3), torch.ones(3)).views(range(few.views))
     return [functional.to_pil_image(view) for view in views[1:]]
 
 

@@ -29,6 +29,7 @@ class Reference:
         consensus: `[B, C]`, log of the selected views' weighted mean prediction.
         content_free: `[B, C]`, log of the content-free prior (see `content_free_prior`); None without copies.
         text_features: `[C, D]`, unit length.
+        read: `[B, M]` bool, false where a picture did not need that view, so that it says nothing; None where all were read.
         stream: `[B, C]` log of the mean zero-shot prediction over the images seen so far; None unless online.
     """
 
@@ -38,6 +39,7 @@ class Reference:
     content_free: Tensor | None
     text_features: Tensor
     stream: Tensor | None = None
+    read: Tensor | None = None
 
 
 @final

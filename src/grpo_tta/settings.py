@@ -27,7 +27,7 @@ class GRPOSettings:
         selected: M, how many views of lowest entropy enter the group, the objective and the consensus.
         stop: views are read in rounds (2, 4, 8, ... of them) until the best class leads by this share of the votes that are
             left (see `stopping.Stop`); None reads them all. Needs all views selected and the prediction `ensemble`.
-        stop_doubt: with `stop`, the mean weight of views below which a picture gets no more than eight of them.
+        stop_doubt: with `stop`, the mean weight of the views read below which a picture gets no more once it has eight.
         view_sharpness: a of the view weights softmax(-a H) in the consensus, the objective and the prediction; 0 weighs
             all selected views alike.
         candidates: K, size of a group; None takes 5, or all classes where there are fewer.

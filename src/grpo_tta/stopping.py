@@ -15,7 +15,7 @@ from torch import Tensor
 from grpo_tta.objective import entropy
 
 DOUBTFUL = 8
-"""Views of a picture about which the model is at a loss."""
+"""Views after which a picture that the model is at a loss about gets no more."""
 
 
 @final
@@ -27,8 +27,8 @@ class Stop:
         share: of the votes that are left, what the best class must lead by. Votes are weighed as in the prediction, and a
             view that is left is taken to weigh what the ones that were read weigh on average; so 1 stops only where the
             views that are left could not change the answer together, 0 after the first round.
-        doubt: least mean weight exp(-a H) of a picture's first views: below it the model is at a loss, more views would move
-            its answer about rather than mend it, and it gets `DOUBTFUL` of them. 0 for no such limit.
+        doubt: least mean weight exp(-a H) of the views read: below it the model is at a loss, more views would move its answer
+            about rather than mend it, and there are no more once there are `DOUBTFUL`. 0 for no such limit.
         sharpness: a of the weights, as `view_sharpness`.
     """
 
@@ -66,3 +66,9 @@ def views_read(log_probs: Tensor, stop: Stop) -> Tensor:
     enough = (lead >= stop.share * (V - ends) / ends) | ((ends >= DOUBTFUL) & (total / ends < stop.doubt))
     enough[:, -1] = True
     return ends[enough.int().argmax(1)]
+
+
+def read_mask(log_probs: Tensor, stop: Stop) -> Tensor:
+    """Which views each picture needs, bool `[B, V]`, from `[B, V, C]`: the first `views_read`."""
+    counts = views_read(log_probs, stop)
+    return torch.arange(log_probs.shape[1], device=log_probs.device) < counts[:, None]

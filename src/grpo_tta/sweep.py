@@ -137,6 +137,7 @@ def parse_axis(text: str) -> Axis:
 
 def default_axes(base: GRPOSettings) -> dict[str, Axis]:
     """The built-in plan around a preset, by title. Clip and KL say nothing at one step, so they are varied at three.
+    Values that do not fit the preset are left out.
 
     The backbone is not in it: which models there are is the user's to say (`--vary model=…`).
     """
@@ -170,11 +171,22 @@ def default_axes(base: GRPOSettings) -> dict[str, Axis]:
         Axis("prior_weight", (0.0, 0.05, 0.1, 0.3)),
         Axis("gated_prior", (True, False)),
         Axis("adapted_prior", (True, False)),
+        Axis("stop", (None, 0.04, 0.08, 0.16, 0.3)),
         Axis(TEMPLATES, ("task", "ensemble")),
     ]
-    if base.prediction == "ensemble" and base.selected == base.views.views and base.max_kl is None:
-        plan.append(Axis("stop", (None, 0.04, 0.08, 0.16, 0.3)))
-    return {axis.title: axis for axis in plan}
+    fitting = [replace(axis, values=tuple(v for v in axis.values if _fits(base, axis, v))) for axis in plan]
+    return {axis.title: axis for axis in fitting if len(axis.values) > 1}
+
+
+def _fits(base: GRPOSettings, axis: Axis, value: Any) -> bool:
+    """Whether the preset can be had with that value: one without copies has no weight for them, for example."""
+    setting = Setting(grpo=base)
+    try:
+        for name, other in (*axis.at, (axis.name, value)):
+            setting = vary(setting, name, other)
+    except UserError:
+        return False
+    return True
 
 
 def choose_axes(names: Sequence[str], varied: Sequence[str], base: GRPOSettings) -> list[Axis]:
@@ -222,7 +234,7 @@ def value_of(setting: Setting, name: str) -> Any:
 
 def control_of(grpo: GRPOSettings) -> GRPOSettings:
     """The settings that `reward-argmax` reads, the others left at their defaults: equal for equal controls."""
-    return GRPOSettings(
+    control = GRPOSettings(
         views=grpo.views,
         selected=grpo.selected,
         view_sharpness=grpo.view_sharpness,
@@ -230,6 +242,7 @@ def control_of(grpo: GRPOSettings) -> GRPOSettings:
         gated_prior=grpo.gated_prior,
         prior_weight=0.0,
     )
+    return control if grpo.stop is None else replace(control, stop=grpo.stop, stop_doubt=grpo.stop_doubt)
 
 
 def make_plan(base: Setting, axes: Sequence[Axis], tasks: Sequence[Task]) -> SweepPlan:

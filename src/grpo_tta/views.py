@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, final
 
 import numpy as np
@@ -20,9 +21,6 @@ from torchvision.transforms.v2.functional import resize
 from grpo_tta.errors import UserError
 from grpo_tta.restoration import restore_contrast, restore_sharpness
 from grpo_tta.seeds import image_generator
-
-_WORKING = 4 / 3
-"""A crop of half of the area of such a picture still has nearly as many pixels as the model reads."""
 
 CopyKind = Literal["shuffled", "crops"]
 
@@ -146,74 +144,91 @@ def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
     return copies
 
 
-def sharpened(pixels: Tensor, size: int, target: float) -> Tensor:
+def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
     """The picture `[3, H, W]` with its sharpness restored as far as the model can see it.
 
-    A picture much larger than the model's input is brought to `_WORKING` times that first, since blur matters at that scale;
-    one that is sharp enough there comes back as it is.
+    Blur matters at the model's scale. So a larger picture is first brought to the size at which the smallest crop still has as
+    many pixels as the model reads; one that is sharp enough there comes back as it is.
     """
-    if not target:
+    if not settings.acutance:
         return pixels
     H, W = pixels.shape[1:]
-    short = math.ceil(_WORKING * size)
+    short = math.ceil(size / math.sqrt(settings.crop_scale[0]))
     if min(H, W) <= short:
-        return restore_sharpness(pixels, target)
+        return restore_sharpness(pixels, settings.acutance)
     scale = short / min(H, W)
     small = resize(pixels, [round(H * scale), round(W * scale)], antialias=True)
-    mended = restore_sharpness(small, target)
+    mended = restore_sharpness(small, settings.acutance)
     return pixels if mended is small else mended
 
 
-def make_views(
-    image: Image.Image,
-    first_view: Tensor,
-    image_id: str,
-    seed: int,
-    settings: ViewSettings,
-    mean: Tensor,
-    std: Tensor,
-    which: range | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Views `[V, 3, S, S]` and content-free copies `[P, 3, S, S]` of one image, normalised.
+@final
+class PictureViews:
+    """The views and content-free copies of one image, made when they are asked for and normalised."""
 
-    Args:
-        image: the decoded RGB picture that is cropped.
-        first_view: `[3, S, S]`, the model's own preprocessing of it.
-        image_id: names the image; with the seed it decides every random number.
-        seed: of the run.
-        settings: counts and distributions.
-        mean: `[3]` of the model's normalisation.
-        std: `[3]`.
-        which: only these of the V views, a run of them; copies are then made only with view 0. None for all.
-    """
-    begin, end = (0, settings.views) if which is None else (which.start, which.stop)
-    S = first_view.shape[-1]
-    pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
+    def __init__(
+        self,
+        image: Image.Image,
+        first_view: Tensor,
+        image_id: str,
+        seed: int,
+        settings: ViewSettings,
+        mean: Tensor,
+        std: Tensor,
+    ) -> None:
+        """
+        Args:
+            image: the decoded RGB picture that is cropped.
+            first_view: `[3, S, S]`, the model's own preprocessing of it.
+            image_id: names the image; with the seed it decides every random number.
+            seed: of the run.
+            settings: counts and distributions.
+            mean: `[3]` of the model's normalisation.
+            std: `[3]`.
+        """
+        self._first, self._mean, self._std = first_view, mean, std
+        self._name, self._seed, self._settings = image_id, seed, settings
+        self._pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
+        self._boxes, self._flips = self._draw("crops", settings.views - 1, settings.crop_scale)
 
-    def crops(purpose: str, n: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        return draw_boxes(image_generator(seed, image_id, purpose), n, image.height, image.width, scale, settings)
+    @cached_property
+    def _sharp(self) -> Tensor:
+        return sharpened(self._pixels, self._first.shape[-1], self._settings)
 
-    def cut(source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-        scale = torch.tensor(source.shape[1:]) / torch.tensor(pixels.shape[1:])
-        made = crop_and_resize(source, boxes * scale.repeat(2), flips, S)
-        return ((made - mean[:, None, None]) / std[:, None, None]).to(first_view.dtype)
+    @cached_property
+    def _restored(self) -> Tensor:
+        return restore_contrast(self._sharp)
 
-    sharp = sharpened(pixels, S, settings.acutance) if end > max(1, begin) else pixels
-    boxes, flips = crops("crops", settings.views - 1, settings.crop_scale)
-    views = first_view.new_empty((end - begin, *first_view.shape))
-    if begin == 0:
-        views[0] = first_view
-    # Evenly interleaved, so that the first few views are a fair sample of all.
-    count = torch.arange(1, settings.views)
-    wanted = (count >= begin) & (count < end)
-    restored = (count * settings.restored).floor() > ((count - 1) * settings.restored).floor()
-    for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
-        if of_kind.any():
-            source = restore_contrast(sharp) if restore else sharp
-            views[(count[of_kind] - begin).to(views.device)] = cut(source, boxes[of_kind], flips[of_kind])
-    if begin > 0:
-        return views, first_view.new_empty((0, *first_view.shape))
-    if settings.copy_kind == "crops":
-        return views, cut(pixels, *crops("copies", settings.copies, settings.copy_scale))
-    order = torch.rand((settings.copies, settings.patch_grid**2), generator=image_generator(seed, image_id, "copies"))
-    return views, shuffle_patches(first_view, order.argsort(-1), settings.patch_grid)
+    def views(self, which: range) -> Tensor:
+        """A run of the V views: `[n, 3, S, S]`. The same pixels in whatever runs they are made."""
+        begin, end = which.start, which.stop
+        views = self._first.new_empty((end - begin, *self._first.shape))
+        if begin == 0 < end:
+            views[0] = self._first
+        # Evenly interleaved, so that the first few views are a fair sample of all.
+        count, share = torch.arange(1, self._settings.views), self._settings.restored
+        wanted = (count >= begin) & (count < end)
+        restored = (count * share).floor() > ((count - 1) * share).floor()
+        for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
+            if of_kind.any():
+                source = self._restored if restore else self._sharp
+                views[(count[of_kind] - begin).to(views.device)] = self._cut(source, self._boxes[of_kind], self._flips[of_kind])
+        return views
+
+    def copies(self) -> Tensor:
+        """`[P, 3, S, S]`."""
+        P, grid = self._settings.copies, self._settings.patch_grid
+        if self._settings.copy_kind == "crops":
+            return self._cut(self._pixels, *self._draw("copies", P, self._settings.copy_scale))
+        order = torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies"))
+        return shuffle_patches(self._first, order.argsort(-1), grid)
+
+    def _draw(self, purpose: str, n: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        _, H, W = self._pixels.shape
+        return draw_boxes(image_generator(self._seed, self._name, purpose), n, H, W, scale, self._settings)
+
+    def _cut(self, source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+        """Crops of a source that may be smaller than the picture in whose pixels the boxes are."""
+        scale = torch.tensor(source.shape[1:]) / torch.tensor(self._pixels.shape[1:])
+        made = crop_and_resize(source, boxes * scale.repeat(2), flips, self._first.shape[-1])
+        return ((made - self._mean[:, None, None]) / self._std[:, None, None]).to(self._first.dtype)

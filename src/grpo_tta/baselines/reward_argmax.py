@@ -6,7 +6,6 @@ What the policy step itself adds is GRPO-TTA's accuracy minus this one's.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from grpo_tta.adapt import Adaptation, Cost, refer
 from grpo_tta.candidates import CandidateGroup
@@ -25,11 +24,12 @@ def reward_argmax(policy: Policy, seen: Observation, settings: GRPOSettings) -> 
     B, M, C = reference.log_probs.shape
     classes = torch.arange(C, device=reference.log_probs.device).expand(B, M, C)
     everyone = CandidateGroup(classes, reference.log_probs, torch.ones_like(classes, dtype=torch.bool))
-    read = (reference.weights > 0)[..., None]  # [B, M, 1]
-    rewards = (combine(settings.rewards, reference, everyone) * read).sum(1) / read.sum(1)  # [B, C]
-    passes: float | Tensor = float(seen.log_probs.shape[1])
-    if settings.stop is not None:
-        passes = passes - (~read).sum((1, 2))
+    rewards = combine(settings.rewards, reference, everyone)  # [B, M, C]
+    if reference.read is None:
+        return Adaptation(seen.log_probs[:, 0], rewards.mean(1).log_softmax(-1), Cost(float(seen.log_probs.shape[1])))
+    read = reference.read.sum(1)  # [B]
+    rewards = (rewards * reference.read[..., None]).sum(1) / read[:, None]
+    passes = seen.log_probs.shape[1] - seen.views + read
     return Adaptation(seen.log_probs[:, 0], rewards.log_softmax(-1), Cost(passes))
 
 
