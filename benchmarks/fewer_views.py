@@ -58,9 +58,9 @@ class Answers:
     cost: Tensor
 
 
-def vote(log_probs: Tensor) -> Tensor:
-    """The default's reading: `[B, V, C]` -> `[B]` classes."""
-    return weighted_log_mean(log_probs, view_weights(log_probs, DEFAULT.view_sharpness)).argmax(-1)
+def vote(log_probs: Tensor, read: Tensor | None = None) -> Tensor:
+    """The default's reading: `[B, V, C]`, and of which views if not all, `[B, V]` -> `[B]` classes."""
+    return weighted_log_mean(log_probs, view_weights(log_probs, DEFAULT.view_sharpness, read)).argmax(-1)
 
 
 def fixed(classes: Tensor, cost: float) -> Answers:
@@ -79,8 +79,7 @@ def gate(log_probs: Tensor, threshold: float) -> Answers:
 
 def rounds(log_probs: Tensor, share: float, doubt: float) -> Answers:
     read = read_mask(log_probs, Stop(share, doubt, DEFAULT.view_sharpness))
-    classes = weighted_log_mean(log_probs, view_weights(log_probs, DEFAULT.view_sharpness, read)).argmax(-1)
-    return Answers(classes, read.sum(1).float())
+    return Answers(vote(log_probs, read), read.sum(1).float())
 
 
 def sequential(log_probs: Tensor, share: float) -> Answers:

@@ -51,7 +51,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from grpo_tta.adapt import Adaptation, adapt, policy_gain, propose_steps, read_out, take_views
+from grpo_tta.adapt import Adaptation, policy_gain, propose_steps, read_out, take_views
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
 from grpo_tta.batches import make_batch
 from grpo_tta.contract import ImageBatch, Method, look, observe
@@ -168,19 +168,16 @@ def episode_settings(V: int, blocks: int) -> GRPOSettings:
     )
 
 
-def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptation:
-    """From pixels to the prediction: the frozen pass with the tokens kept, then everything else."""
-    plan = make_plan(policy.tower, settings.tuned, settings.last_blocks, settings.rank)
-    seen = policy.observe(*made, [plan.first_block])
-    names = [str(number) for number in range(len(made[0]))]
-    return adapt(policy, seen, settings, image_ids=names)
-
-
 def run_method(policy: Policy, made: Batch, method: Method) -> Adaptation:
     """From pixels to the prediction, for any method of the tables."""
     seen = observe(policy, *made, [method])
     names = tuple(str(number) for number in range(len(made[0])))
     return method(policy, ImageBatch(names, *made, seen, SEED), {})[0]
+
+
+def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptation:
+    """The same for GRPO-TTA with these settings: the frozen pass with the tokens kept, then everything else."""
+    return run_method(policy, made, grpo_method(settings))
 
 
 def frozen_pass(policy: Policy, made: Batch) -> Tensor:

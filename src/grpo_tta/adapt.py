@@ -272,26 +272,21 @@ def adapt(
         steps.append(StepStatistics(gain.detach(), kl, clipped, norm, proposal.group.gather(new).detach()))
 
     # predict after the update, then forget
+    passes: int | Tensor
     after, passes = read_out(policy, seen, proposal, settings, plan, tuned)
     suffix = 1 - plan.first_block / len(policy.tower.blocks)
-    M, views = _views_of_each(proposal, seen)
-    spared = proposal.selected.shape[1] - M  # none but with `stop`, where all views vote
-    copies = seen.log_probs.shape[1] - seen.views
-    forwards = views + copies + suffix * ((settings.steps + trials) * M + passes - spared)
+    M: int | Tensor = proposal.selected.shape[1]
+    unread: int | Tensor = 0
+    if (read := proposal.reference.read) is not None:  # each picture's own
+        M = read.sum(1)
+        passes, unread = passes - read.shape[1] + M, seen.views - M
+    forwards = seen.log_probs.shape[1] - unread + suffix * ((settings.steps + trials) * M + passes)
     return Adaptation(
         before=seen.log_probs[:, 0],
         after=after,
         cost=Cost(forwards, suffix * settings.steps * M),
         episode=Episode(proposal, tuple(steps)),
     )
-
-
-def _views_of_each(proposal: Proposal, seen: Observation) -> tuple[int | Tensor, int | Tensor]:
-    """M and V: how many views a picture stepped on, and how many it read; `[B]` where pictures differ."""
-    read = proposal.reference.read
-    if read is None:
-        return proposal.selected.shape[1], seen.views
-    return read.sum(1), read.sum(1)
 
 
 @torch.no_grad()
