@@ -165,6 +165,7 @@ def default_axes(base: GRPOSettings) -> dict[str, Axis]:
         Axis("views.copies", (1, 2, 4, 8)),
         Axis("views.restored", (0.0, 0.25, 0.5, 0.75)),
         Axis("views.crop_scale", ((0.08, 1.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0))),
+        Axis("views.acutance", (0.0, 0.56, 0.6, 0.64)),
         Axis("selected", tuple(sorted({max(1, base.views.views * part // 4) for part in (1, 2, 3, 4)}))),
         Axis("view_sharpness", (0.0, 0.5, 1.0, 2.0)),
         Axis("prediction", ("view", "ensemble")),

@@ -51,7 +51,7 @@ class ViewSettings:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     restored: float = 0.5
-    acutance: float = 0.0
+    acutance: float = 0.6
     copy_kind: CopyKind = "shuffled"
     patch_grid: int = 12
     copy_scale: tuple[float, float] = (0.03, 0.12)
