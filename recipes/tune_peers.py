@@ -44,7 +44,7 @@ V = DEFAULT.views.views
 
 def grids() -> dict[str, list[Method]]:
     """Settings to try, the official one first."""
-    norm, whole = (1e-5, 1e-3, 3e-3, 1e-2), (1e-5, 1e-4, 3e-4)
+    norm, whole = (1e-5, 1e-3, 3e-3, 1e-2, 3e-2), (1e-5, 1e-4, 3e-4)
     few = (6, V)
     return {
         "vte": [vte_method(VTESettings(V, m)) for m in (6, 3, 12, 18, V)],
@@ -66,7 +66,7 @@ def grids() -> dict[str, list[Method]]:
         "tent": [tent_method(TentSettings(n, lr)) for n in (64, 16) for lr in (1e-3, 3e-4, 3e-3)],
         "clipartt": [
             clipartt_method(CLIPArTTSettings(candidates=k, steps=s, learning_rate=lr)) for k, s, lr in
-            ((3, 10, 1e-3), (3, 10, 3e-4), (3, 3, 1e-3), (5, 10, 1e-3))
+            ((3, 10, 1e-3), (3, 10, 3e-4), (3, 3, 1e-3))
         ],
         "watt": [
             watt_method(WATTSettings(rounds=r, learning_rate=lr)) for r, lr in ((5, 1e-3), (2, 1e-3), (1, 1e-3))
