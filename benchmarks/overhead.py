@@ -37,7 +37,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -97,15 +97,15 @@ def no_tokens(prompts: list[str]) -> Tensor:
     raise NotImplementedError("the classes are random vectors; no text is read")
 
 
-def make_policy(model: str, dtype: torch.dtype) -> Policy:
+def make_policy(model: str, dtype: torch.dtype, classes: int = CLASSES) -> Policy:
     """The frozen model in `dtype` over random classes; the same ones and the same weights at every call."""
     network, preprocess = load_network(model)
     network.visual.to(dtype)
     tower = OpenClipTower(model, network, preprocess, no_tokens)
     with torch.no_grad():
         width = tower.reference_forward(torch.zeros(1, 3, tower.image_size, tower.image_size)).shape[-1]
-    features = F.normalize(torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(SEED)), dim=-1)
-    labels = tuple(f"class {number}" for number in range(CLASSES))
+    features = F.normalize(torch.randn(classes, width, generator=torch.Generator().manual_seed(SEED)), dim=-1)
+    labels = tuple(f"class {number}" for number in range(classes))
     return Policy(tower, ClassPrompts(labels, ("{}",), ("{}",), features))
 
 
@@ -358,13 +358,26 @@ def fresh_peak_mb() -> float:
     return peak_memory_mb(CPU)
 
 
-def peaks(model: str, V: int, dtype: torch.dtype) -> Numbers:
-    """Megabytes that the forward pass of V views and the episode on them take at the most, beyond model and pixels."""
-    policy = make_policy(model, dtype)
-    settings = episode_settings(V, len(policy.tower.blocks))
-    made = make_batch(policy.tower, [draw_picture(0)], ["0"], settings.views, SEED)
-    one = made[0][:, :1], made[1]
-    run_episode(policy, one, episode_settings(1, len(policy.tower.blocks)))  # what is made once for good is not counted
+@final
+@dataclass(frozen=True)
+class Load:
+    """What an episode's memory may depend on."""
+
+    views: int
+    candidates: int = 5
+    classes: int = CLASSES
+    pictures: int = 1
+
+
+def peaks(model: str, load: Load, dtype: torch.dtype) -> Numbers:
+    """Megabytes that the forward pass of the views and the episode on them take at the most, beyond model and pixels."""
+    policy = make_policy(model, dtype, load.classes)
+    blocks = len(policy.tower.blocks)
+    settings = replace(episode_settings(load.views, blocks), candidates=load.candidates)
+    names = [str(number) for number in range(load.pictures)]
+    made = make_batch(policy.tower, [draw_picture(number) for number in range(load.pictures)], names, settings.views, SEED)
+    one = made[0][:1, :1], made[1][:1]
+    run_episode(policy, one, episode_settings(1, blocks))  # what is made once for good is not counted
     base = fresh_peak_mb()
     frozen_pass(policy, made)
     views = peak_memory_mb(CPU) - base
@@ -373,12 +386,25 @@ def peaks(model: str, V: int, dtype: torch.dtype) -> Numbers:
     return {"views_mb": views, "episode_mb": peak_memory_mb(CPU) - base}
 
 
-def memory(arguments: argparse.Namespace) -> dict[str, Numbers]:
-    """`peaks` against the number of views, each in a process of its own."""
-    found = {}
-    for V in sorted({max(1, arguments.views // part) for part in (8, 4, 2, 1)}):
-        command = [sys.executable, __file__, "--model", arguments.model, "--dtype", arguments.dtype, "--peaks-of", str(V)]
-        found[str(V)] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def memory(arguments: argparse.Namespace) -> dict[str, dict[str, Numbers]]:
+    """`peaks` against one number of the load at a time, each in a process of its own."""
+    V = arguments.views
+    axes = {
+        "views": sorted({max(1, V // part) for part in (8, 4, 2, 1)}),
+        "candidates": (1, 5, 50),
+        "classes": (10, 200, 1000),
+        "pictures": (1, 4, 16) if arguments.model in SHIPPED else (1, 4),
+    }
+    found: dict[str, dict[str, Numbers]] = {}
+    for name, values in axes.items():
+        for value in values:
+            load = replace(Load(V), **{name: value})
+            if load.candidates > load.classes:
+                continue
+            command = [sys.executable, __file__, "--model", arguments.model, "--dtype", arguments.dtype]
+            command += ["--peaks-of", json.dumps(asdict(load))]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found.setdefault(name, {})[str(value)] = json.loads(printed)
     return found
 
 
@@ -453,13 +479,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument("--json", type=Path, help="where the document goes; printed where not given")
     parser.add_argument("--throughput", action="store_true", help="also pictures a second against pictures in flight")
-    parser.add_argument("--memory", action="store_true", help="also peak memory against views (Linux)")
-    parser.add_argument("--peaks-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help="also peak memory against views, K, classes and pictures (Linux)")
+    parser.add_argument("--peaks-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.views < 1 or arguments.rounds < 1:
         parser.error("--views and --rounds must be at least 1")
     if arguments.peaks_of:
-        print(json.dumps(peaks(arguments.model, arguments.peaks_of, DTYPES[arguments.dtype])))
+        print(json.dumps(peaks(arguments.model, Load(**json.loads(arguments.peaks_of)), DTYPES[arguments.dtype])))
         return 0
     document = benchmark(arguments)
     if arguments.json:

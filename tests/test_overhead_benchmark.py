@@ -55,3 +55,11 @@ def test_operations_are_those_of_the_products_worked_out_by_hand(overhead: Modul
     last = 2 * T * W * 2 * W + 2 * W * 10 * W + 4 * T * W  # keys and values of all tokens, the rest of the class token alone
     expected = 2 * (T - 1) * 3 * patch**2 * W + (depth - 1) * block + last + 2 * W * D + 2 * D * overhead.CLASSES
     assert overhead.operations(policy) == expected
+
+
+def test_peaks_of_one_load(overhead: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    load = json.dumps({"views": 8, "candidates": 3, "classes": 10, "pictures": 2})
+    assert overhead.main(["--model", "nano-clip", "--peaks-of", load]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"views_mb", "episode_mb"}
+    assert found["episode_mb"] > 0
