@@ -25,9 +25,9 @@ class GRPOSettings:
     Attributes:
         views: the views and the content-free copies.
         selected: M, how many views of lowest entropy enter the group, the objective and the consensus.
-        stop: views are read in rounds (2, 4, 8, ... of them) until the best class leads by this share of the votes that are
+        stop: views are read in rounds (3, 6, 12, ... of them) until the best class leads by this share of the votes that are
             left (see `stopping.Stop`); None reads them all. Needs all views selected and the prediction `ensemble`.
-        stop_doubt: with `stop`, the mean weight of the views read below which a picture gets no more once it has eight.
+        stop_doubt: with `stop`, the mean weight of the views read below which a picture gets no more once it has six.
         view_sharpness: a of the view weights softmax(-a H) in the consensus, the objective and the prediction; 0 weighs
             all selected views alike.
         candidates: K, size of a group; None takes 5, or all classes where there are fewer.
@@ -156,7 +156,7 @@ FAST = GRPOSettings(
     prior_weight=0.0,
     last_blocks=0,
 )
-"""The same for a fifth of the price: views in rounds, as many as the picture needs (2 to 24, about seven on the nano suite),
+"""The same for a fifth of the price: views in rounds, as many as the picture needs (3 to 24, about seven on the nano suite),
 no copies, and a step on the norms of the head alone, which never runs a block again."""
 
 PAPER = GRPOSettings(

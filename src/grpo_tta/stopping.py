@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grpo_tta.objective import entropy
 
-DOUBTFUL = 8
+DOUBTFUL = 6
 """Views after which a picture that the model is at a loss about gets no more."""
 
 
@@ -38,9 +38,9 @@ class Stop:
 
 
 def round_ends(V: int) -> list[int]:
-    """How many views have been read after each round: 2, 4, 8, ... and all V."""
+    """How many views have been read after each round: 3, 6, 12, ... and all V."""
     ends = []
-    end = 2
+    end = 3
     while end < V:
         ends.append(end)
         end *= 2
