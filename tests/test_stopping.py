@@ -60,7 +60,7 @@ def test_the_rule_by_hand() -> None:
 
 
 def test_unsure_views_weigh_less() -> None:
-    """One sure view against two torn between both classes: a lead of 1 / (1 + 1/2 + 1/2), where alike they would lead by 1/3."""
+    """One sure view against two torn between both classes: a lead of 1 / (1 + 1/2 + 1/2), where alike they lead by 1/3."""
     torn = say(1, *[0.5] * 5)[None]
     assert views_read(torn, Stop(0.4, 0, 1)).tolist() == [3]
     assert views_read(torn, Stop(0.4, 0, 0)).tolist() == [6]
