@@ -395,17 +395,14 @@ def memory(arguments: argparse.Namespace) -> dict[str, dict[str, Numbers]]:
         "classes": (10, 200, 1000),
         "pictures": (1, 4, 16) if arguments.model in SHIPPED else (1, 4),
     }
-    found: dict[str, dict[str, Numbers]] = {}
-    for name, values in axes.items():
-        for value in values:
-            load = replace(Load(V), **{name: value})
-            if load.candidates > load.classes:
-                continue
+    loads = {name: {str(value): replace(Load(V), **{name: value}) for value in values} for name, values in axes.items()}
+    measured: dict[Load, Numbers] = {}
+    for load in (load for of_axis in loads.values() for load in of_axis.values()):
+        if load not in measured:  # the axes meet in one load
             command = [sys.executable, __file__, "--model", arguments.model, "--dtype", arguments.dtype]
             command += ["--peaks-of", json.dumps(asdict(load))]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found.setdefault(name, {})[str(value)] = json.loads(printed)
-    return found
+            measured[load] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {name: {value: measured[load] for value, load in of_axis.items()} for name, of_axis in loads.items()}
 
 
 def processor() -> str:
