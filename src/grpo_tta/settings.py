@@ -25,9 +25,9 @@ class GRPOSettings:
     Attributes:
         views: the views and the content-free copies.
         selected: M, how many views of lowest entropy enter the group, the objective and the consensus.
-        stop: views are read in rounds (3, 6, 12, ... of them) until the best class leads by this share of the votes that are
+        stop: views are read in rounds (3, 5, 7, 14, ... of them) until the best class leads by this share of the votes that are
             left (see `stopping.Stop`); None reads them all. Needs all views selected and the prediction `ensemble`.
-        stop_doubt: with `stop`, the mean weight of the views read below which a picture gets no more once it has six.
+        stop_doubt: with `stop`, the mean weight of the views read below which a picture gets no more once it has seven.
         view_sharpness: a of the view weights softmax(-a H) in the consensus, the objective and the prediction; 0 weighs
             all selected views alike.
         candidates: K, size of a group; None takes 5, or all classes where there are fewer.
@@ -59,7 +59,7 @@ class GRPOSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
     selected: int = 24
     stop: float | None = None
-    stop_doubt: float = 0.2
+    stop_doubt: float = 0.15
     view_sharpness: float = 1.0
     candidates: int | None = None
     group: GroupRule = "top_k"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grpo_tta.objective import entropy
 
-DOUBTFUL = 6
+DOUBTFUL = 7
 """Views after which a picture that the model is at a loss about gets no more."""
 
 
@@ -38,9 +38,9 @@ class Stop:
 
 
 def round_ends(V: int) -> list[int]:
-    """How many views have been read after each round: 3, 6, 12, ... and all V."""
-    ends = []
-    end = 3
+    """How many views have been read after each round: 3, 5, 7, 14, 28, ... and all V."""
+    ends = [end for end in (3, 5) if end < V]
+    end = DOUBTFUL
     while end < V:
         ends.append(end)
         end *= 2
