@@ -6,6 +6,7 @@ Views and the frozen pass are made once an image and lent to every method. Label
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -27,7 +28,7 @@ from grpo_tta.adapt import Adaptation
 from grpo_tta.batches import make_batch
 from grpo_tta.contract import ImageBatch, Method, State, concatenate, look, observe
 from grpo_tta.cost import measure, peak_memory_mb
-from grpo_tta.data.tasks import Task, random_key
+from grpo_tta.data.tasks import Task, random_key, sample
 from grpo_tta.errors import UserError, sentence
 from grpo_tta.images import to_rgb
 from grpo_tta.policy import Policy
@@ -50,9 +51,9 @@ class RunSettings:
             more than one image is handed at once (a multiple of the peers' update sizes by default).
         shard: (i, n) takes every n-th chunk, from the i-th on; episodic methods only.
         views: how views are made; counts follow the methods.
-        first_only: method -> N, for methods that are too dear for all images: an episodic one gets the N images that stand
-            first in each task, the same under every seed; any other the first N of the stream. What it says of them is
-            what it would say without the limit, where N is a multiple of its update size.
+        first_only: method -> N, for methods that are too dear for all images: an episodic one gets N images that stand for
+            each task (`data.tasks.sample`), the same under every seed; any other the first N of the stream. What it says of
+            them is what it would say without the limit, where N is a multiple of its update size.
         task_share: (i, n) takes every n-th task, from the i-th on: how processes share a run, whatever its methods.
     """
 
@@ -67,6 +68,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.chunk < 1:
             raise UserError("batch and chunk must be at least 1.")
+        if self.seed < 0:
+            raise UserError(f"A seed is a whole number from 0 on, not {self.seed}.")
         for name, (i, n) in (("Shard", self.shard), ("Task share", self.task_share)):
             if not 0 <= i < n:
                 raise UserError(f"{name} {i}/{n} does not exist; use i/n with 0 <= i < n.")
@@ -93,6 +96,13 @@ def with_counts(settings: ViewSettings, methods: Sequence[Method]) -> ViewSettin
     return replace(settings, views=views, copies=copies)
 
 
+def _pictures_hash(task: Task) -> str:
+    """Short hash of which pictures a task holds, and in which order."""
+    return hashlib.blake2b(
+        "\n".join([task.version, *task.image_ids]).encode(errors="surrogateescape"), digest_size=6
+    ).hexdigest()
+
+
 def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method], settings: RunSettings) -> dict[str, Any]:
     """What a run depends on; two runs with the same description give the same predictions."""
     return {
@@ -103,6 +113,7 @@ def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method],
         "views": asdict(settings.views),
         "first_only": dict(settings.first_only),
         "tasks": {task.name: len(task.image_ids) for task in tasks},
+        "pictures": {task.name: _pictures_hash(task) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "templates": {task.name: list(task.templates) for task in tasks},
         "methods": {
@@ -189,15 +200,21 @@ def open_run(
         timed: whether each method is timed alone, on one batch of the first task, where that has not been done.
 
     Raises:
-        UserError: the folder holds another run, or a stateful method is to be sharded.
+        UserError: the folder holds another run or cannot be written, a task's classes make no prompts, or a stateful method is
+            to be sharded.
     """
     stateful = [m.name for m in methods if m.protocol != "episodic"]
     if stateful and settings.shard[1] > 1:
         raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
-    info = _open_run(out, describe_run(tower, tasks, methods, settings))
-    if timed and tasks and not info["cost"]:
-        info["cost"] = time_methods(task_policy(tower, tasks[0]), tasks[0], methods, settings)
-        write_json(out / "run.json", info)
+    for task in tasks:
+        task_policy(tower, task)  # what makes no prompts is told before the folder is bound to it; kept on disk for the run
+    try:
+        info = _open_run(out, describe_run(tower, tasks, methods, settings))
+        if timed and tasks and not info["cost"]:
+            info["cost"] = time_methods(task_policy(tower, tasks[0]), tasks[0], methods, settings)
+            write_json(out / "run.json", info)
+    except OSError as error:
+        raise UserError(f"{out}: nothing can be written there ({error}); name another --out.") from None
 
 
 def run(
@@ -303,9 +320,12 @@ def run_chunk(
     rows: list[Record] = []
     waiting: dict[str, list[tuple[list[_Image], ImageBatch]]] = {m.name: [] for m in methods}
 
+    few = {name: sample(task, limit) for name, limit in settings.first_only.items()}
+
     def wants(method: Method, image: _Image) -> bool:
-        place = image.number if method.protocol == "episodic" else image.order
-        return place < settings.first_only.get(method.name, len(task.image_ids))
+        if method.name not in few:
+            return True
+        return image.number in few[method.name] if method.protocol == "episodic" else image.order < len(few[method.name])
 
     def failed(image: _Image, error: Exception) -> None:
         hit = [method for method in methods if wants(method, image)]

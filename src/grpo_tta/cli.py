@@ -166,7 +166,7 @@ def predict(
     else:
         _print_answers(answers, make_console())
     for _, text in problems:
-        typer.echo(text, err=True)
+        typer.echo(text.encode(errors="surrogateescape").decode(errors="replace"), err=True)
     if problems:
         raise typer.Exit(1)
 
@@ -232,6 +232,7 @@ def bench(
     from grpo_tta.benchmark import RunSettings
     from grpo_tta.data.choose import Choice, choose_tasks
     from grpo_tta.methods import choose_methods
+    from grpo_tta.records import read_errors
     from grpo_tta.towers import check_dtype, load_tower
     from grpo_tta.whole_table import run_table
     from grpo_tta.workers import worker_commands
@@ -270,7 +271,7 @@ def bench(
         selected = choose_methods(names)
         if teacher:
             selected += taught_methods(names, load_tower(teacher, device=device, download=download))
-        run_table(
+        folders = run_table(
             load_tower(model, device=device, download=download, dtype=precision),
             chosen,
             selected,
@@ -283,10 +284,14 @@ def bench(
             if workers != 1
             else (),
         )
+        if len(errors := read_errors(folders)):
+            first = errors.iloc[0]
+            told = f"{first['method']} on {first['image_id']}: {first['error']}"
+            console.print(f"{len(errors)} rows hold an error and count as wrong. The first: {told}", style="red", markup=False)
     if with_report:
-        report([Path(out)], Path(out) / "report", photos_root)
+        report([Path(out)], Path(out) / "report", photos_root=photos_root)
     else:
-        console.print(f"Records in {out}. Next: grpo-tta report {out} --out {out}/report")
+        console.print(f"Records in {out}. Next: grpo-tta report {out} --out {out}/report", markup=False)
 
 
 app.command()(sweep)
@@ -296,6 +301,9 @@ app.command()(sweep)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are read together (seeds, shards, tasks).")],
     out: Annotated[Path, typer.Option(help="Folder of the report.")],
+    reference: Annotated[
+        str, typer.Option(help="Method to compare the others with; default: grpo-tta, or else the first but zero-shot.")
+    ] = "",
     photos_root: Annotated[
         Path | None, typer.Option(help="Folder that holds the photographs of the photos suite, to show them in the gallery.")
     ] = None,
@@ -303,7 +311,7 @@ def report(
     """Turn records into tables, paired tests and one self-contained HTML page."""
     from grpo_tta.report import write_report
 
-    write_report(runs, out, photos_root=photos_root, console=make_console())
+    write_report(runs, out, reference=reference, photos_root=photos_root, console=make_console())
 
 
 app.command()(cli_faces.serve)
@@ -350,6 +358,7 @@ def _classify(
 
 def _print_answers(answers: list[tuple[Path, Prediction]], console: Console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     if not answers:
         return
@@ -361,9 +370,11 @@ def _print_answers(answers: list[tuple[Path, Prediction]], console: Console) -> 
     table.add_column("probability", justify="right", style="dim")
     for path, answer in answers:
         changed = answer.label != answer.label_before
-        label = f"[bold]{answer.label}[/bold]" if changed else answer.label
+        label = Text(answer.label, "bold" if changed else "")
         before = answer.probabilities_before[answer.label_before]
-        table.add_row(str(path), label, f"{100 * answer.probability:.1f} %", answer.label_before, f"{100 * before:.1f} %")
+        # A name that is no text (bytes in another encoding) is shown as far as it can be.
+        shown = Text(str(path).encode(errors="surrogateescape").decode(errors="replace"))
+        table.add_row(shown, label, f"{100 * answer.probability:.1f} %", Text(answer.label_before), f"{100 * before:.1f} %")
     console.print(table)
     forwards, backwards = (fmean(x) for x in zip(*((a.forwards, a.backwards) for _, a in answers), strict=True))
     console.print(f"[dim]{forwards:.0f} forward and {backwards:.0f} backward passes a picture[/dim]")

@@ -35,7 +35,7 @@ def run_with_progress(
     """Runs into `out` under a live progress bar, one step an image; `timed` as in `benchmark.run`."""
     total = sum(len(task.image_ids) for task in tasks)
     columns = (
-        TextColumn("{task.description:<16}"),
+        TextColumn("{task.description:<16}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("images"),

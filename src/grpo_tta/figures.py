@@ -66,7 +66,7 @@ def _episode(picture: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
     picture.imshow(np.asarray(image.convert("RGB")))
     picture.set_axis_off()
     right = row["prediction"] == row["label"]
-    picture.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left")
+    picture.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left", parse_math=False)
     names = [task.classes[row["prediction_before"]], task.classes[row["prediction"]]]
     values = [100 * row["confidence_before"], 100 * row["confidence"]]
     bars.barh([1, 0], [100, 100], color=GRID, height=0.28)

@@ -71,7 +71,10 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{name}: {image.width} x {image.height} pixels are too many; shrink the picture.")
             image.load()
-            return to_rgb(image)
+            try:
+                return to_rgb(image)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
     except UserError:
         raise
     except UnidentifiedImageError:

@@ -16,6 +16,7 @@ from typing import Any, final
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from grpo_tta.errors import UserError
@@ -135,6 +136,14 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
         below = sorted(path.parent for path in folder.glob("*/run.json"))
         found += [folder] if (folder / "run.json").is_file() or not below else below
     return found
+
+
+def read_errors(folders: Sequence[Path]) -> pd.DataFrame:
+    """The rows of runs that hold an error: `task`, `image_id`, `method`, `error`."""
+    parts = [part for folder in folders for part in sorted((Path(folder) / "records").glob("[!.]*.parquet"))]
+    columns = ["task", "image_id", "method", "error"]
+    frames = [pq.read_table(part, columns=columns, filters=pc.field("error").is_valid()).to_pandas() for part in parts]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def read_records(folders: Sequence[Path]) -> pd.DataFrame:

@@ -39,6 +39,7 @@ class Runs:
         methods: method -> its declaration in `run.json`.
         classes: task -> class names, in the order of the labels; nothing of runs that did not record them.
         versions: of the software, each once.
+        unfinished: a sentence on every task that a run has not finished.
     """
 
     rows: pd.DataFrame
@@ -47,6 +48,7 @@ class Runs:
     methods: dict[str, Any]
     classes: dict[str, list[str]]
     versions: list[str]
+    unfinished: list[str]
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
@@ -71,10 +73,12 @@ def read_runs(folders: Sequence[Path]) -> Runs:
             if info[key] != infos[0][key]:
                 raise UserError(f"{folders[0]} and {folder} differ in their {key}; report them apart.")
     classes: dict[str, list[str]] = {}
+    templates: dict[str, list[str]] = {}
     for info, folder in zip(infos, folders, strict=True):
-        for task, names in info.get("classes", {}).items():
-            if classes.setdefault(task, names) != names:
-                raise UserError(f"{folder} and a run before it have other classes for {task}; report them apart.")
+        for what, known in (("classes", classes), ("templates", templates)):
+            for task, told in info.get(what, {}).items():
+                if known.setdefault(task, told) != told:
+                    raise UserError(f"{folder} and a run before it have other {what} for {task}; report them apart.")
     tasks = [task for info in infos for task in info["tasks"]]
     methods = {name: declared for info in infos for name, declared in info["methods"].items()}
     return Runs(
@@ -84,7 +88,24 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         methods,
         classes,
         sorted(set(rows["versions"])),
+        _unfinished(rows, infos),
     )
+
+
+def _unfinished(rows: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tasks of which no method of the runs has a row for every picture that was to be seen, shards counted together."""
+    seen = rows.groupby(["seed", "task", "method"])["image_id"].nunique().groupby(["seed", "task"]).max()
+    wanted = {
+        (info["seed"], task): count
+        for info in infos
+        if len(info.get("first_only", {})) < len(info["methods"])
+        for task, count in info["tasks"].items()
+    }
+    return [
+        f"{task}: only {seen.get((seed, task), 0)} of {count} pictures were seen under seed {seed}; the same command goes on."
+        for (seed, task), count in wanted.items()
+        if seen.get((seed, task), 0) < count
+    ]
 
 
 def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -97,11 +118,13 @@ def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, *, reference: str = "grpo-tta", photos_root: Path | None = None, console: Console
+    runs: Sequence[Path], out: Path, *, reference: str = "", photos_root: Path | None = None, console: Console
 ) -> None:
     """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table; a sweep has its own page.
 
     Args:
+        reference: the method that the others are compared with; by default `grpo-tta`, or where that was not run the first
+            one but zero-shot.
         photos_root: folder that holds the photographs of the photos suite, to show them in the gallery.
 
     Raises:
@@ -113,6 +136,7 @@ def write_report(
     found = read_runs(runs)
     rows = found.rows
     names = list(rows["method"].unique())
+    reference = reference or next((name for name in ("grpo-tta", *names) if name in names and name != "zero-shot"), names[0])
     if reference not in names:
         raise UserError(f"The runs hold no rows of {reference!r}; choose the reference from {', '.join(names)}.")
     summary = summarize(rows, found.cost)
@@ -146,6 +170,8 @@ def write_report(
     if "stream" in grids:
         console.print(rich_table(grids["stream"]))
     _print_comparisons(frames["comparisons"], reference, console)
+    for told in found.unfinished:
+        console.print(told, style="yellow", markup=False)
     if count := int(frames["errors"]["rows"].sum()):
         console.print(f"[red]{count} rows hold an error and count as wrong; see {out / 'errors.csv'}.[/red]")
     console.print(f"Page: {out / 'report.html'}")
@@ -200,6 +226,7 @@ def _page(
             losses=frames["losses"].to_dict("records"),
             controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
             errors=frames["errors"].to_dict("records"),
+            unfinished=runs.unfinished,
             diagnostics=_diagnostics(rows, frames).to_dict("records"),
             figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
             gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, photos_root=photos_root),

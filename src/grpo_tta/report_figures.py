@@ -136,7 +136,7 @@ def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
             ax.text(101, at, f"{value:.1f}", va="center", fontsize=7.5, color=INK)
         ticks.append((y, f"{task['name']}\n({task['kind']})"))
         y += 1
-    ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
+    ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8, parse_math=False)
     ax.set_ylim(y - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.set_xlabel("top-1 accuracy, % (line: 95 % interval)")

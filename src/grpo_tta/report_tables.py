@@ -183,7 +183,8 @@ def comparisons(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     """The reference against every other method on the pictures of the shifted tasks that both have seen.
 
     `difference` is that of the mean over tasks, in points, with its 95 % interval clustered by image over seeds. A picture
-    counts as won where the reference is right under more seeds; `p_value` is the exact McNemar test of wins and losses.
+    counts as won where the reference is right under more seeds (or corruptions, where tasks share pictures); `p_value` is
+    the exact McNemar test of wins and losses.
     """
     shifted = rows[rows["kind"].isin(SHIFTED_MEAN)]
     first = shifted.groupby("method", sort=False).first()
@@ -204,7 +205,7 @@ def comparisons(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def _contest(pairs: pd.DataFrame) -> dict[str, Any]:
     """Counts, test and difference in points of rows of `summary.paired`."""
-    pictures = pairs.groupby(["task", "image_id"], sort=False).ngroup().to_numpy()
+    pictures = pairs.groupby("image_id", sort=False).ngroup().to_numpy()  # the same picture in several tasks is one
     test = compare_by_cluster(pairs["difference"].to_numpy(), pictures)
     mean = mean_difference(pairs)
     low, high = mean["ci95"]

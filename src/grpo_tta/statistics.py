@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from scipy import stats
@@ -30,7 +30,8 @@ def mean_interval(
     """Mean over tasks of each task's mean, with a percentile bootstrap interval.
 
     Within each task whole clusters (an image's rows over seeds) are drawn with replacement, so that the same picture
-    seen under three seeds does not count as three pictures.
+    seen under three seeds does not count as three pictures. Tasks of the same clusters (one picture under several
+    corruptions) are drawn alike, so that it does not count as several there either.
 
     Args:
         values: per task `[N_t]`, for example correctness, or its difference between two methods.
@@ -41,12 +42,16 @@ def mean_interval(
     """
     rng = np.random.default_rng(seed)
     point, draws = 0.0, np.zeros(DRAWS)
+    alike: dict[tuple[Any, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
     for value, cluster in zip(values, clusters, strict=True):
-        _, inverse = np.unique(cluster, return_inverse=True)
-        sums, counts = np.bincount(inverse, value), np.bincount(inverse)
+        names, inverse = np.unique(cluster, return_inverse=True)
+        alike.setdefault(tuple(names.tolist()), []).append((value, inverse))
         point += value.mean()
-        picked = rng.integers(0, len(sums), (DRAWS, len(sums)))
-        draws += sums[picked].sum(1) / counts[picked].sum(1)
+    for clusters_of, tasks in alike.items():
+        picked = rng.integers(0, len(clusters_of), (DRAWS, len(clusters_of)))
+        for value, inverse in tasks:
+            sums, counts = np.bincount(inverse, value), np.bincount(inverse)
+            draws += sums[picked].sum(1) / counts[picked].sum(1)
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(draws / len(values), [tail, 100 - tail])
     return float(point / len(values)), float(low), float(high)
@@ -76,11 +81,10 @@ def compare(a: np.ndarray, b: np.ndarray) -> Paired:
 
 
 def compare_by_cluster(difference: np.ndarray, clusters: np.ndarray) -> Paired:
-    """Exact McNemar test that counts a picture once, however many seeds saw it.
+    """Exact McNemar test that counts a picture once, however many seeds or corruptions it was seen under.
 
-    A cluster is won when a is right under more seeds than b, and lost in the opposite case; with one seed this is
-    `compare`. Rows of one picture under several seeds are no independent trials, so counting them all would make p too
-    small.
+    A cluster is won when a is right in more of its rows than b, and lost in the opposite case; with one row each this is
+    `compare`. Rows of one picture are no independent trials, so counting them all would make p too small.
 
     Args:
         difference: `[N]`, correctness of a minus correctness of b.

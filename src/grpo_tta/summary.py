@@ -26,10 +26,13 @@ def summarize(rows: pd.DataFrame, cost: dict[str, dict[str, float]]) -> dict[str
         methods = {}
         for method, of_method in of_task.groupby("method", sort=False):
             correct = is_correct(of_method)
+            pictures = of_method["image_id"].to_numpy()
             if of_method["seed"].nunique() == 1:
                 low, high = accuracy_interval(correct)
+            elif correct.all() or not correct.any():  # where a bootstrap would say that nothing is uncertain
+                low, high = accuracy_interval(np.full(len(np.unique(pictures)), correct.all()))
             else:
-                _, low, high = mean_interval([correct], [of_method["image_id"].to_numpy()])
+                _, low, high = mean_interval([correct], [pictures])
             methods[str(method)] = {
                 "accuracy": float(correct.mean()),
                 "ci95": [low, high],

@@ -71,6 +71,8 @@ def choose_tasks(choice: Choice) -> list[Task]:
         )
     if choice.root is not None or choice.official_split:
         raise UserError("--root and --official-split belong to --dataset; name one.")
+    if choice.data is None and (choice.labels_file is not None or choice.template != Choice.template):
+        raise UserError("--labels-file and --template belong to your own pictures or to --dataset; name --data or --dataset.")
     if choice.photos_root is not None and choice.suite != "photos":
         raise UserError("--photos-root belongs to --suite photos.")
     if choice.data is not None:

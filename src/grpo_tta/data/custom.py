@@ -5,6 +5,7 @@ The same pictures give the same answers in all three: random numbers go by pixel
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any, final
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from grpo_tta.data.tasks import Kind, Task, evenly
 from grpo_tta.errors import UserError
-from grpo_tta.images import SUFFIXES, load_image, to_rgb
+from grpo_tta.images import SUFFIXES, load_image, read_image
 
 _KIND: Kind = "real"
 
@@ -32,12 +34,12 @@ def read_labels(path: Path) -> dict[str, str]:
     the same), or a .json file {label: name}, or {label: [name, other names …]}, of which the first is taken.
 
     Raises:
-        UserError: the file is missing, not readable, holds no name, or holds a label twice.
+        UserError: the file is missing, not readable, holds no name, a name that is none, or a label twice.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such labels file; give a text file with one class name a line.")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix.lower() == ".json" else None
     except ValueError as error:  # bad JSON, or bytes that are no text
         raise UserError(f"{path}: not a readable labels file ({error}).") from None
@@ -50,7 +52,9 @@ def read_labels(path: Path) -> dict[str, str]:
     else:
         if not isinstance(content, dict):
             raise UserError(f"{path}: not an object of label and name; write {{label: name, …}}.")
-        names = {str(label): str(name[0] if isinstance(name, list) and name else name) for label, name in content.items()}
+        names = {label: name[0] if isinstance(name, list) and name else name for label, name in content.items()}
+        if wrong := [label for label, name in names.items() if not isinstance(name, str) or not name.strip()]:
+            raise UserError(f"{path}: the name of {wrong[0]!r} is {names[wrong[0]]!r}; write a text, or a list of texts.")
     if not names:
         raise UserError(f"{path}: no class names in it; write one a line.")
     return names
@@ -67,7 +71,7 @@ def custom_task(
         template: prompt with `{}` for the class name.
         labels_file: as `read_labels` takes it; without it the labels found in the data, sorted, are the names.
         limit: at most so many pictures, taken evenly from the whole.
-        name: of the task; the path's stem by default.
+        name: of the task; by default the folder's, or the file's without its suffix.
 
     Raises:
         UserError: nothing there, unreadable, columns missing, or a label that the labels file does not hold.
@@ -84,6 +88,8 @@ def custom_task(
         raise UserError(f"{path}: give a folder with one folder per class, a .csv or a .parquet file.")
     if not ids:
         raise UserError(f"{path}: no pictures in it.")
+    if blank := [ids[i] for i, label in enumerate(labels) if not label.strip()]:
+        raise UserError(f"{path}: {blank[0]!r} has no label; give it one or remove the row.")
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
         raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
     names = read_labels(labels_file) if labels_file else own_names(sorted(set(labels)), path)
@@ -100,7 +106,22 @@ def custom_task(
         return read(number), numbers[number]
 
     chosen = [ids[i] for i in keep]
-    return Task(name or path.stem, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels")
+    own_name = (path.resolve().name if path.is_dir() else path.stem).lstrip(".") or "data"
+    version = _version(path, chosen, numbers)
+    return Task(
+        name or own_name, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels", by_class=True, version=version
+    )
+
+
+def _version(path: Path, ids: Sequence[str], numbers: Sequence[int]) -> str:
+    """Tells pictures and labels from others of the same names without opening them: by sizes on disk, and by the labels."""
+    if path.suffix.lower() in (".parquet", ".pq") and path.is_file():
+        files = [path]
+    else:
+        base = path if path.is_dir() else path.parent
+        files = [base / name for name in ids]
+    sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
+    return hashlib.blake2b(json.dumps([sizes, list(numbers)]).encode(), digest_size=6).hexdigest()
 
 
 def class_names(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -114,11 +135,19 @@ def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:
     Raises:
         UserError: they are numbers: a prompt like "a photo of a 3." would be scored without a word.
     """
-    if all(label.isdecimal() for label in labels):
+    if all(map(_is_number, labels)):
         raise UserError(
             f'{where}: the labels are numbers; name them in a file for --labels-file, such as {{"0": "cat"}} (.json).'
         )
     return {label: label for label in labels}
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 _Open = Callable[[Sequence[int]], Callable[[int], Image.Image]]
@@ -128,8 +157,13 @@ _Parts = tuple[list[str], list[str], _Open]
 
 def _folder(path: Path) -> _Parts:
     files = sorted(p.relative_to(path) for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    ids = [file.as_posix() for file in files]
-    return ids, [file.parts[0] for file in files], lambda keep: lambda n: load_image(path / ids[keep[n]])
+    ids, labels = ([_text(name) for name in names] for names in ([f.as_posix() for f in files], [f.parts[0] for f in files]))
+    return ids, labels, lambda keep: lambda n: load_image(path / files[keep[n]])
+
+
+def _text(name: str) -> str:
+    """A file's name as text, as far as its bytes are: records hold no others."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
@@ -152,6 +186,7 @@ def _parquet(path: Path) -> _Parts:
     try:
         found = pq.read_schema(path).names
         _columns(found, ("image", "label"), path)
+        _check_encoded(pq.read_schema(path).field("image").type, path)
         has_id = "image_id" in found
         table = pq.read_table(path, columns=["label", *(["image_id"] if has_id else [])])
     except (OSError, ValueError) as error:
@@ -159,22 +194,30 @@ def _parquet(path: Path) -> _Parts:
             raise
         raise UserError(f"{path}: not a readable Parquet file ({error}).") from None
     ids = [str(v) for v in table["image_id"].to_pylist()] if has_id else [f"{path.stem}/{i}" for i in range(len(table))]
-    labels = [str(v) for v in table["label"].to_pylist()]
+    labels = ["" if v is None else str(v) for v in table["label"].to_pylist()]
 
     def open_pictures(keep: Sequence[int]) -> Callable[[int], Image.Image]:
         pictures = _Spool(path, keep)
 
         def read(n: int) -> Image.Image:
-            try:
-                with Image.open(io.BytesIO(pictures[n])) as image:
-                    image.load()
-                    return to_rgb(image)
-            except Exception as error:
-                raise UserError(f"{ids[keep[n]]}: the picture is damaged ({error}); export it again.") from None
+            encoded = pictures[n]
+            if not encoded:
+                raise UserError(f"{ids[keep[n]]}: the row holds no encoded picture; export it again with the bytes in it.")
+            return read_image(io.BytesIO(encoded), ids[keep[n]])
 
         return read
 
     return ids, labels, open_pictures
+
+
+def _check_encoded(column: pa.DataType, path: Path) -> None:
+    if pa.types.is_struct(column):
+        column = column.field("bytes").type if column.get_field_index("bytes") >= 0 else pa.null()
+    if not (pa.types.is_binary(column) or pa.types.is_large_binary(column)):
+        raise UserError(
+            f"{path}: the column 'image' holds no encoded pictures (bytes, or a struct with bytes); "
+            "for paths of files write a .csv of path,label."
+        )
 
 
 @final

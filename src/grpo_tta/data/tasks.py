@@ -34,6 +34,8 @@ class Task:
         keyed_by: what names a picture's random numbers: its id, or its pixels, as in `predict`, where ids say where a
             picture lies and the answer must not depend on that.
         repeated_names: two classes may share a name (OpenAI's ImageNet names do).
+        by_class: pictures stand class by class, so that the first N of them are no fair sample.
+        version: tells these pictures and labels from others that go by the same ids; "" where ids say all.
     """
 
     name: str
@@ -47,11 +49,19 @@ class Task:
     prompted_by: Literal["template", "ensemble"] = "template"
     keyed_by: Literal["id", "pixels"] = "id"
     repeated_names: bool = False
+    by_class: bool = False
+    version: str = ""
 
     @property
     def templates(self) -> tuple[str, ...]:
         """Templates whose mean makes the text features."""
         return (self.template,) if self.prompted_by == "template" else self.ensemble
+
+
+def sample(task: Task, limit: int) -> frozenset[int]:
+    """Numbers of at most `limit` pictures that stand for a task: the first, or evenly spread where those are of one class."""
+    count = len(task.image_ids)
+    return frozenset(evenly(count, limit) if task.by_class else range(min(limit, count)))
 
 
 def random_key(task: Task, number: int, picture: Image.Image) -> str:

@@ -121,6 +121,7 @@ def to_task(benchmark: Benchmark, listing: Listing, *, template: str = FIELD_TEM
         [listing.ids[i] for i in keep],
         load,
         repeated_names=len(set(listing.classes)) < len(listing.classes),
+        by_class=True,
     )
 
 
