@@ -143,3 +143,35 @@ def test_a_worker_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None
     commands = [[sys.executable, "-c", "raise SystemExit('no luck')"], [sys.executable, "-c", "import time; time.sleep(60)"]]
     with pytest.raises(UserError, match="no luck"):
         run_workers(commands, [tmp_path / "never"], Console(quiet=True), poll=0.05)
+
+
+def test_a_folder_is_bound_to_its_pictures(nano_tower: Tower, tmp_path: Path) -> None:
+    """The same task, classes and count under another split: the old rows must not answer for the new ones."""
+    methods = choose_methods(["zero-shot"])
+    run(nano_tower, nano_tasks(["fog"], "tuning", 4), methods, tmp_path / "x", RunSettings(), timed=False)
+    with pytest.raises(UserError, match=r"another run \(pictures"):
+        run(nano_tower, nano_tasks(["fog"], "reporting", 4), methods, tmp_path / "x", RunSettings(), timed=False)
+    task = replace(nano_tasks(["fog"], "tuning", 4)[0], version="labels corrected")
+    with pytest.raises(UserError, match=r"another run \(pictures"):
+        run(nano_tower, [task], methods, tmp_path / "x", RunSettings(), timed=False)
+
+
+def test_a_dear_method_sees_all_classes_of_pictures_that_stand_class_by_class(nano_tower: Tower, tmp_path: Path) -> None:
+    (task,) = nano_tasks(["fog"], "tuning", 12)
+    settings = RunSettings(first_only={"view-mean": 3})
+    methods = choose_methods(["zero-shot", "view-mean"])
+    run(nano_tower, [replace(task, by_class=True)], methods, tmp_path / "x", settings, timed=False)
+    rows = read_records([tmp_path / "x"])
+    assert sorted(rows[rows["method"] == "view-mean"]["image_id"].str[-2:]) == ["00", "04", "08"]
+
+
+def test_what_cannot_run_leaves_no_folder_behind(nano_tower: Tower, tmp_path: Path) -> None:
+    (task,) = nano_tasks(["fog"], "tuning", 2)
+    with pytest.raises(UserError, match="at least two"):
+        run(nano_tower, [replace(task, classes=("star",))], choose_methods(["zero-shot"]), tmp_path / "x", RunSettings())
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="nothing can be written there"):
+        run(nano_tower, [task], choose_methods(["zero-shot"]), tmp_path / "file", RunSettings())
+    with pytest.raises(UserError, match="from 0 on"):
+        RunSettings(seed=-1)

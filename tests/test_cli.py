@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,44 @@ def test_bad_arguments_are_one_sentence_and_status_2(awkward_folder: Path, argum
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, awkward_folder: Path) -> None:
+    """Brackets are no markup, and a name of other bytes than text costs no answer."""
+    (tmp_path / "[").mkdir()
+    for name in (b"[draft] cat.png", b"draft].png", b"caf\xe9.png"):
+        (tmp_path / "[" / os.fsdecode(name)).write_bytes((awkward_folder / "b.png").read_bytes())
+    done = grpo_tta("predict", "[", "--labels", "[red] star,[red] heart", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for shown in ("[draft] cat.png", "[/draft].png", "caf\ufffd.png", "[red] "):
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "fog", "--template", "nonsense {}"), "belong to your own pictures"),
+        (("--tasks", "fog", "--labels-file", "nowhere.txt"), "belong to your own pictures"),
+        (("--tasks", "fog", "--seed", "-1"), "from 0 on"),
+    ],
+)
+def test_bench_refuses_what_it_would_ignore(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = grpo_tta("bench", *arguments, "--methods", "zero-shot", "--limit", "2", "--out", str(tmp_path / "x"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_bench_tells_of_errors(tmp_path: Path, awkward_folder: Path) -> None:
+    """The preset `paper` wants groups of three, and there are two classes."""
+    for label in ("star", "heart"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        (tmp_path / "mine" / label / "1.png").write_bytes((awkward_folder / "b.png").read_bytes())
+    done = grpo_tta("bench", "--data", str(tmp_path / "mine"), "--methods", "grpo-tta-paper", "--out", str(tmp_path / "x"))
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "2 rows hold an error and count as wrong. The first: grpo-tta-paper on" in told
+    assert "only 2 classes" in told
 
 
 def test_demo_writes_what_it_promises(tmp_path: Path) -> None:

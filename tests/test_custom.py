@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from grpo_tta.data.custom import custom_task
-from grpo_tta.data.tasks import Task
+from grpo_tta.data.tasks import Task, nano_tasks, sample
 from grpo_tta.errors import UserError
 
 NAMES = {"cat/1.png": (10, 0), "cat/2.png": (20, 0), "polar_bear/1.png": (30, 1)}
@@ -115,3 +115,76 @@ def test_numbers_are_no_names(tmp_path: Path) -> None:
     names = tmp_path / "names.json"
     names.write_text('{"0": "cat", "1": "dog"}')
     assert custom_task(tmp_path / "data", template="a {}.", labels_file=names).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat", None, "dog"], "'x/1' has no label"),
+        (["cat", " ", "dog"], "'x/1' has no label"),
+        ([0.0, 1.0, 1.0], "labels are numbers"),
+        ([-1, 1, 1], "labels are numbers"),
+    ],
+)
+def test_labels_that_are_none_are_refused(folder: Path, labels: list[object], message: str) -> None:
+    data = [(folder / name).read_bytes() for name in NAMES]
+    pd.DataFrame({"image": data, "label": labels}).to_parquet(folder / "x.parquet")
+    with pytest.raises(UserError, match=message):
+        custom_task(folder / "x.parquet", template="a {}.")
+
+
+@pytest.mark.parametrize("content", ['{"cat": [], "polar_bear": "bear"}', '{"cat": null}', '{"cat": 3}', '{"cat": " "}'])
+def test_names_that_are_none_are_refused(folder: Path, content: str) -> None:
+    (folder / "labels.json").write_text(content)
+    with pytest.raises(UserError, match="the name of 'cat' is"):
+        custom_task(folder, template="a {}.", labels_file=folder / "labels.json")
+
+
+def test_a_labels_file_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "labels.txt").write_bytes(b"\xef\xbb\xbfcat\npolar_bear\n")
+    assert custom_task(folder, template="a {}.", labels_file=folder / "labels.txt").classes == ("cat", "polar bear")
+
+
+def test_a_parquet_of_paths_is_told_from_one_of_pictures(folder: Path) -> None:
+    for image in (list(NAMES), [{"path": name} for name in NAMES]):
+        pd.DataFrame({"image": image, "label": ["cat", "cat", "bear"]}).to_parquet(folder / "x.parquet")
+        with pytest.raises(UserError, match="holds no encoded pictures"):
+            custom_task(folder / "x.parquet", template="a {}.")
+    data = [{"bytes": None, "path": name} for name in NAMES]
+    frame = pd.DataFrame({"image": data, "label": ["cat", "cat", "bear"]})
+    frame.loc[0, "image"]["bytes"] = (folder / "cat" / "1.png").read_bytes()
+    frame.to_parquet(folder / "y.parquet")
+    task = custom_task(folder / "y.parquet", template="a {}.")
+    assert task.load(0)[1] == 1
+    with pytest.raises(UserError, match="y/1: the row holds no encoded picture"):
+        task.load(1)
+
+
+def test_other_pictures_or_labels_of_the_same_names_are_another_version(folder: Path) -> None:
+    def version() -> str:
+        return custom_task(folder, template="a {}.", labels_file=folder / "labels.txt").version
+
+    (folder / "labels.txt").write_text("cat\npolar_bear\n")
+    first = version()
+    assert version() == first
+    (folder / "labels.txt").write_text("polar_bear\ncat\n")
+    assert version() != first
+    (folder / "labels.txt").write_text("cat\npolar_bear\n")
+    Image.new("RGB", (40, 40), "red").save(folder / "cat" / "1.png")
+    assert version() != first
+
+
+def test_a_task_has_a_name_that_a_part_can_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert custom_task(Path(), template="a {}.").name == "mine"
+    hidden = folder.rename(folder.parent / ".mine.v2")
+    assert custom_task(hidden, template="a {}.").name == "mine.v2"
+
+
+def test_few_pictures_stand_for_all_classes(folder: Path) -> None:
+    """A file's pictures stand class by class; the first ones of a suite are a fair sample."""
+    for n in range(8):
+        Image.new("RGB", (4, 4)).save(folder / "polar_bear" / f"more{n}.png")
+    task = custom_task(folder, template="a {}.")
+    assert sorted(sample(task, 3)) == [0, 3, 7]
+    assert sorted(sample(nano_tasks(["fog"], "tuning", 9)[0], 3)) == [0, 1, 2]

@@ -85,6 +85,7 @@ def write_run(folder: Path, seed: int, *, methods: tuple[str, ...] = tuple(METHO
         "views": asdict(ViewSettings()),
         "tasks": dict.fromkeys(KINDS, 4),
         "classes": {"photos": change.get("classes", ["duck", "swan", "goose", "hen"])},
+        "templates": {"photos": [change.get("template", "a photo of a {}.")]},
         "methods": {m: {"protocol": "episodic", "reward": METHODS[m][0], "settings": None} for m in methods},
         "cost": {m: {"ms": 2.0 + seed, "peak_memory_mb": 100.0 + seed} for m in methods},
     }
@@ -232,11 +233,31 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         write_report([first, write_run(tmp_path / "c", 1, model="other")], tmp_path / "out", console=quiet)
     with pytest.raises(UserError, match="other classes for photos"):
         write_report([first, write_run(tmp_path / "d", 1, classes=["a", "b", "c", "d"])], tmp_path / "out", console=quiet)
+    with pytest.raises(UserError, match="other templates for photos"):
+        write_report([first, write_run(tmp_path / "e", 1, template="a {}.")], tmp_path / "out", console=quiet)
     with pytest.raises(UserError, match=r"no rows of 'tent'; choose the reference from zero-shot, zero, grpo-tta"):
         write_report([first], tmp_path / "out", reference="tent", console=quiet)
     with pytest.raises(UserError, match="No run was named"):
         write_report([], tmp_path / "out", console=quiet)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_the_default_the_first_method_is_the_reference(tmp_path: Path) -> None:
+    for methods, reference in ((("zero-shot", "zero"), "zero"), (("zero-shot",), "zero-shot")):
+        run = write_run(tmp_path / reference, 0, methods=methods)
+        write_report([run], tmp_path / reference / "out", console=Console(quiet=True))
+        compared = pd.read_csv(tmp_path / reference / "out" / "comparisons.csv")
+        assert set(compared["method"]) <= {reference}
+        assert list(compared["other"]) == [m for m in methods if m != reference]
+
+
+def test_an_unfinished_task_is_told(report: Path) -> None:
+    """Four pictures were to be seen of every task, of the source only two were."""
+    told = (report.parent / "terminal.txt").read_text()
+    for seed in (0, 1):
+        assert f"source: only 2 of 4 pictures were seen under seed {seed}" in told
+    assert "sketch: only" not in told
+    assert "source: only 2 of 4" in (report / "report.html").read_text()
 
 
 def test_a_method_with_fewer_tasks_is_marked_and_not_ranked(tmp_path: Path) -> None:

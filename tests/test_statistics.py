@@ -113,3 +113,28 @@ def test_pairs_are_the_pictures_and_seeds_that_both_have() -> None:
     some = pd.concat([frame[(frame["image_id"] != "k") | (frame["method"] == "a")], more])
     found = paired(some, "a", "b")
     assert sorted(zip(found["image_id"], found["seed"], found["difference"], strict=True)) == [("i", 0, 1.0), ("j", 0, 0.0)]
+
+
+def test_one_picture_under_many_corruptions_is_one_picture() -> None:
+    """Fifteen tasks of the same pictures and outcomes say what one says; of other pictures they say more."""
+    values = np.random.default_rng(0).integers(-1, 2, 60).astype(float)
+    one = statistics.mean_interval([values], [np.arange(60)])
+    assert statistics.mean_interval([values] * 15, [np.arange(60)] * 15) == pytest.approx(one)
+    _, low, high = statistics.mean_interval([values] * 15, [np.arange(60) + 60 * n for n in range(15)])
+    assert high - low < 0.4 * (one[2] - one[1])
+
+
+def test_all_right_under_three_seeds_is_not_certain() -> None:
+    once = pd.DataFrame(
+        {
+            "task": "a", "kind": "shifted", "image_id": [f"i{n}" for n in range(20)], "method": "m", "protocol": "episodic",
+            "reward": "none", "prediction": 0, "label": 0, "error": None, "forwards": 1.0,
+        }
+    )  # fmt: skip
+    thrice = pd.concat([once.assign(seed=seed) for seed in range(3)], ignore_index=True)
+    found = [summarize(some, {})["tasks"][0]["methods"]["m"]["ci95"] for some in (once.assign(seed=0), thrice)]
+    assert found[0] == pytest.approx([0.8389, 1], abs=1e-4)
+    assert found[1] == found[0]
+    assert summarize(thrice.assign(prediction=1), {})["tasks"][0]["methods"]["m"]["ci95"] == pytest.approx(
+        [0, 0.1611], abs=1e-4
+    )
