@@ -13,6 +13,7 @@ from grpo_tta.baselines.reward_argmax import reward_argmax
 from grpo_tta.errors import UserError
 from grpo_tta.optim import Update, gradient_norm
 from grpo_tta.policy import Policy
+from grpo_tta.rewards import RewardWeights
 from grpo_tta.settings import PAPER, GRPOSettings
 from grpo_tta.tuning import make_plan
 from grpo_tta.views import ViewSettings
@@ -160,6 +161,11 @@ def test_steps_by_hand() -> None:
     torch.testing.assert_close(moved["b"], torch.tensor([[0.08], [0.04]]))
     moved, _ = Update("adam", 0.1, None).ascend(tuned, gradients, torch.tensor([True, False]))
     torch.testing.assert_close(moved["a"], torch.tensor([[0.1, 0.0], [0.0, 0.0]]))
+    update = Update("adam", 0.1, None)
+    update.ascend(tuned, gradients, torch.tensor([True, True]))
+    moved, _ = update.ascend(tuned, gradients, torch.tensor([True, False]))
+    assert moved["a"][0, 0] > 0.05
+    assert torch.equal(moved["b"][1], torch.zeros(1))  # no step on what is left of the one before
     moved, _ = Update("sgd", 0.1, None).ascend(tuned, [gradients[0] / 0, gradients[1]], torch.tensor([True, True]))
     assert torch.equal(moved["b"], torch.zeros(2, 1))  # a gradient that is not finite moves nothing
 
@@ -168,6 +174,14 @@ def test_steps_by_hand() -> None:
     ("changes", "message"),
     [
         ({"selected": 0}, "cannot be selected"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"rewards": RewardWeights(content_free=float("inf"))}, "content_free must be a finite number"),
+        ({"kl_weight": -5.0}, "kl_weight must be 0 or more"),
+        ({"max_gradient_norm": -1.0}, "max_gradient_norm must be positive"),
+        ({"target_temperature": 0.0}, "target_temperature must be positive"),
+        ({"nucleus_mass": 0.0}, "share above 0"),
+        ({"advantage": "foo"}, "Unknown advantage 'foo'"),
+        ({"weighting": "foo"}, "Unknown weighting 'foo'"),
         ({"selected": V + 1}, "cannot be selected"),
         ({"candidates": 0}, "at least 1"),
         ({"steps": -1}, "steps"),

@@ -137,3 +137,22 @@ def test_damaged_weights_are_named(nano_tower: Tower) -> None:
         next(iter(broken.blocks[0].parameters())).fill_(float("nan"))
     with pytest.raises(UserError, match="NaN"):
         GRPOTTA(broken, ["star", "heart"]).predict(pictures(1)[0])
+
+
+@pytest.mark.parametrize("preset", ["default", "fast"])
+def test_the_callers_torch_state_is_neither_needed_nor_touched(preset: str) -> None:
+    """Under inference mode, autocast, and with random numbers of one's own, the answer is the usual one."""
+    (picture,) = pictures(1)
+    usual = GRPOTTA("nano-clip", LABELS, settings=preset).predict(picture)
+    torch.manual_seed(7)
+    wanted = torch.rand(1)
+    torch.manual_seed(7)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = GRPOTTA("nano-clip", LABELS, settings=preset, cache=False).predict(picture)
+    assert torch.equal(torch.rand(1), wanted)
+    assert found.probability == pytest.approx(usual.probability, abs=1e-5)
+
+
+def test_a_picture_opened_and_not_yet_read_may_be_damaged(classifier: GRPOTTA, awkward_folder: Path) -> None:
+    with Image.open(awkward_folder / "e.jpg") as picture, pytest.raises(UserError, match="truncated or damaged"):
+        classifier.predict(picture)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from grpo_tta import cli
 
 
 def grpo_tta(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,6 +59,10 @@ def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
     ("arguments", "message"),
     [
         (("--labels", "star"), "at least two"),
+        ((), "Name the classes by --labels"),
+        (("--labels", "star,heart", "--labels-file", "x.txt"), "by one of them alone"),
+        (("--labels", "star,heart", "--json", "--csv"), "use one of them"),
+        (("--labels", "star,heart", "--out", "x"), "--out belongs to --engine ray"),
         (("--labels", "star,star"), "'star' occurs more than once"),
         (("--labels", "star,,heart"), "Label 2 is empty"),
         (("--labels", "star,heart", "--model", "nothing"), "Unknown model 'nothing'"),
@@ -81,6 +89,32 @@ def test_names_are_shown_as_they_are(tmp_path: Path, awkward_folder: Path) -> No
     assert done.returncode == 0, done.stderr
     for shown in ("[draft] cat.png", "[/draft].png", "caf\ufffd.png", "[red] "):
         assert shown in done.stdout
+
+
+def test_predict_reads_names_and_writes_csv(tmp_path: Path, awkward_folder: Path) -> None:
+    (tmp_path / "names.txt").write_text("star\nred_heart\n")
+    done = grpo_tta("predict", str(awkward_folder), "--labels-file", str(tmp_path / "names.txt"), "--csv")
+    assert done.returncode == 1
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [Path(row["path"]).name for row in rows] == ["a.jpg", "b.png", "c.png", "d.jpg", "e.jpg", "f.jpg"]
+    assert {row["label"] for row in rows[:4]} <= {"star", "red heart"}
+    assert all(0.5 <= float(row["probability"]) <= 1 and not row["error"] for row in rows[:4])
+    assert all("jpg: " in row["error"] and not row["label"] for row in rows[4:])
+
+
+def test_an_interrupted_predict_keeps_what_it_has(
+    awkward_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(classifier: object, load: object, count: int, batch: int) -> Iterator[tuple[int, str]]:
+        yield 0, "a.jpg: a problem"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grpo_tta.classify.classify", interrupted)
+    monkeypatch.setattr(sys, "argv", ["grpo-tta", "predict", str(awkward_folder), "--labels", "star,heart"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines() == ["a.jpg: a problem", "Interrupted after 1 of 6 pictures."]
 
 
 @pytest.mark.parametrize(

@@ -188,3 +188,15 @@ def test_few_pictures_stand_for_all_classes(folder: Path) -> None:
     task = custom_task(folder, template="a {}.")
     assert sorted(sample(task, 3)) == [0, 3, 7]
     assert sorted(sample(nano_tasks(["fog"], "tuning", 9)[0], 3)) == [0, 1, 2]
+
+
+def test_what_stands_for_classes_is_looked_at(folder: Path) -> None:
+    with pytest.raises(UserError, match="2 pictures, but not in one folder per class"):
+        custom_task(folder / "cat", template="a {}.")
+    split = folder.parent / "split"
+    split.mkdir()
+    folder.rename(split / "train")
+    with pytest.raises(
+        UserError, match=r"train are parts of a data set and no classes; give one of them, such as .*split/train"
+    ):
+        custom_task(split, template="a {}.")

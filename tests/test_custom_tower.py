@@ -108,3 +108,20 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         own_tower(preprocess=lambda image: torch.zeros(3, 32, 64))
     with pytest.raises(UserError, match=r"OwnModel has no name, .*CustomTower"):
         GRPOTTA(OwnModel(), LABELS)  # type: ignore[arg-type]
+
+
+def test_a_block_that_writes_into_its_input_is_refused() -> None:
+    class InPlace(Mixer):
+        def forward(self, x: Tensor) -> Tensor:
+            x += self.mix(self.norm(x)).relu()
+            return x
+
+    with pytest.raises(UserError, match="block 1 writes into its input"):
+        own_tower(blocks=[Mixer(16), InPlace(16)])
+
+
+def test_another_text_side_is_another_model() -> None:
+    """Text features are kept on disk by the fingerprint; a corrected tokenizer changes no weight."""
+    first = own_tower()
+    assert own_tower().fingerprint == first.fingerprint
+    assert own_tower(encode_text=lambda prompts: first.encode_text([p[::2] for p in prompts])).fingerprint != first.fingerprint

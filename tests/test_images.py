@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from grpo_tta.errors import UserError
 from grpo_tta.images import find_images, image_key, load_image, to_rgb
@@ -55,3 +56,18 @@ def test_a_key_is_of_the_pixels() -> None:
     b = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 2, 3))
     assert image_key(a) == image_key(a.copy())
     assert image_key(a) != image_key(b)
+
+
+def test_damaged_exif_costs_the_rotation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(image: Image.Image) -> Image.Image:
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", fails)
+    assert to_rgb(Image.new("L", (3, 2))).size == (3, 2)
+
+
+def test_what_is_wrong_with_a_file_names_the_file(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(UserError, match=r"x\.tiff: The picture holds NaN"):
+        load_image(tmp_path / "x.tiff")
+    assert to_rgb(Image.new("LA", (2, 2)).convert("La")).mode == "RGB"

@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from grpo_tta.errors import UserError
+from grpo_tta.policy import Policy
+from grpo_tta.prompts import ClassPrompts
 from grpo_tta.towers import load_tower
 from grpo_tta.towers.open_clip import OpenClipTower
+from grpo_tta.tuning import make_plan
 from tests.conftest import TINY, tiny_model
 
 VARIANTS = {
@@ -116,3 +119,26 @@ def test_an_encoder_of_unknown_kind_is_refused() -> None:
     model = open_clip.model.CustomTextCLIP(32, vision, TINY["text_cfg"])
     with pytest.raises(UserError, match="the visual encoder ResNet cannot be cut into blocks; `grpo-tta models` lists"):
         OpenClipTower("rn", model, lambda image: image, lambda texts: torch.zeros(1, 1))
+
+
+def test_an_attentional_poolers_queries_are_not_tuned() -> None:
+    """They are the same for all pictures: CoCa's norm over them has no axis of pictures to be one's own along."""
+    vision = {**TINY["vision_cfg"], **VARIANTS["attention-pool"]["vision_cfg"]}
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(**{**TINY, "vision_cfg": vision})
+    model.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    tower = OpenClipTower("coca", model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
+    plan = make_plan(tower, "norm", 1)
+    assert {name.rsplit(".", 1)[0] for name in plan.shapes if name.startswith("head.")} == {
+        "head.ln_post",
+        "head.attn_pool.ln_k",
+    }
+    policy = Policy(tower, ClassPrompts(tuple("abc"), ("{}",), ("{}",), torch.eye(3, 32)))
+    views = torch.randn(3, 4, 3, 32, 32)
+    tokens = policy.observe(views, views[:, :0], [plan.first_block]).tokens[plan.first_block]
+    own = {name: value + 0.1 * torch.randn_like(value) for name, value in plan.start(3).items()}
+    with torch.no_grad():
+        together = policy.adapted(tokens, plan, own)
+        for b in range(3):
+            alone = policy.adapted(tokens[b : b + 1], plan, {name: value[b : b + 1] for name, value in own.items()})
+            torch.testing.assert_close(together[b : b + 1], alone, atol=1e-4, rtol=0)

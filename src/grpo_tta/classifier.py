@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,9 @@ class Explanation:
         views: the selected views with candidates, rewards, advantages and probabilities step by step.
         steps: the policy steps.
         stepped: false where all advantages were zero and no step was taken.
-        content_free: label -> what the frozen model sees in the patch-shuffled copies (empty without copies).
+        content_free: label -> the content-free prior that was taken from the answer: what the frozen model sees in the
+            patch-shuffled copies, or, where these favour the same class as the views and nothing is taken, alike for all
+            labels (empty without copies).
     """
 
     prediction: Prediction
@@ -149,7 +152,8 @@ class GRPOTTA:
             self.tower = load_tower(model, device=device, download=download, dtype=dtype)
         else:
             self.tower = check_tower(model)
-        self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
+        with _plain(self.tower):
+            self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
         self.settings, self.seed, self.reward, self._batch = settings, seed, reward, batch
         settings.group_size(self.policy.classes)
         self._plan = make_plan(self.tower, settings.tuned, settings.last_blocks, settings.rank)
@@ -236,8 +240,9 @@ class GRPOTTA:
     def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[Observation, Adaptation]:
         keys = [image_key(picture) for picture in pictures]
         cuts, stop = [self._plan.first_block], self.settings.stopping
-        _, _, seen = observe_pictures(self.policy, pictures, keys, self.settings.views, self.seed, cuts, stop)
-        return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
+        with _plain(self.tower):
+            _, _, seen = observe_pictures(self.policy, pictures, keys, self.settings.views, self.seed, cuts, stop)
+            return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
 
     def _scores(self, seen: Observation, adaptation: Adaptation) -> list[dict[str, float]]:
         scores = adaptation.after.exp()  # [B, C]
@@ -265,6 +270,13 @@ class GRPOTTA:
         return found
 
 
+@contextlib.contextmanager
+def _plain(tower: Tower) -> Iterator[None]:
+    """A step needs gradients, and all of it its own precision, whatever the caller's code runs under."""
+    with torch.inference_mode(False), torch.autocast(torch.device(tower.device).type, enabled=False):
+        yield
+
+
 def _read(image: ImageLike) -> Image.Image:
     if isinstance(image, str | Path):
         return load_image(image)
@@ -275,4 +287,8 @@ def _read(image: ImageLike) -> Image.Image:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise UserError(f"A picture must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
+    try:
+        image.load()
+    except Exception as error:  # opened by the caller, and read only now
+        raise UserError(f"The picture cannot be read: truncated or damaged ({error}).") from None
     return to_rgb(image)

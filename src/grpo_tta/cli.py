@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -105,17 +109,23 @@ def predict(
     paths: Annotated[
         list[str], typer.Argument(help="Picture files, or folders searched for pictures; ray: one folder or Parquet manifest.")
     ],
-    labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two.")],
+    labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two.")] = "",
+    labels_file: Annotated[
+        Path | None, typer.Option(help="Instead of --labels: class names, one a line, or a .json of label and name.")
+    ] = None,
     model: Model = "nano-clip",
     template: Templates = None,
     preset: Preset = "default",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, a row a picture.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Precision = "float32",
     batch: Batch = 16,
     download: Download = False,
-    out: Annotated[str, typer.Option(help="ray: folder of the answers; an existing run is resumed.")] = "runs/predict",
+    out: Annotated[
+        str, typer.Option(help="ray: folder of the answers (default runs/predict); an existing run is resumed.")
+    ] = "",
     engine: Engine = "local",
     actors: Actors = 2,
     actor_cpus: ActorCpus = 1.0,
@@ -124,28 +134,34 @@ def predict(
     chunk: Chunk = 128,
     ray_address: RayAddress = None,
 ) -> None:
-    """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read."""
+    """Classify your own pictures, each adapted to alone. Exit status 1 if any picture could not be read, 130 if interrupted."""
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.images import find_images
     from grpo_tta.prompts import DEFAULT_TEMPLATE
     from grpo_tta.towers import check_dtype
 
     precision = check_dtype(dtype)
+    names = _class_names(labels, labels_file)
+    if as_json and as_csv:
+        raise UserError("--json and --csv were both given; use one of them.")
     if ray := _ray(engine, actors, actor_cpus, actor_gpus, actor_memory, chunk, ray_address):
         from grpo_tta.distributed import Model as ModelName
         from grpo_tta.distributed import predict_on_ray
 
-        if len(paths) > 1 or as_json:
-            raise UserError("Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json.")
+        if len(paths) > 1 or as_json or as_csv:
+            raise UserError(
+                "Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json or --csv."
+            )
+        out = out or "runs/predict"
         options = {"templates": tuple(template or (DEFAULT_TEMPLATE,)), "settings": preset, "seed": seed}
-        rows = predict_on_ray(
-            ModelName(model, device, download, precision), split_list(labels), paths[0], out, batch, options, ray
-        )
+        rows = predict_on_ray(ModelName(model, device, download, precision), names, paths[0], out, batch, options, ray)
         typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
         return
+    if out:
+        raise UserError("--out belongs to --engine ray; write the output of --json or --csv to a file instead: --csv > FILE.")
     classifier = GRPOTTA(
         model,
-        split_list(labels),
+        names,
         templates=template or DEFAULT_TEMPLATE,
         settings=preset,
         seed=seed,
@@ -154,7 +170,8 @@ def predict(
         download=download,
         dtype=precision,
     )
-    answers, problems = _classify(classifier, find_images([Path(path) for path in paths]), batch)
+    found = find_images([Path(path) for path in paths])
+    answers, problems = _classify(classifier, found, batch)
     if as_json:
         content = {
             "model": model,
@@ -163,10 +180,15 @@ def predict(
             "errors": [{"path": str(path), "error": text} for path, text in problems],
         }
         typer.echo(json.dumps(content, indent=2))
+    elif as_csv:
+        _write_csv(answers, problems)
     else:
-        _print_answers(answers, make_console())
+        _print_answers(answers, model, make_console())
     for _, text in problems:
         typer.echo(text.encode(errors="surrogateescape").decode(errors="replace"), err=True)
+    if (done := len(answers) + len(problems)) < len(found):
+        typer.echo(f"Interrupted after {done} of {len(found)} pictures.", err=True)
+        raise typer.Exit(130)
     if problems:
         raise typer.Exit(1)
 
@@ -340,23 +362,59 @@ def _ray(
     return RaySettings(actors, cpus, gpus, memory, chunk, address)
 
 
+def _class_names(labels: str, labels_file: Path | None) -> list[str]:
+    if (not labels) == (labels_file is None):
+        raise UserError("Name the classes by --labels or by --labels-file, and by one of them alone.")
+    if labels_file is None:
+        return split_list(labels)
+    from grpo_tta.data.custom import class_names, read_labels
+
+    return list(class_names(read_labels(labels_file)))
+
+
 def _classify(
     classifier: GRPOTTA, paths: list[Path], batch: int
 ) -> tuple[list[tuple[Path, Prediction]], list[tuple[Path, str]]]:
+    """Answers and problems, under a bar on the terminal; of an interrupted run those that were found."""
+    from rich.progress import Progress
+
     from grpo_tta.classify import classify
     from grpo_tta.images import load_image
 
     answers: list[tuple[Path, Prediction]] = []
     problems: list[tuple[Path, str]] = []
-    for number, found in classify(classifier, lambda number: load_image(paths[number]), len(paths), batch):
-        if isinstance(found, str):
-            problems.append((paths[number], found))
-        else:
-            answers.append((paths[number], found))
+    console = make_console(stderr=True)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        line = bar.add_task("pictures", total=len(paths))
+        for number, found in classify(classifier, lambda number: load_image(paths[number]), len(paths), batch):
+            if isinstance(found, str):
+                problems.append((paths[number], found))
+            else:
+                answers.append((paths[number], found))
+            bar.advance(line)
     return answers, problems
 
 
-def _print_answers(answers: list[tuple[Path, Prediction]], console: Console) -> None:
+def _shown(path: Path) -> str:
+    """A path as text, as far as its bytes are (names in another encoding)."""
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _write_csv(answers: list[tuple[Path, Prediction]], problems: list[tuple[Path, str]]) -> None:
+    columns = ["path", "label", "probability", "label_before", "probability_before", "error"]
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(columns)
+    for path, a in answers:
+        before = a.probabilities_before[a.label_before]
+        rows.writerow([_shown(path), a.label, f"{a.probability:.6g}", a.label_before, f"{before:.6g}", ""])
+    for path, text in problems:
+        rows.writerow([_shown(path), "", "", "", "", text.encode(errors="surrogateescape").decode(errors="replace")])
+
+
+def _print_answers(answers: list[tuple[Path, Prediction]], model: str, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -372,12 +430,15 @@ def _print_answers(answers: list[tuple[Path, Prediction]], console: Console) -> 
         changed = answer.label != answer.label_before
         label = Text(answer.label, "bold" if changed else "")
         before = answer.probabilities_before[answer.label_before]
-        # A name that is no text (bytes in another encoding) is shown as far as it can be.
-        shown = Text(str(path).encode(errors="surrogateescape").decode(errors="replace"))
-        table.add_row(shown, label, f"{100 * answer.probability:.1f} %", Text(answer.label_before), f"{100 * before:.1f} %")
+        table.add_row(
+            Text(_shown(path)), label, f"{100 * answer.probability:.1f} %", Text(answer.label_before), f"{100 * before:.1f} %"
+        )
     console.print(table)
     forwards, backwards = (fmean(x) for x in zip(*((a.forwards, a.backwards) for _, a in answers), strict=True))
-    console.print(f"[dim]{forwards:.0f} forward and {backwards:.0f} backward passes a picture[/dim]")
+    told = f"Model {model}; {forwards:.0f} forward and {backwards:.0f} backward passes a picture."
+    if model == "nano-clip":
+        told += " It knows drawings alone: for photographs name another --model (photo-clip, ViT-B-16/openai, ...)."
+    console.print(Text(told, "dim"))
 
 
 def _version(wanted: bool) -> None:
@@ -397,6 +458,8 @@ def _options(
 
 def main() -> None:
     """Entry point: a `UserError` is one sentence on standard error and exit status 2, never a traceback."""
+    # `images` has a limit of its own, told in a sentence.
+    warnings.filterwarnings("ignore", message=".*decompression bomb.*")
     try:
         app()
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jfif"})
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 
 
@@ -23,7 +24,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if 0 in image.size:
         raise UserError("The picture has no pixels.")
-    image = ImageOps.exif_transpose(image)
+    with contextlib.suppress(Exception):  # damaged EXIF data over sound pixels: the picture stays as it lies
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         grey = np.asarray(image, dtype=np.float64)
         if not np.isfinite(grey).all():
@@ -35,6 +37,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
             grey = grey - min(grey.min(), 0.0)
             top = max(1.0, float(grey.max()))
         image = Image.fromarray(np.clip(np.rint(grey * (255.0 / top)), 0, 255).astype(np.uint8))
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -69,7 +73,9 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
     try:
         with Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{name}: {image.width} x {image.height} pixels are too many; shrink the picture.")
+                raise UserError(
+                    f"{name}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,}); shrink the picture."
+                )
             image.load()
             try:
                 return to_rgb(image)
@@ -81,7 +87,7 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
         raise UserError(f"{name}: not a picture in a known format; remove it or convert it to PNG or JPEG.") from None
     except Image.DecompressionBombError:
         raise UserError(f"{name}: too many pixels to open safely; shrink the picture.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # readers of damaged files raise anything
         raise UserError(f"{name}: truncated or damaged ({error}); copy or export it again.") from None
 
 

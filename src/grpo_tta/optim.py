@@ -61,7 +61,7 @@ class Update:
         for (name, value), raw in zip(tuned.items(), gradients, strict=True):
             step = raw.nan_to_num(0.0, 0.0, 0.0) * per_image(scale, raw)
             if self._optimizer == "adam":
-                step = self._moment_ratio(name, step)
+                step = self._moment_ratio(name, step) * per_image(moves.to(norm), step)
             out[name] = (value.detach() * per_image(kept, value) + self._learning_rate * step).requires_grad_()
         return out, norm
 
@@ -135,10 +135,11 @@ def within_trust(
     current = dict(moved)
     for trial in range(1, halvings + 2):
         new = policy.adapted(tokens, plan, current)
-        too_far = objective.kl_divergence(new, reference_log_probs).mean(1) > max_kl
+        too_far = ~(objective.kl_divergence(new, reference_log_probs).mean(1) <= max_kl)  # NaN is too far, too
         if not too_far.any():
             return current, trial
         share = torch.where(too_far, 0.0 if trial == halvings + 1 else share / 2, share)
-        current = {name: start[name].lerp(moved[name], per_image(share, moved[name])) for name in moved}
+        part = {name: per_image(share, value) for name, value in moved.items()}
+        current = {name: torch.where(part[name] > 0, start[name].lerp(moved[name], part[name]), start[name]) for name in moved}
         current = {name: value.detach().requires_grad_() for name, value in current.items()}
     return current, halvings + 1

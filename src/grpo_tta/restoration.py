@@ -16,9 +16,10 @@ def restore_contrast(pixels: Tensor, tail: float = 0.01, max_gain: float = 8.0) 
     """The picture with its contrast restored: what fog, glare and a dim sensor take away.
 
     Each channel is stretched about its own middle by a gain that all channels share, so large that the widest channel
-    fills 95 % of the range between its `tail` quantiles. One gain for all keeps the ratios of the channels, and so the
-    hues; a picture that fills the range already stays nearly as it is. In the spirit of AugMix's autocontrast
-    (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
+    fills 95 % of the range between its `tail` quantiles. One gain for all keeps the differences within a picture as they
+    stand to each other, and so its hues; the middles come nearer to grey by the same gain, so that a picture of next to no
+    contrast loses most of the colour that all of it has. A picture that fills the range already stays nearly as it is. In the
+    spirit of AugMix's autocontrast (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
     """
     flat = pixels.flatten(1)
     last = flat.shape[1] - 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 from grpo_tta.candidates import GROUP_RULES, GroupRule
 from grpo_tta.errors import UserError
@@ -85,6 +86,20 @@ class GRPOSettings:
     adapted_prior: bool = False
 
     def __post_init__(self) -> None:
+        for name, value in (*vars(self).items(), *vars(self.rewards).items()):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} must be a finite number, not {value}.")
+        for name in ("kl_weight", "prior_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more, not {getattr(self, name)}.")
+        for name in ("target_temperature", "max_gradient_norm"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise UserError(f"{name} must be positive, not {value}.")
+        if not 0 < self.nucleus_mass <= 1:
+            raise UserError(f"nucleus_mass is a share above 0 and at most 1, not {self.nucleus_mass}.")
+        for name, known in (("advantage", get_args(AdvantageForm)), ("weighting", get_args(Weighting))):
+            if getattr(self, name) not in known:
+                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose {', '.join(known)}.")
         if not 1 <= self.selected <= self.views.views:
             raise UserError(f"{self.selected} of {self.views.views} views cannot be selected; use 1 to {self.views.views}.")
         if self.candidates is not None and self.candidates < 1:

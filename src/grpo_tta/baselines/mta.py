@@ -6,7 +6,8 @@ It maximises over a mode m and inlierness scores y on the simplex
 
 with w_pq = <pi_0(.|v_p), pi_0(.|v_q)>, by turns of y = softmax((K + lambda_q W y) / lambda_y) and
 m = sum y K f / sum y K. How this differs from the paper: both loops run a fixed number of turns instead of until a
-tolerance, so that an image's result cannot depend on its batch.
+tolerance, so that an image's result cannot depend on its batch; and a turn moves the mode once and leaves its length, where the
+official code moves it up to five times and brings it to unit length.
 """
 
 from __future__ import annotations

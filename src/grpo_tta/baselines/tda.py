@@ -3,7 +3,8 @@
 The positive cache holds a few sure images per predicted class and raises that class for similar images; the negative
 cache holds a few unsure ones and lowers the classes that they made plausible. How this differs from the paper: only the
 untouched picture is used, not the mean of confident crops that its experiments on ImageNet variants take; the same
-settings serve every data set.
+settings serve every data set; and entropy is measured over log C, where the official code divides one in nats by log2 C, so
+that its window of 0.2 to 0.5 admits surer pictures there (0.29 to 0.72 in its own units are these).
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ def transductive_target(images: Tensor, prompts: Tensor, scale: float) -> Tensor
 def transductive_agreement(images: Tensor, prompts: Tensor, scale: float) -> Tensor:
     """mean_i sum_j Q_ij log softmax_j(s <f_i, t_j>), the negative cross-entropy towards a target that is held fixed.
 
+    As the papers write it; the official codes transpose Q, which is not symmetric after its softmax.
+
     Args:
         images: unit features `[N, D]` of N images, carry the gradient.
         prompts: unit features `[N, D]` of a prompt for each.

@@ -27,6 +27,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.images import SUFFIXES, load_image, read_image
 
 _KIND: Kind = "real"
+_PARTS = frozenset({"train", "val", "valid", "validation", "test"})
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -157,6 +158,16 @@ _Parts = tuple[list[str], list[str], _Open]
 
 def _folder(path: Path) -> _Parts:
     files = sorted(p.relative_to(path) for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    classes = {file.parts[0] for file in files}
+    if classes and classes <= _PARTS:
+        raise UserError(
+            f"{path}: {', '.join(sorted(classes))} are parts of a data set and no classes; give one of them, such as "
+            f"{path / min(classes)}."
+        )
+    if not files and (loose := [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]):
+        raise UserError(
+            f"{path}: {len(loose)} pictures, but not in one folder per class; sort them, or write a .csv of path,label."
+        )
     ids, labels = ([_text(name) for name in names] for names in ([f.as_posix() for f in files], [f.parts[0] for f in files]))
     return ids, labels, lambda keep: lambda n: load_image(path / files[keep[n]])
 
@@ -169,7 +180,8 @@ def _text(name: str) -> str:
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
-        raise UserError(f"{path}: the column {missing[0]!r} is missing; it needs {' and '.join(wanted)}.")
+        told = ", separated by commas" if path.suffix.lower() == ".csv" else ""
+        raise UserError(f"{path}: the column {missing[0]!r} is missing; it needs {' and '.join(wanted)}{told}.")
 
 
 def _csv(path: Path) -> _Parts:

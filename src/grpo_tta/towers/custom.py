@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
@@ -43,7 +44,7 @@ class CustomTower:
             name: as it stands in tables.
             model: holds every parameter.
             prefix: pixels `[N, 3, S, S]` -> tokens that enter the first block, `[N, ...]`.
-            blocks: in order; each maps tokens to tokens, keeps the first axis and never mixes pictures.
+            blocks: in order; each maps tokens to new tokens, keeps the first axis and never mixes pictures.
             head: tokens of the last block -> image features `[N, D]`, not normalised.
             encode_text: N prompts -> text features `[N, D]`, not normalised.
             image_size: S.
@@ -78,24 +79,32 @@ class CustomTower:
                 v2.Normalize(list(mean), list(std)),
             ]
         )
-        self.fingerprint = fingerprint(model)
-        self._check()
+        read = self._check()
+        # Text features are kept on disk by this name: what the text side says is part of it, and not its weights alone.
+        self.fingerprint = hashlib.blake2b(
+            fingerprint(model).encode() + read.float().cpu().numpy().tobytes(), digest_size=16
+        ).hexdigest()
 
     @torch.no_grad()
-    def _check(self) -> None:
+    def _check(self) -> Tensor:
         S = self.image_size
         blank = self.preprocess(Image.new("RGB", (2 * S, S)))
         if blank.shape != (3, S, S):
             raise UserError(f"{self.name}: preprocess returned {tuple(blank.shape)}; it must return (3, {S}, {S}).")
         tokens = self.prefix(torch.stack([blank, blank]).to(self.device))
-        for block in self.blocks:
-            tokens = block(tokens)
+        for number, block in enumerate(self.blocks):
+            before = tokens.clone()
+            after = block(tokens)
+            if not torch.equal(before, tokens):  # tokens are kept, and read again after a step
+                raise UserError(f"{self.name}: block {number} writes into its input; write x = x + f(x) instead of x += f(x).")
+            tokens = after
         seen, read = self.head(tokens), self.encode_text(["a photo", "a drawing"])
         if seen.ndim != 2 or seen.shape != read.shape or len(seen) != 2:
             raise UserError(
                 f"{self.name}: two pictures gave features {tuple(seen.shape)} and two prompts {tuple(read.shape)}; both must "
                 "be (2, D) with the same D."
             )
+        return read
 
     def preprocess(self, image: Image.Image) -> Tensor:
         return self._preprocess(image)

@@ -65,7 +65,9 @@ class _PlainCut:
         self.blocks: list[nn.Module] = list(visual.transformer.resblocks)
         if reads_class_token(visual):  # what the last block makes of the other tokens nobody reads
             self.blocks[-1] = ClassTokenBlock(visual.transformer.resblocks[-1])
-        self.head_modules = _present(ln_post=visual.ln_post, attn_pool=visual.attn_pool)
+        # Of an attentional pooler (CoCa) only what reads a picture's tokens; its queries are the same for all pictures.
+        pool = visual.attn_pool
+        self.head_modules = _present(ln_post=visual.ln_post, **({} if pool is None else {"attn_pool.ln_k": pool.ln_k}))
 
     def prefix(self, pixels: Tensor) -> Tensor:
         return self._visual._embeds(pixels)
