@@ -156,3 +156,9 @@ def test_the_callers_torch_state_is_neither_needed_nor_touched(preset: str) -> N
 def test_a_picture_opened_and_not_yet_read_may_be_damaged(classifier: GRPOTTA, awkward_folder: Path) -> None:
     with Image.open(awkward_folder / "e.jpg") as picture, pytest.raises(UserError, match="truncated or damaged"):
         classifier.predict(picture)
+
+
+def test_any_iterable_will_do(classifier: GRPOTTA) -> None:
+    some = pictures(3)
+    assert [a.label for a in classifier.predict(p for p in some)] == [a.label for a in classifier.predict(some)]
+    assert classifier.predict([]) == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final, overload
@@ -165,12 +166,13 @@ class GRPOTTA:
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence
     @overload
-    def predict(self, images: Sequence[ImageLike]) -> list[Prediction]: ...
-    def predict(self, images: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
+    def predict(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
         """Adapts to each picture alone and classifies it.
 
         Args:
-            images: one picture or a list: PIL image, uint8 array `[H, W, 3]` or `[H, W]`, or a path.
+            images: one picture, or any number of them (a list, a generator): PIL image, uint8 array `[H, W, 3]` or `[H, W]`,
+                or a path.
 
         Raises:
             UserError: a picture is missing, damaged or of an unusable type (named in the message).
@@ -182,8 +184,8 @@ class GRPOTTA:
     @overload
     def score(self, images: ImageLike) -> dict[str, float]: ...  # type: ignore[overload-overlap]  # a str is a sequence
     @overload
-    def score(self, images: Sequence[ImageLike]) -> list[dict[str, float]]: ...
-    def score(self, images: ImageLike | Sequence[ImageLike]) -> dict[str, float] | list[dict[str, float]]:
+    def score(self, images: Iterable[ImageLike]) -> list[dict[str, float]]: ...
+    def score(self, images: ImageLike | Iterable[ImageLike]) -> dict[str, float] | list[dict[str, float]]:
         """Label -> score from 0 to 1 after adaptation, the way the model itself scores.
 
         For a model of softmax the probabilities of `predict`. For one of sigmoid (SigLIP) sigmoid(z), where z are the adapted
@@ -232,10 +234,11 @@ class GRPOTTA:
         content_free = {} if prior is None else dict(zip(labels, prior[0].exp().tolist(), strict=True))
         return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.proposal.stepped[0]), content_free)
 
-    def _batches(self, images: Sequence[ImageLike]) -> Iterator[tuple[Observation, Adaptation]]:
+    def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[Observation, Adaptation]]:
         """Batch after batch, so that no more pictures than one batch's are ever held decoded."""
-        for first in range(0, len(images), self._batch):
-            yield self._adapt([_read(image) for image in images[first : first + self._batch]])
+        waiting = iter(images)
+        while some := [_read(image) for image in itertools.islice(waiting, self._batch)]:
+            yield self._adapt(some)
 
     def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[Observation, Adaptation]:
         keys = [image_key(picture) for picture in pictures]

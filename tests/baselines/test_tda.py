@@ -41,9 +41,9 @@ def test_a_full_queue_gives_up_its_most_uncertain_entry():
 
 
 def test_negative_cache_by_hand():
-    """(0.88, 0.10, 0.02) has H / log 3 = 0.384: it enters, and lowers the classes above 0.03, that is 0 and 1."""
+    """(0.8, 0.18, 0.02) has H = 0.565 nats, over log2 3 0.357: it enters, and lowers what is above 0.03, classes 0 and 1."""
     settings, caches = new()
-    add_negative(caches, E1, log(0.88, 0.10, 0.02), settings)
+    add_negative(caches, E1, log(0.8, 0.18, 0.02), settings)
     expected = -0.117 * math.exp(-1) * torch.tensor([1.0, 1.0, 0.0])
     torch.testing.assert_close(cache_logits(caches, E2, settings), expected)
 

@@ -128,6 +128,8 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
         trace = gr.HTML("", elem_id="tta-trace")
         inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace]
         gr.on([button.click, kind.change, severity.release, page.load], adapt, inputs, outputs, api_name="adapt")
+        # what stands beside a new picture must not be another one's answer
+        image.upload(lambda: (EMPTY, ""), None, outputs, queue=False, api_visibility="private")
         chosen = examples.click(choose, examples, [image, labels, template], api_visibility="private")
         chosen.then(adapt, inputs, outputs, api_visibility="private")
     return page
