@@ -81,7 +81,7 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
                 return to_rgb(image)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from None
-    except UserError:
+    except (UserError, MemoryError):  # the second is the machine's fault, not the picture's
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name}: not a picture in a known format; remove it or convert it to PNG or JPEG.") from None
