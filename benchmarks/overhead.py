@@ -14,7 +14,7 @@ the ratio within a round, of wall clock:
 - accurate_over_views: an episode with the default settings over the forward pass of its views and copies.
 - naive_over_accurate, naive_over_fast: `naive`, below, over an episode of the two presets; all with the making of the views,
   from a decoded picture. `fast` reads as many views as the picture needs; of random weights, which are at a loss about all
-  classes, six.
+  classes, seven.
 - trunk_over_matmul: operations a second in the forward pass of the V views over those in a product of large matrices.
 
 Beside them `rlcf_over_views`: the settings of `naive` on the library's own code (`rlcf-full` of the tables) over the forward

@@ -6,7 +6,6 @@ Views and the frozen pass are made once an image and lent to every method. Label
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -33,7 +32,7 @@ from grpo_tta.errors import UserError, sentence
 from grpo_tta.images import to_rgb
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
-from grpo_tta.records import Record, part_path, settings_hash, write_json, write_part
+from grpo_tta.records import Record, part_path, short_hash, write_json, write_part
 from grpo_tta.towers import Tower
 from grpo_tta.views import ViewSettings
 
@@ -96,13 +95,6 @@ def with_counts(settings: ViewSettings, methods: Sequence[Method]) -> ViewSettin
     return replace(settings, views=views, copies=copies)
 
 
-def _pictures_hash(task: Task) -> str:
-    """Short hash of which pictures a task holds, and in which order."""
-    return hashlib.blake2b(
-        "\n".join([task.version, *task.image_ids]).encode(errors="surrogateescape"), digest_size=6
-    ).hexdigest()
-
-
 def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method], settings: RunSettings) -> dict[str, Any]:
     """What a run depends on; two runs with the same description give the same predictions."""
     return {
@@ -113,7 +105,7 @@ def describe_run(tower: Tower, tasks: Sequence[Task], methods: Sequence[Method],
         "views": asdict(settings.views),
         "first_only": dict(settings.first_only),
         "tasks": {task.name: len(task.image_ids) for task in tasks},
-        "pictures": {task.name: _pictures_hash(task) for task in tasks},
+        "pictures": {task.name: short_hash([task.version, *task.image_ids]) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "templates": {task.name: list(task.templates) for task in tasks},
         "methods": {
@@ -206,15 +198,13 @@ def open_run(
     stateful = [m.name for m in methods if m.protocol != "episodic"]
     if stateful and settings.shard[1] > 1:
         raise UserError(f"{stateful[0]} depends on the order of images and cannot be sharded; run it in one piece.")
-    for task in tasks:
-        task_policy(tower, task)  # what makes no prompts is told before the folder is bound to it; kept on disk for the run
-    try:
-        info = _open_run(out, describe_run(tower, tasks, methods, settings))
-        if timed and tasks and not info["cost"]:
-            info["cost"] = time_methods(task_policy(tower, tasks[0]), tasks[0], methods, settings)
-            write_json(out / "run.json", info)
-    except OSError as error:
-        raise UserError(f"{out}: nothing can be written there ({error}); name another --out.") from None
+    if not (out / "run.json").is_file():
+        for task in tasks:
+            task_policy(tower, task)  # what makes no prompts is told before the folder is bound to it; kept on disk for the run
+    info = _open_run(out, describe_run(tower, tasks, methods, settings))
+    if timed and tasks and not info["cost"]:
+        info["cost"] = time_methods(task_policy(tower, tasks[0]), tasks[0], methods, settings)
+        write_json(out / "run.json", info)
 
 
 def run(
@@ -428,7 +418,7 @@ def _common(task: Task, image: _Image, method: Method, settings: RunSettings) ->
         "protocol": method.protocol,
         "reward": method.reward,
         "seed": settings.seed,
-        "settings_hash": settings_hash(method.settings),
+        "settings_hash": short_hash(method.settings),
         "versions": versions(),
     }
 

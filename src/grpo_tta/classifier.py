@@ -292,6 +292,8 @@ def _read(image: ImageLike) -> Image.Image:
         raise UserError(f"A picture must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
     try:
         image.load()
+    except MemoryError:  # the machine's fault, not the picture's
+        raise
     except Exception as error:  # opened by the caller, and read only now
         raise UserError(f"The picture cannot be read: truncated or damaged ({error}).") from None
     return to_rgb(image)

@@ -32,7 +32,7 @@ from grpo_tta.cli_options import (
     split_list,
 )
 from grpo_tta.data.benchmarks import commands as datasets_commands
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text
 from grpo_tta.sweep_command import read_seeds, sweep
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def predict(
     else:
         _print_answers(answers, model, make_console())
     for _, text in problems:
-        typer.echo(text.encode(errors="surrogateescape").decode(errors="replace"), err=True)
+        typer.echo(as_text(text), err=True)
     if (done := len(answers) + len(problems)) < len(found):
         typer.echo(f"Interrupted after {done} of {len(found)} pictures.", err=True)
         raise typer.Exit(130)
@@ -398,20 +398,15 @@ def _classify(
     return answers, problems
 
 
-def _shown(path: Path) -> str:
-    """A path as text, as far as its bytes are (names in another encoding)."""
-    return str(path).encode(errors="surrogateescape").decode(errors="replace")
-
-
 def _write_csv(answers: list[tuple[Path, Prediction]], problems: list[tuple[Path, str]]) -> None:
     columns = ["path", "label", "probability", "label_before", "probability_before", "error"]
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(columns)
     for path, a in answers:
         before = a.probabilities_before[a.label_before]
-        rows.writerow([_shown(path), a.label, f"{a.probability:.6g}", a.label_before, f"{before:.6g}", ""])
+        rows.writerow([as_text(str(path)), a.label, f"{a.probability:.6g}", a.label_before, f"{before:.6g}", ""])
     for path, text in problems:
-        rows.writerow([_shown(path), "", "", "", "", text.encode(errors="surrogateescape").decode(errors="replace")])
+        rows.writerow([as_text(str(path)), "", "", "", "", as_text(text)])
 
 
 def _print_answers(answers: list[tuple[Path, Prediction]], model: str, console: Console) -> None:
@@ -431,7 +426,11 @@ def _print_answers(answers: list[tuple[Path, Prediction]], model: str, console: 
         label = Text(answer.label, "bold" if changed else "")
         before = answer.probabilities_before[answer.label_before]
         table.add_row(
-            Text(_shown(path)), label, f"{100 * answer.probability:.1f} %", Text(answer.label_before), f"{100 * before:.1f} %"
+            Text(as_text(str(path))),
+            label,
+            f"{100 * answer.probability:.1f} %",
+            Text(answer.label_before),
+            f"{100 * before:.1f} %",
         )
     console.print(table)
     forwards, backwards = (fmean(x) for x in zip(*((a.forwards, a.backwards) for _, a in answers), strict=True))

@@ -8,6 +8,11 @@ class UserError(ValueError):
     """
 
 
+def as_text(name: str) -> str:
+    """A file's name, or a sentence with one in it, as text: as far as its bytes are, where they are of another encoding."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def sentence(error: Exception) -> str:
     """What a row or a line of output says about an error that ended one picture only."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -102,18 +102,25 @@ class Record:
     error: str | None = None
 
 
-def settings_hash(settings: Any) -> str:
+def short_hash(content: Any) -> str:
     """Short hash of a (nested) frozen dataclass, of plain values, or of None."""
-    plain = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings
+    plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
     return hashlib.blake2b(json.dumps(plain, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    """Writes JSON atomically.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: nothing can be written there ({error}); name another folder.") from None
 
 
 def part_path(folder: Path, task: str, chunk: int) -> Path:
@@ -138,9 +145,14 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _parts(folder: Path) -> list[Path]:
+    """The parts of a run that are whole."""
+    return sorted((Path(folder) / "records").glob("[!.]*.parquet"))
+
+
 def read_errors(folders: Sequence[Path]) -> pd.DataFrame:
     """The rows of runs that hold an error: `task`, `image_id`, `method`, `error`."""
-    parts = [part for folder in folders for part in sorted((Path(folder) / "records").glob("[!.]*.parquet"))]
+    parts = [part for folder in folders for part in _parts(folder)]
     columns = ["task", "image_id", "method", "error"]
     frames = [pq.read_table(part, columns=columns, filters=pc.field("error").is_valid()).to_pandas() for part in parts]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -155,7 +167,7 @@ def read_records(folders: Sequence[Path]) -> pd.DataFrame:
     frames = []
     place: dict[str, int] = {}
     for folder in folders:
-        parts = sorted((Path(folder) / "records").glob("[!.]*.parquet"))
+        parts = _parts(folder)
         if not parts:
             raise UserError(f"{folder}: no records; name the --out folder of a run.")
         run = Path(folder) / "run.json"

@@ -15,7 +15,7 @@ from grpo_tta.baselines.teacher import TaughtSettings, taught_methods, taught_rl
 from grpo_tta.cli import app
 from grpo_tta.policy import Policy
 from grpo_tta.prompts import make_prompts
-from grpo_tta.records import settings_hash
+from grpo_tta.records import short_hash
 from tests import families
 
 
@@ -41,7 +41,7 @@ def test_the_named_methods_that_take_one(tiny_tower):
     assert (method.reward, method.teacher) == ("teacher", "tiny")
     assert method.settings == TaughtSettings(RLCFSettings(), "tiny", tower.fingerprint)
     other = taught_methods(["rlcf"], tiny_tower(seed=4))[0]
-    assert settings_hash(method.settings) != settings_hash(other.settings)
+    assert short_hash(method.settings) != short_hash(other.settings)
 
 
 @pytest.mark.towers

@@ -5,7 +5,6 @@ The same pictures give the same answers in all three: random numbers go by pixel
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tempfile
@@ -23,8 +22,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from grpo_tta.data.tasks import Kind, Task, evenly
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text
 from grpo_tta.images import SUFFIXES, load_image, read_image
+from grpo_tta.records import short_hash
 
 _KIND: Kind = "real"
 _PARTS = frozenset({"train", "val", "valid", "validation", "test"})
@@ -122,7 +122,7 @@ def _version(path: Path, ids: Sequence[str], numbers: Sequence[int]) -> str:
         base = path if path.is_dir() else path.parent
         files = [base / name for name in ids]
     sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
-    return hashlib.blake2b(json.dumps([sizes, list(numbers)]).encode(), digest_size=6).hexdigest()
+    return short_hash([sizes, list(numbers)])
 
 
 def class_names(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -168,13 +168,8 @@ def _folder(path: Path) -> _Parts:
         raise UserError(
             f"{path}: {len(loose)} pictures, but not in one folder per class; sort them, or write a .csv of path,label."
         )
-    ids, labels = ([_text(name) for name in names] for names in ([f.as_posix() for f in files], [f.parts[0] for f in files]))
+    ids, labels = ([as_text(name) for name in names] for names in ([f.as_posix() for f in files], [f.parts[0] for f in files]))
     return ids, labels, lambda keep: lambda n: load_image(path / files[keep[n]])
-
-
-def _text(name: str) -> str:
-    """A file's name as text, as far as its bytes are: records hold no others."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
@@ -196,9 +191,10 @@ def _csv(path: Path) -> _Parts:
 
 def _parquet(path: Path) -> _Parts:
     try:
-        found = pq.read_schema(path).names
+        schema = pq.read_schema(path)
+        found = schema.names
         _columns(found, ("image", "label"), path)
-        _check_encoded(pq.read_schema(path).field("image").type, path)
+        _check_encoded(schema.field("image").type, path)
         has_id = "image_id" in found
         table = pq.read_table(path, columns=["label", *(["image_id"] if has_id else [])])
     except (OSError, ValueError) as error:

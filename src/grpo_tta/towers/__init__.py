@@ -7,16 +7,13 @@ The modules below this package are the only ones that import open_clip and trans
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from grpo_tta.errors import UserError
-
-if TYPE_CHECKING:
-    from grpo_tta.towers.names import Source
 
 
 class Tower(Protocol):
@@ -105,19 +102,13 @@ def load_tower(model: str, *, device: str | torch.device = "cpu", download: bool
     trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
     source = resolve(model, open_clip.pretrained_tags())
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
-        return _load(source, model, device, trunk, download)
-
-
-def _load(source: Source, model: str, device: torch.device, trunk: torch.dtype, download: bool) -> Tower:
-    from grpo_tta.towers import open_clip
-
-    if source.library == "open_clip":
-        return open_clip.load(source, device=device, download=download, dtype=trunk)
-    try:
-        from grpo_tta.towers import transformers
-    except ModuleNotFoundError as error:
-        raise UserError(f"{model} needs {error.name}; install it with: pip install 'grpo-tta[transformers]'.") from error
-    return transformers.load(source, device=device, download=download, dtype=trunk)
+        if source.library == "open_clip":
+            return open_clip.load(source, device=device, download=download, dtype=trunk)
+        try:
+            from grpo_tta.towers import transformers
+        except ModuleNotFoundError as error:
+            raise UserError(f"{model} needs {error.name}; install it with: pip install 'grpo-tta[transformers]'.") from error
+        return transformers.load(source, device=device, download=download, dtype=trunk)
 
 
 def check_dtype(name: str) -> Dtype:

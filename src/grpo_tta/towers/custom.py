@@ -80,10 +80,10 @@ class CustomTower:
             ]
         )
         read = self._check()
-        # Text features are kept on disk by this name: what the text side says is part of it, and not its weights alone.
-        self.fingerprint = hashlib.blake2b(
-            fingerprint(model).encode() + read.float().cpu().numpy().tobytes(), digest_size=16
-        ).hexdigest()
+        # Text features are kept on disk by this name: what the text side says is part of it, and not its weights alone. Its
+        # signs, since the last digits differ between machines.
+        signs = (read > 0).cpu().numpy().tobytes()
+        self.fingerprint = hashlib.blake2b(fingerprint(model).encode() + signs, digest_size=16).hexdigest()
 
     @torch.no_grad()
     def _check(self) -> Tensor:
