@@ -1,4 +1,4 @@
-"""Draws the figure of docs/method.md: one picture's episode on nano-clip. `python docs/make_figures.py [FOLDER]`"""
+"""Draws the figure of docs/method.md: one image's episode on nano-clip. `python docs/make_figures.py [FOLDER]`"""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from grpo_tta import GRPOTTA
-from grpo_tta.batches import make_batch
 from grpo_tta.data import nano
-from grpo_tta.figures import AFTER, BEFORE, GRID, OTHER
-from grpo_tta.images import image_key
+from grpo_tta.engine.batches import make_batch
+from grpo_tta.images.read import image_key
+from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER
 
 TASK, NUMBER = "fog", 61
 SHOWN = 6
@@ -50,12 +50,12 @@ def method_figure(path: Path) -> None:
     spec = nano.TASKS[TASK]
     image = Image.fromarray(nano.item(TASK, "tuning", NUMBER).image)
     classifier = GRPOTTA("nano-clip", spec.classes, templates=spec.template)
-    tower, told = classifier.tower, classifier.explain(image)
-    views, copies = make_batch(tower, [image], [image_key(image)], classifier.settings.views, classifier.seed)
+    backbone, told = classifier.backbone, classifier.explain(image)
+    views, copies = make_batch(backbone, [image], [image_key(image)], classifier.settings.views, classifier.seed)
 
     def show(ax: Axes, pixels: torch.Tensor | np.ndarray, title: str) -> None:
         if isinstance(pixels, torch.Tensor):
-            pixels = (pixels * tower.std[:, None, None] + tower.mean[:, None, None]).clamp(0, 1).permute(1, 2, 0).numpy()
+            pixels = (pixels * backbone.std[:, None, None] + backbone.mean[:, None, None]).clamp(0, 1).permute(1, 2, 0).numpy()
         ax.imshow(pixels)
         ax.set_axis_off()
         ax.set_title(title, fontsize=9, loc="left")
@@ -63,7 +63,7 @@ def method_figure(path: Path) -> None:
     figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[0.78, 1.15])
     row = above.subplots(1, SHOWN + 4)
-    show(row[0], np.asarray(image), "picture")
+    show(row[0], np.asarray(image), "image")
     for number in range(SHOWN):
         show(row[1 + number], views[0, number], "1 views, 2 π₀" if number == 0 else "")
     for number in range(3):

@@ -1,6 +1,6 @@
-"""Miniature trees in the true layouts: real class folders and list files, one or two small pictures a class.
+"""Miniature trees in the true layouts: real class folders and list files, one or two small images a class.
 
-A picture's colour tells the label that the builder meant, so that a test can see whether the reader agrees.
+An image's colour tells the label that the builder meant, so that a test can see whether the reader agrees.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from grpo_tta.data.benchmarks.catalogue import BENCHMARKS
-from grpo_tta.data.benchmarks.imagenet import subset_ids, wordnet_ids
-from grpo_tta.data.benchmarks.spec import Benchmark
+from grpo_tta.data.public.catalogue import BENCHMARKS
+from grpo_tta.data.public.imagenet import subset_ids, wordnet_ids
+from grpo_tta.data.public.spec import Benchmark
 
 
 @cache
-def picture(label: int) -> bytes:
+def drawing(label: int) -> bytes:
     colour = (label % 32 * 8 + 4, label // 32 * 8 + 4, 128)
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), colour).save(buffer, "JPEG", quality=95)
@@ -36,7 +36,7 @@ def label_of(image: Image.Image) -> int:
 
 def put(path: Path, label: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture(label))
+    path.write_bytes(drawing(label))
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Tree:
     Attributes:
         benchmark: the real one with the miniature's counts.
         root: what --root is.
-        pictures: files of the reported part.
+        images: files of the reported part.
         classes: names that the reader must give, in order; None where they are OpenAI's.
         split: the split or list file, if any.
     """
 
     benchmark: Benchmark
     root: Path
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     classes: tuple[str, ...] | None = None
     split: Path | None = None
 
 
 WORDNET = {
-    # name: (folder in CoOp's layout, in TPT's, file name of picture n, all numbers through)
+    # name: (folder in CoOp's layout, in TPT's, file name of image n, all numbers through)
     "imagenet": ("imagenet/images/val", "ImageNet/val", "ILSVRC2012_val_{:08d}.JPEG"),
     "imagenet-a": ("imagenet-adversarial/imagenet-a", "imagenet-a", "0.{:06d}_goldfish _ shark_0.9.jpg"),
     "imagenet-v2": (
@@ -87,7 +87,7 @@ def wordnet_tree(name: str, root: Path, layout: str) -> Tree:
 
 Path3 = Callable[[int, int], str]
 SPLITS: dict[str, tuple[str, str, tuple[str, ...], Path3]] = {
-    # name: (pictures in CoOp's layout, in TPT's, names in the split, (label, n) -> path in the split)
+    # name: (images in CoOp's layout, in TPT's, names in the split, (label, n) -> path in the split)
     "flowers102": (
         "oxford_flowers/jpg", "Flower102/jpg",
         ("pink primrose", "colt's foot", "shasta daisy"),
@@ -137,7 +137,7 @@ SPLITS: dict[str, tuple[str, str, tuple[str, ...], Path3]] = {
 
 
 def split_tree(name: str, root: Path, layout: str) -> Tree:
-    """Three classes of one train, one val and two test pictures; TPT keeps its lists in data_splits/ instead."""
+    """Three classes of one train, one val and two test images; TPT keeps its lists in data_splits/ instead."""
     coop, tpt, classes, path = SPLITS[name]
     folder = root / (coop if layout == "coop" else tpt)
     beside = folder if name in ("stanford-cars",) else folder.parent

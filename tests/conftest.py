@@ -1,4 +1,4 @@
-"""Fixtures: a tiny random tower of true architecture, the shipped nano-clip, and a folder of awkward pictures."""
+"""Fixtures: a tiny random backbone of true architecture, the shipped nano-clip, and a folder of awkward images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import ClassPrompts
-from grpo_tta.towers import Tower, load_tower
-from grpo_tta.towers.open_clip import OpenClipTower
+from grpo_tta.backbones.base import Backbone, load_backbone
+from grpo_tta.backbones.open_clip import OpenClipBackbone
+from grpo_tta.backbones.prompts import ClassPrompts
+from grpo_tta.engine.policy import Policy
 
 TINY = {
     "embed_dim": 32,
@@ -46,30 +46,30 @@ def tiny_model(seed: int = 0) -> open_clip.CLIP:
     return model
 
 
-def tiny_tower(seed: int = 0) -> OpenClipTower:
+def tiny_backbone(seed: int = 0) -> OpenClipBackbone:
     preprocess = open_clip.image_transform(32, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return OpenClipTower("tiny", tiny_model(seed), preprocess, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
+    return OpenClipBackbone("tiny", tiny_model(seed), preprocess, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
 
 
 @pytest.fixture
-def tower() -> OpenClipTower:
-    return tiny_tower()
+def backbone() -> OpenClipBackbone:
+    return tiny_backbone()
 
 
 @pytest.fixture
-def policy(tower: OpenClipTower) -> Policy:
+def policy(backbone: OpenClipBackbone) -> Policy:
     generator = torch.Generator().manual_seed(5)
     features = torch.nn.functional.normalize(torch.randn(10, 32, generator=generator), dim=-1)
-    return Policy(tower, ClassPrompts(tuple("abcdefghij"), ("{}",), ("{}",), features))
+    return Policy(backbone, ClassPrompts(tuple("abcdefghij"), ("{}",), ("{}",), features))
 
 
 @pytest.fixture(scope="session")
-def nano_tower() -> Tower:
-    return load_tower("nano-clip")
+def nano_backbone() -> Backbone:
+    return load_backbone("nano-clip")
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def image() -> Image.Image:
     rng = np.random.default_rng(3)
     small = Image.fromarray(rng.integers(0, 256, (8, 6, 3), dtype=np.uint8))
     return small.resize((60, 80), Image.Resampling.BICUBIC)
@@ -78,7 +78,7 @@ def picture() -> Image.Image:
 @pytest.fixture
 def awkward_folder(tmp_path: Path) -> Path:
     """Good: a JPEG, a PNG with alpha, a 16-bit grey PNG, a rotated photo. Bad: a truncated JPEG, a text named .jpg."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
@@ -91,5 +91,5 @@ def awkward_folder(tmp_path: Path) -> Path:
     photo.save(folder / "d.jpg", exif=exif)
     data = (folder / "a.jpg").read_bytes()
     (folder / "e.jpg").write_bytes(data[: len(data) // 2])
-    (folder / "f.jpg").write_text("not a picture")
+    (folder / "f.jpg").write_text("not an image")
     return folder

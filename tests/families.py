@@ -1,6 +1,6 @@
 """Folders of small random models of the true architectures, in the formats that users bring them in.
 
-Width, depth and picture size are reduced where the library's configuration allows it; classes, block structure and the order
+Width, depth and image size are reduced where the library's configuration allows it; classes, block structure and the order
 of operations are the libraries' own.
 """
 
@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import nn
 
-from grpo_tta.towers.families import TRANSFORMERS, Family, family_of
+from grpo_tta.backbones.families import TRANSFORMERS, Family, family_of
 
 LABELS = ("cat", "dog", "red fish")
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
@@ -36,7 +36,7 @@ NATIVE: dict[str, dict[str, Any]] = {
     "RN50": {"image_size": 64, "width": 8, "layers": [1, 2, 1, 1], "head_width": 16},
     "RN50-quickgelu": {"image_size": 64, "width": 8, "layers": [1, 1, 1, 1], "head_width": 16},
 }
-# name -> (timm's arguments, size of the picture)
+# name -> (timm's arguments, size of the image)
 TIMM: dict[str, tuple[dict[str, Any], int]] = {
     "ViT-B-16-SigLIP": ({"img_size": 32, "embed_dim": 64, "depth": 2, "num_heads": 2}, 32),
     "ViT-SO400M-14-SigLIP2": ({"img_size": 28, "embed_dim": 64, "depth": 2, "num_heads": 2}, 28),
@@ -149,10 +149,10 @@ def clip_config() -> Any:
 def siglip_config(act: str) -> Any:
     from transformers import SiglipConfig
 
-    return SiglipConfig(**_siglip_towers(act, {"image_size": 32, "patch_size": 16}))
+    return SiglipConfig(**_siglip_backbones(act, {"image_size": 32, "patch_size": 16}))
 
 
-def _siglip_towers(act: str, grid: dict[str, int]) -> dict[str, Any]:
+def _siglip_backbones(act: str, grid: dict[str, int]) -> dict[str, Any]:
     shape = {"hidden_size": 64, "num_attention_heads": 2, "hidden_act": act, "layer_norm_eps": 1e-6}
     text = {"intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": SIGLIP_CONTEXT,
             "projection_size": 64, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 1}  # fmt: skip
@@ -202,7 +202,7 @@ def _write_siglip2(folder: Path) -> None:
     from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
 
     torch.manual_seed(0)
-    model = Siglip2Model(Siglip2Config(**_siglip_towers("gelu_pytorch_tanh", {"num_patches": 9, "patch_size": 8})))
+    model = Siglip2Model(Siglip2Config(**_siglip_backbones("gelu_pytorch_tanh", {"num_patches": 9, "patch_size": 8})))
     randomise(model)
     model.save_pretrained(folder)
     Siglip2ImageProcessorPil(patch_size=8, max_num_patches=9).save_pretrained(folder)

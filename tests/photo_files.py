@@ -19,7 +19,7 @@ TINY = {
 CIFAR = ("airplane", "cat", "ship")
 
 
-def picture(rng: np.random.Generator, side: int) -> bytes:
+def drawing(rng: np.random.Generator, side: int) -> bytes:
     colour = rng.integers(0, 256, 3)
     pixels = np.clip(colour + rng.normal(0, 40, (side, side, 3)), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -33,7 +33,7 @@ def write_photos(root: Path, per_class: int) -> None:
     for stem, labels, side in (("tiny-imagenet", tuple(TINY), 64), ("cifar10", CIFAR, 32)):
         for part in ("train", "val" if stem == "tiny-imagenet" else "test"):
             rows = [
-                {"image_id": f"{part}/{i:05d}", "label": labels[i % len(labels)], "image": picture(rng, side)}
+                {"image_id": f"{part}/{i:05d}", "label": labels[i % len(labels)], "image": drawing(rng, side)}
                 for i in range(per_class * len(labels))
             ]
             pd.DataFrame(rows).to_parquet(root / f"{stem}-{part}.parquet")

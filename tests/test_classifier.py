@@ -13,32 +13,32 @@ import torch
 from PIL import Image
 
 from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.data import nano
-from grpo_tta.settings import DEFAULT
-from grpo_tta.towers import Tower
+from grpo_tta.method.settings import DEFAULT
 
 LABELS = list(nano.TASKS["source"].classes)
 
 
-def pictures(n: int, task: str = "gaussian-noise") -> list[Image.Image]:
+def images(n: int, task: str = "gaussian-noise") -> list[Image.Image]:
     return [Image.fromarray(item.image) for item in nano.items(task, "tuning", n)]
 
 
 @pytest.fixture(scope="module")
-def classifier(nano_tower: Tower) -> GRPOTTA:
-    return GRPOTTA(nano_tower, LABELS)
+def classifier(nano_backbone: Backbone) -> GRPOTTA:
+    return GRPOTTA(nano_backbone, LABELS)
 
 
 @pytest.fixture
-def unchanged(nano_tower: Tower) -> Iterator[None]:
-    before = [p.detach().clone() for p in nano_tower.parameters()]
+def unchanged(nano_backbone: Backbone) -> Iterator[None]:
+    before = [p.detach().clone() for p in nano_backbone.parameters()]
     yield
-    assert all(torch.equal(a, b) for a, b in zip(before, nano_tower.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, nano_backbone.parameters(), strict=True))
 
 
 @pytest.mark.usefixtures("unchanged")
 def test_answers_do_not_depend_on_neighbours_or_order(classifier: GRPOTTA) -> None:
-    some = pictures(8)
+    some = images(8)
     together = classifier.predict(some)
     backwards = classifier.predict(some[::-1])[::-1]
     for a, b, image in zip(together, backwards, some, strict=True):
@@ -49,14 +49,14 @@ def test_answers_do_not_depend_on_neighbours_or_order(classifier: GRPOTTA) -> No
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_call_that_raises_leaves_nothing_behind(classifier: GRPOTTA, tmp_path: Path) -> None:
-    before = classifier.predict(pictures(1)[0])
+    before = classifier.predict(images(1)[0])
     with pytest.raises(UserError, match="no such file"):
-        classifier.predict([pictures(1)[0], tmp_path / "missing.png"])
-    assert classifier.predict(pictures(1)[0]) == before
+        classifier.predict([images(1)[0], tmp_path / "missing.png"])
+    assert classifier.predict(images(1)[0]) == before
 
 
 def test_threads_can_share_a_classifier(classifier: GRPOTTA) -> None:
-    some = pictures(6)
+    some = images(6)
     expected = [classifier.predict(image) for image in some]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(classifier.predict, some))
@@ -65,7 +65,7 @@ def test_threads_can_share_a_classifier(classifier: GRPOTTA) -> None:
 
 
 def test_explain_tells_the_whole_episode(classifier: GRPOTTA) -> None:
-    image = pictures(3)[2]
+    image = images(3)[2]
     told = classifier.explain(image)
     assert told.prediction.probabilities == pytest.approx(classifier.predict(image).probabilities, abs=1e-5)
     assert len(told.views) == DEFAULT.selected
@@ -78,16 +78,16 @@ def test_explain_tells_the_whole_episode(classifier: GRPOTTA) -> None:
     assert sum(told.content_free.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_paths_arrays_and_pictures_are_the_same(classifier: GRPOTTA, tmp_path: Path) -> None:
-    image = pictures(1)[0]
+def test_paths_arrays_and_images_are_the_same(classifier: GRPOTTA, tmp_path: Path) -> None:
+    image = images(1)[0]
     image.save(tmp_path / "x.png")
     answers = [classifier.predict(x) for x in (image, np.asarray(image), tmp_path / "x.png", str(tmp_path / "x.png"))]
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_the_seed_decides_the_views(nano_tower: Tower) -> None:
-    image = pictures(1)[0]
-    first, again, other = (GRPOTTA(nano_tower, LABELS, seed=seed).predict(image) for seed in (3, 3, 4))
+def test_the_seed_decides_the_views(nano_backbone: Backbone) -> None:
+    image = images(1)[0]
+    first, again, other = (GRPOTTA(nano_backbone, LABELS, seed=seed).predict(image) for seed in (3, 3, 4))
     assert first == again
     assert first.probabilities != other.probabilities
 
@@ -112,53 +112,53 @@ def test_an_empty_list_has_no_answers(classifier: GRPOTTA) -> None:
         ({"settings": GRPOSettings(last_blocks=9)}, "has 6 blocks; use 0 to 6"),
     ],
 )
-def test_bad_arguments_name_the_remedy(nano_tower: Tower, arguments: dict, message: str) -> None:
+def test_bad_arguments_name_the_remedy(nano_backbone: Backbone, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        GRPOTTA(nano_tower, **{"labels": LABELS, **arguments})
+        GRPOTTA(nano_backbone, **{"labels": LABELS, **arguments})
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), 7])
-def test_unusable_pictures_are_refused(classifier: GRPOTTA, bad: object) -> None:
+def test_unusable_images_are_refused(classifier: GRPOTTA, bad: object) -> None:
     with pytest.raises((UserError, TypeError)):
         classifier.predict([bad])  # type: ignore[list-item]
 
 
-def test_two_labels_and_one_view_are_enough(nano_tower: Tower) -> None:
+def test_two_labels_and_one_view_are_enough(nano_backbone: Backbone) -> None:
     settings = replace(DEFAULT, views=ViewSettings(views=1, copies=1), selected=1)
-    answer = GRPOTTA(nano_tower, ["star", "heart"], settings=settings).predict(pictures(1)[0])
+    answer = GRPOTTA(nano_backbone, ["star", "heart"], settings=settings).predict(images(1)[0])
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_damaged_weights_are_named(nano_tower: Tower) -> None:
+def test_damaged_weights_are_named(nano_backbone: Backbone) -> None:
     import copy
 
-    broken = copy.deepcopy(nano_tower)
+    broken = copy.deepcopy(nano_backbone)
     with torch.no_grad():
         next(iter(broken.blocks[0].parameters())).fill_(float("nan"))
     with pytest.raises(UserError, match="NaN"):
-        GRPOTTA(broken, ["star", "heart"]).predict(pictures(1)[0])
+        GRPOTTA(broken, ["star", "heart"]).predict(images(1)[0])
 
 
 @pytest.mark.parametrize("preset", ["default", "fast"])
 def test_the_callers_torch_state_is_neither_needed_nor_touched(preset: str) -> None:
     """Under inference mode, autocast, and with random numbers of one's own, the answer is the usual one."""
-    (picture,) = pictures(1)
-    usual = GRPOTTA("nano-clip", LABELS, settings=preset).predict(picture)
+    (image,) = images(1)
+    usual = GRPOTTA("nano-clip", LABELS, settings=preset).predict(image)
     torch.manual_seed(7)
     wanted = torch.rand(1)
     torch.manual_seed(7)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = GRPOTTA("nano-clip", LABELS, settings=preset, cache=False).predict(picture)
+        found = GRPOTTA("nano-clip", LABELS, settings=preset, cache=False).predict(image)
     assert torch.equal(torch.rand(1), wanted)
     assert found.probability == pytest.approx(usual.probability, abs=1e-5)
 
 
-def test_a_picture_opened_and_not_yet_read_may_be_damaged(classifier: GRPOTTA, awkward_folder: Path) -> None:
-    with Image.open(awkward_folder / "e.jpg") as picture, pytest.raises(UserError, match="truncated or damaged"):
-        classifier.predict(picture)
+def test_a_image_opened_and_not_yet_read_may_be_damaged(classifier: GRPOTTA, awkward_folder: Path) -> None:
+    with Image.open(awkward_folder / "e.jpg") as image, pytest.raises(UserError, match="truncated or damaged"):
+        classifier.predict(image)
 
 
 def test_any_iterable_will_do(classifier: GRPOTTA) -> None:
-    some = pictures(3)
+    some = images(3)
     assert [a.label for a in classifier.predict(p for p in some)] == [a.label for a in classifier.predict(some)]
     assert classifier.predict([]) == []

@@ -1,4 +1,4 @@
-"""Every code block of the README and of docs/ is run, page by page and top to bottom, in a folder with a few pictures.
+"""Every code block of the README and of docs/ is run, page by page and top to bottom, in a folder with a few images.
 
 Python blocks share one namespace a page. Shell commands that begin with `grpo-tta` are run (with small limits, in this
 process; `serve` and `app` beside it), and so is `curl`; `python -m pip install` is what `test_packaging` and .ci/run do.
@@ -27,7 +27,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from grpo_tta.cli import main
+from grpo_tta.cli.main import main
 from grpo_tta.data import nano
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def commands(code: str) -> list[list[str]]:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """The same command on a few pictures."""
+    """The same command on a few images."""
     if words[1] not in ("demo", "bench") or "--data" in words:
         return words
     words = list(words)
@@ -116,7 +116,7 @@ class Shell:
         self.stop()
         words = [word for word in words if word != "8000"]
         words = [word for word in words if word != "--port"]
-        command = [sys.executable, "-m", "grpo_tta.cli", *words[1:], "--port", str(self.port)]
+        command = [sys.executable, "-m", "grpo_tta", *words[1:], "--port", str(self.port)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self._beside.append(process)
         page = f"http://127.0.0.1:{self.port}/" + ("healthz" if words[1] == "serve" else "")
@@ -138,13 +138,13 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """In a folder with picture.png, photos/ and my_photos/, a folder a class."""
+    """In a folder with image.png, photos/ and my_photos/, a folder a class."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "photos").mkdir()
     names = nano.TASKS["source"].classes
     for number, name in ((3, "a"), (4, "b")):
         Image.fromarray(nano.item("source", "tuning", number).image).save(folder / "photos" / f"{name}.png")
-    Image.fromarray(nano.item("fog", "tuning", 3).image).save(folder / "picture.png")
+    Image.fromarray(nano.item("fog", "tuning", 3).image).save(folder / "image.png")
     for number in (3, 4, 27, 28):  # stars and hearts
         item = nano.item("rendition", "tuning", number)
         path = folder / "my_photos" / names[item.label] / f"{number}.png"
@@ -195,7 +195,7 @@ def test_there_are_pages_and_a_notebook() -> None:
         "protocols",
         "cost",
         "reproduce",
-        "add-a-peer",
+        "add-a-baseline",
         "design",
     }
     assert NOTEBOOKS

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 import grpo_tta
-from grpo_tta import GRPOTTA, GRPOSettings, RewardWeights, UserError, ViewSettings, load_tower
-from grpo_tta.towers import Tower
+from grpo_tta import GRPOTTA, GRPOSettings, RewardWeights, UserError, ViewSettings, load_backbone
+from grpo_tta.backbones.base import Backbone
 from tests import families
 from tests.families import LABELS
 
 ONE_VIEW = ViewSettings(views=1, copies=0)
 FROZEN = GRPOSettings(views=ONE_VIEW, selected=1, steps=0, prior_weight=0.0, rewards=RewardWeights(content_free=0.0))
-"""No view but the picture, no step, no prior: what is left is the model itself."""
+"""No view but the image, no step, no prior: what is left is the model itself."""
 QUICK = GRPOSettings(views=ViewSettings(views=4, copies=1), selected=4, learning_rate=1.0)
 TASK = "zero-shot-image-classification"
 
@@ -30,8 +30,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def tower(folder: Path) -> Tower:
-    return load_tower(str(folder))
+def backbone(folder: Path) -> Backbone:
+    return load_backbone(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def test_without_adaptation_it_is_theirs(folder: Path, theirs: Any, tmp_path: Pa
         same(a, b)
 
 
-def test_with_adaptation_it_is_the_classifier(folder: Path, tower: Tower) -> None:
-    ours = grpo_tta.pipeline(model=tower, settings=QUICK, batch_size=2)
-    classifier = GRPOTTA(tower, LABELS, templates="This is a photo of {}.", settings=QUICK)
+def test_with_adaptation_it_is_the_classifier(folder: Path, backbone: Backbone) -> None:
+    ours = grpo_tta.pipeline(model=backbone, settings=QUICK, batch_size=2)
+    classifier = GRPOTTA(backbone, LABELS, templates="This is a photo of {}.", settings=QUICK)
     for image, found in zip(photos(), ours(photos(), candidate_labels="cat,dog,red fish"), strict=True):
         scores = {entry["label"]: entry["score"] for entry in found}
         assert scores == pytest.approx(classifier.score(image), abs=1e-5)
@@ -105,8 +105,8 @@ def test_with_adaptation_it_is_the_classifier(folder: Path, tower: Tower) -> Non
             assert scores == pytest.approx(answer.probabilities, abs=1e-6)
 
 
-def test_adaptation_changes_scores(tower: Tower) -> None:
-    frozen, adapted = (grpo_tta.pipeline(model=tower, settings=s) for s in (FROZEN, QUICK))
+def test_adaptation_changes_scores(backbone: Backbone) -> None:
+    frozen, adapted = (grpo_tta.pipeline(model=backbone, settings=s) for s in (FROZEN, QUICK))
     image = photos()[0]
     a, b = ({e["label"]: e["score"] for e in ask(image, LABELS)} for ask in (frozen, adapted))
     assert a != pytest.approx(b, abs=1e-6)
@@ -132,16 +132,16 @@ def test_the_name_stays_the_function_whatever_is_imported() -> None:
     assert grpo_tta.GRPOTTA is direct
 
 
-def test_unusable_input_names_the_remedy(nano_tower: Tower) -> None:
+def test_unusable_input_names_the_remedy(nano_backbone: Backbone) -> None:
     with pytest.raises(UserError, match="not 'image-to-text'; leave the task out"):
         grpo_tta.pipeline("image-to-text")
     with pytest.raises(UserError, match="Unknown model 'nothing'"):
         grpo_tta.pipeline(model="nothing")
     with pytest.raises(UserError, match="No CUDA device"):
         grpo_tta.pipeline(device=0)
-    with pytest.raises(UserError, match=r"has no name, fingerprint, .*see grpo_tta\.towers\.Tower"):
+    with pytest.raises(UserError, match=r"has no name, fingerprint, .*see grpo_tta\.backbones\.base\.Backbone"):
         grpo_tta.pipeline(model=object())  # type: ignore[arg-type]
-    ask = grpo_tta.pipeline(model=nano_tower)
+    ask = grpo_tta.pipeline(model=nano_backbone)
     with pytest.raises(UserError, match="not fetched from the web"):
         ask("https://example.com/cat.png", ["star", "heart"])
     with pytest.raises(UserError, match="at least two"):

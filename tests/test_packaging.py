@@ -34,7 +34,7 @@ def test_the_sdist_holds_sources_tests_and_documents(built: Path) -> None:
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "docs/method.png"}
-    assert names >= wanted | {"src/grpo_tta/adapt.py", "tests/conftest.py", "benchmarks/service_load.py"}
+    assert names >= wanted | {"src/grpo_tta/method/grpo.py", "tests/conftest.py", "perf/service_load.py"}
     assert not [name for name in names if name.startswith(("runs/", ".git/", "build/")) or name.endswith(".pyc")]
 
 
@@ -46,7 +46,7 @@ def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
     package = ROOT / "src"
     expected = {str(p.relative_to(package)) for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert {name for name in names if ".dist-info" not in name} == expected
-    assert {"grpo_tta/py.typed", "grpo_tta/templates/app.css"} <= names
+    assert {"grpo_tta/py.typed", "grpo_tta/app/templates/app.css"} <= names
     assert path.stat().st_size < 10e6
     told = Parser().parsestr(metadata)
     assert told["Version"] == PROJECT["version"]

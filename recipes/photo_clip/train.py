@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import augment
-import pictures
+import images
 import texts
 from byte_pairs import write_vocabulary
 
@@ -54,7 +54,7 @@ class Part:
         smallest: least area of a random crop.
     """
 
-    photos: pictures.Training
+    photos: images.Training
     batch: int
     smallest: float
     tokens: torch.Tensor
@@ -95,7 +95,7 @@ def configuration(vocabulary: int, width: int, layers: int) -> dict[str, Any]:
 def loss_of(
     image_features: torch.Tensor, text_features: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """CLIP's loss between pictures and one caption of every class, equal classes being positives of each other.
+    """CLIP's loss between images and one caption of every class, equal classes being positives of each other.
 
     Args:
         image_features: `[B, D]`, unit length.
@@ -105,12 +105,12 @@ def loss_of(
     """
     logits = scale * image_features @ text_features.T
     per_image = F.cross_entropy(logits, labels)
-    # A caption's target is spread over its pictures and it counts as often as it has some: the mean over all pictures.
+    # A caption's target is spread over its images and it counts as often as it has some: the mean over all images.
     per_text = -logits.log_softmax(0).gather(1, labels[:, None]).mean()
     return (per_image + per_text) / 2
 
 
-def part_of(photos: pictures.Training, batch: int, smallest: float, tokenizer: open_clip.SimpleTokenizer) -> Part:
+def part_of(photos: images.Training, batch: int, smallest: float, tokenizer: open_clip.SimpleTokenizer) -> Part:
     every = [texts.captions(names) for names in photos.names]
     tokens = tokenizer([text for group in every for text in group])
     if bool((tokens[:, -1] != 0).any()):
@@ -124,8 +124,8 @@ def step_loss(model: open_clip.CLIP, parts: tuple[Part, ...], generator: torch.G
     """The loss of one step. Each set is contrasted with its own captions alone, since the sets share classes."""
     pixels, labels, tokens = [], [], []
     for part in parts:
-        rows = torch.randint(len(part.photos.pictures), (part.batch,), generator=generator)
-        pixels.append(augment.crops(part.photos.pictures[rows], IMAGE, part.smallest, generator))
+        rows = torch.randint(len(part.photos.images), (part.batch,), generator=generator)
+        pixels.append(augment.crops(part.photos.images[rows], IMAGE, part.smallest, generator))
         labels.append(part.photos.labels[rows])
         tokens.append(part.tokens[part.first + texts.draw(part.counts, generator)])
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    sets = (pictures.read(args.photos_root, "tiny"), pictures.read(args.photos_root, "cifar"))
+    sets = (images.read(args.photos_root, "tiny"), images.read(args.photos_root, "cifar"))
     every = Counter(text for photos in sets for names in photos.names for text in texts.captions(names))
     merges = write_vocabulary(args.out / "bpe.txt.gz", every, MERGES, "photo-clip")
     tokenizer = open_clip.SimpleTokenizer(str(args.out / "bpe.txt.gz"), context_length=CONTEXT)

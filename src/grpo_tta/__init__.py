@@ -1,7 +1,7 @@
-"""grpo-tta: test-time adaptation of CLIP-like models to one unlabelled picture by Group Relative Policy Optimization.
+"""grpo-tta: test-time adaptation of CLIP-like models to one unlabelled image by Group Relative Policy Optimization.
 
     from grpo_tta import GRPOTTA
-    GRPOTTA("nano-clip", ["star", "heart"]).predict("picture.png").label
+    GRPOTTA("nano-clip", ["star", "heart"]).predict("image.png").label
 
 Names are imported on first use, so that `import grpo_tta` and `grpo-tta --help` do not wait for torch.
 """
@@ -12,23 +12,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grpo_tta.backbones.base import load_backbone
     from grpo_tta.classifier import GRPOTTA, Explanation, Prediction
     from grpo_tta.drop_in import pipeline
     from grpo_tta.errors import UserError
-    from grpo_tta.rewards import RewardWeights
-    from grpo_tta.settings import GRPOSettings
-    from grpo_tta.towers import load_tower
-    from grpo_tta.views import ViewSettings
+    from grpo_tta.images.views import ViewSettings
+    from grpo_tta.method.rewards import RewardWeights
+    from grpo_tta.method.settings import GRPOSettings
 
 _HOMES = {
     "GRPOTTA": "classifier",
     "Explanation": "classifier",
-    "GRPOSettings": "settings",
+    "GRPOSettings": "method.settings",
     "Prediction": "classifier",
-    "RewardWeights": "rewards",
+    "RewardWeights": "method.rewards",
     "UserError": "errors",
-    "ViewSettings": "views",
-    "load_tower": "towers",
+    "ViewSettings": "images.views",
+    "load_backbone": "backbones.base",
     "pipeline": "drop_in",
 }
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "RewardWeights",
     "UserError",
     "ViewSettings",
-    "load_tower",
+    "load_backbone",
     "pipeline",
 ]
 

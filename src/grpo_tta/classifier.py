@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from grpo_tta.adapt import Adaptation, Reward, adapt
+from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, load_backbone
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, make_prompts
+from grpo_tta.engine.encode import observe_images
+from grpo_tta.engine.parameters import make_plan
+from grpo_tta.engine.policy import EncodedViews, Policy
 from grpo_tta.errors import UserError
-from grpo_tta.images import image_key, load_image, to_rgb
-from grpo_tta.policy import Observation, Policy
-from grpo_tta.prompts import DEFAULT_TEMPLATE, make_prompts
-from grpo_tta.rounds import observe_pictures
-from grpo_tta.settings import PRESETS, GRPOSettings
-from grpo_tta.towers import Dtype, Tower, check_tower, load_tower
-from grpo_tta.tuning import make_plan
+from grpo_tta.images.read import image_key, load_image, to_rgb
+from grpo_tta.method.grpo import Adaptation, Reward, adapt
+from grpo_tta.method.settings import PRESETS, GRPOSettings
 
 ImageLike = Image.Image | np.ndarray | str | Path
 
@@ -29,7 +29,7 @@ ImageLike = Image.Image | np.ndarray | str | Path
 @final
 @dataclass(frozen=True)
 class Prediction:
-    """What the adapted model says about one picture.
+    """What the adapted model says about one image.
 
     Attributes:
         label: the most probable label.
@@ -62,7 +62,7 @@ class Candidate:
 @final
 @dataclass(frozen=True)
 class ViewTrace:
-    """One selected view: its number (0 is the untouched picture) and its group of candidates."""
+    """One selected view: its number (0 is the untouched image) and its group of candidates."""
 
     view: int
     candidates: tuple[Candidate, ...]
@@ -103,15 +103,15 @@ class Explanation:
 
 @final
 class GRPOTTA:
-    """Adapts a CLIP-like model to one picture at a time, predicts, and forgets.
+    """Adapts a CLIP-like model to one image at a time, predicts, and forgets.
 
-    The model's weights are never modified, and an answer depends on the picture, the labels, the settings and the seed
+    The model's weights are never modified, and an answer depends on the image, the labels, the settings and the seed
     alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads.
     """
 
     def __init__(
         self,
-        model: str | Tower,
+        model: str | Backbone,
         labels: Sequence[str],
         *,
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
@@ -126,20 +126,20 @@ class GRPOTTA:
     ) -> None:
         """
         Args:
-            model: a model's name (see `grpo_tta.towers.load_tower`) or a tower, your own among them.
+            model: a model's name (see `grpo_tta.backbones.base.load_backbone`) or a backbone, your own among them.
             labels: at least two distinct class names.
             templates: one or more prompts with `{}` where the label goes; several are averaged.
             settings: `default`, `fast`, `paper`, or settings of your own.
             seed: of views, copies and sampled groups.
             device: where a model named by a string runs.
-            batch: pictures adapted in one pass; changes speed and memory, not answers.
+            batch: images adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
-            dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.towers.load_tower`).
+            dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.backbones.base.load_backbone`).
             cache: whether text features may be kept on disk.
-            reward: your own, in place of the settings' (see `grpo_tta.adapt.Reward`).
+            reward: your own, in place of the settings' (see `grpo_tta.method.grpo.Reward`).
 
         Raises:
-            UserError: unknown model or preset, an incomplete tower, missing weights, unusable labels or templates, K > C, or
+            UserError: unknown model or preset, an incomplete backbone, missing weights, unusable labels or templates, K > C, or
                 batch < 1.
         """
         if isinstance(settings, str):
@@ -147,17 +147,17 @@ class GRPOTTA:
                 raise UserError(f"Unknown preset {settings!r}; choose {' or '.join(PRESETS)}.")
             settings = PRESETS[settings]
         if batch < 1:
-            raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
+            raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if isinstance(model, str):
-            self.tower = load_tower(model, device=device, download=download, dtype=dtype)
+            self.backbone = load_backbone(model, device=device, download=download, dtype=dtype)
         else:
-            self.tower = check_tower(model)
-        with _plain(self.tower):
-            self.policy = Policy(self.tower, make_prompts(self.tower, labels, templates, cache=cache))
+            self.backbone = check_backbone(model)
+        with _plain(self.backbone):
+            self.policy = Policy(self.backbone, make_prompts(self.backbone, labels, templates, cache=cache))
         self.settings, self.seed, self.reward, self._batch = settings, seed, reward, batch
         settings.group_size(self.policy.classes)
-        self._plan = make_plan(self.tower, settings.tuned, settings.last_blocks, settings.rank)
+        self._plan = make_plan(self.backbone, settings.tuned, settings.last_blocks, settings.rank)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -168,14 +168,14 @@ class GRPOTTA:
     @overload
     def predict(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
-        """Adapts to each picture alone and classifies it.
+        """Adapts to each image alone and classifies it.
 
         Args:
-            images: one picture, or any number of them (a list, a generator): PIL image, uint8 array `[H, W, 3]` or `[H, W]`,
+            images: one image, or any number of them (a list, a generator): PIL image, uint8 array `[H, W, 3]` or `[H, W]`,
                 or a path.
 
         Raises:
-            UserError: a picture is missing, damaged or of an unusable type (named in the message).
+            UserError: an image is missing, damaged or of an unusable type (named in the message).
         """
         if isinstance(images, Image.Image | np.ndarray | str | Path):
             return self._answers(self._adapt([_read(images)])[1])[0]
@@ -189,7 +189,7 @@ class GRPOTTA:
         """Label -> score from 0 to 1 after adaptation, the way the model itself scores.
 
         For a model of softmax the probabilities of `predict`. For one of sigmoid (SigLIP) sigmoid(z), where z are the adapted
-        log-probabilities plus a constant: log sum exp of the frozen model's own s * cos + b on the untouched picture. So
+        log-probabilities plus a constant: log sum exp of the frozen model's own s * cos + b on the untouched image. So
         adaptation moves evidence between the labels and leaves its total alone, and without any adaptation the scores are
         the model's own.
 
@@ -201,10 +201,10 @@ class GRPOTTA:
         return [scores for seen, adaptation in self._batches(images) for scores in self._scores(seen, adaptation)]
 
     def explain(self, image: ImageLike) -> Explanation:
-        """The answer for one picture, with candidates, rewards, advantages and probabilities at every step.
+        """The answer for one image, with candidates, rewards, advantages and probabilities at every step.
 
         Raises:
-            UserError: the picture is missing, damaged or of an unusable type.
+            UserError: the image is missing, damaged or of an unusable type.
         """
         _, adaptation = self._adapt([_read(image)])
         episode = adaptation.episode
@@ -234,24 +234,24 @@ class GRPOTTA:
         content_free = {} if prior is None else dict(zip(labels, prior[0].exp().tolist(), strict=True))
         return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.proposal.stepped[0]), content_free)
 
-    def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[Observation, Adaptation]]:
-        """Batch after batch, so that no more pictures than one batch's are ever held decoded."""
+    def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[EncodedViews, Adaptation]]:
+        """Batch after batch, so that no more images than one batch's are ever held decoded."""
         waiting = iter(images)
         while some := [_read(image) for image in itertools.islice(waiting, self._batch)]:
             yield self._adapt(some)
 
-    def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[Observation, Adaptation]:
-        keys = [image_key(picture) for picture in pictures]
+    def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[EncodedViews, Adaptation]:
+        keys = [image_key(image) for image in pictures]
         cuts, stop = [self._plan.first_block], self.settings.stopping
-        with _plain(self.tower):
-            _, _, seen = observe_pictures(self.policy, pictures, keys, self.settings.views, self.seed, cuts, stop)
+        with _plain(self.backbone):
+            _, _, seen = observe_images(self.policy, pictures, keys, self.settings.views, self.seed, cuts, stop)
             return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
 
-    def _scores(self, seen: Observation, adaptation: Adaptation) -> list[dict[str, float]]:
+    def _scores(self, seen: EncodedViews, adaptation: Adaptation) -> list[dict[str, float]]:
         scores = adaptation.after.exp()  # [B, C]
-        if self.tower.logit_bias is not None:
+        if self.backbone.logit_bias is not None:
             cosine = seen.features[:, 0] @ self.policy.text_features.T  # [B, C]
-            evidence = (self.tower.logit_scale * cosine + self.tower.logit_bias).logsumexp(-1, keepdim=True)
+            evidence = (self.backbone.logit_scale * cosine + self.backbone.logit_bias).logsumexp(-1, keepdim=True)
             scores = (adaptation.after + evidence).sigmoid()
         return [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
 
@@ -274,9 +274,9 @@ class GRPOTTA:
 
 
 @contextlib.contextmanager
-def _plain(tower: Tower) -> Iterator[None]:
+def _plain(backbone: Backbone) -> Iterator[None]:
     """A step needs gradients, and all of it its own precision, whatever the caller's code runs under."""
-    with torch.inference_mode(False), torch.autocast(torch.device(tower.device).type, enabled=False):
+    with torch.inference_mode(False), torch.autocast(torch.device(backbone.device).type, enabled=False):
         yield
 
 
@@ -286,14 +286,14 @@ def _read(image: ImageLike) -> Image.Image:
     if isinstance(image, np.ndarray):
         grey = image.ndim == 2
         if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] in (3, 4))):
-            raise UserError(f"An array picture must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {image.dtype} {image.shape}.")
+            raise UserError(f"An array image must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {image.dtype} {image.shape}.")
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise UserError(f"A picture must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
+        raise UserError(f"An image must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
     try:
         image.load()
-    except MemoryError:  # the machine's fault, not the picture's
+    except MemoryError:  # the machine's fault, not the image's
         raise
     except Exception as error:  # opened by the caller, and read only now
-        raise UserError(f"The picture cannot be read: truncated or damaged ({error}).") from None
+        raise UserError(f"The image cannot be read: truncated or damaged ({error}).") from None
     return to_rgb(image)

@@ -12,10 +12,10 @@ from typing import TypedDict, final, overload
 import torch
 from PIL import Image
 
+from grpo_tta.backbones.base import Backbone, check_backbone, load_backbone
 from grpo_tta.classifier import GRPOTTA
 from grpo_tta.errors import UserError
-from grpo_tta.settings import GRPOSettings
-from grpo_tta.towers import Tower, check_tower, load_tower
+from grpo_tta.method.settings import GRPOSettings
 
 TASK = "zero-shot-image-classification"
 HYPOTHESIS = "This is a photo of {}."
@@ -31,10 +31,10 @@ class Score(TypedDict):
 
 @final
 class ZeroShotImageClassificationPipeline:
-    """Made by `pipeline`; call it with pictures and candidate labels."""
+    """Made by `pipeline`; call it with images and candidate labels."""
 
-    def __init__(self, tower: Tower, settings: str | GRPOSettings, seed: int, batch_size: int) -> None:
-        self._tower, self._settings, self._seed, self._batch = tower, settings, seed, batch_size
+    def __init__(self, backbone: Backbone, settings: str | GRPOSettings, seed: int, batch_size: int) -> None:
+        self._backbone, self._settings, self._seed, self._batch = backbone, settings, seed, batch_size
         self._asked: tuple[tuple[str, ...], str] | None = None
         self._classifier: GRPOTTA | None = None
 
@@ -57,7 +57,7 @@ class ZeroShotImageClassificationPipeline:
         *,
         hypothesis_template: str = HYPOTHESIS,
     ) -> list[Score] | list[list[Score]] | Iterator[list[Score]]:
-        """Adapts to each picture alone and scores the labels.
+        """Adapts to each image alone and scores the labels.
 
         Args:
             image: a path or PIL image, a list of them, or a generator.
@@ -65,12 +65,12 @@ class ZeroShotImageClassificationPipeline:
             hypothesis_template: prompt with `{}` for the label.
 
         Returns:
-            For one picture a list of `{"score", "label"}`, highest score first; for a list of pictures a list of such lists;
+            For one image a list of `{"score", "label"}`, highest score first; for a list of images a list of such lists;
             for a generator an iterator over such lists. Scores are softmax probabilities over the labels, and sigmoid scores
             for SigLIP (see `GRPOTTA.score`).
 
         Raises:
-            UserError: unusable labels or template, or a picture that cannot be read (web addresses among them).
+            UserError: unusable labels or template, or an image that cannot be read (web addresses among them).
         """
         labels = tuple(candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels)
         classifier = self._for(labels, hypothesis_template)
@@ -79,7 +79,7 @@ class ZeroShotImageClassificationPipeline:
         if isinstance(image, Generator):
             return (_ranked(classifier.score(_local(one))) for one in image)
         if not isinstance(image, list | tuple):
-            raise UserError(f"Pictures must be a path, a PIL image or a list of them, not {type(image).__name__}.")
+            raise UserError(f"Images must be a path, a PIL image or a list of them, not {type(image).__name__}.")
         return [_ranked(scores) for scores in classifier.score([_local(one) for one in image])]
 
     def _for(self, labels: tuple[str, ...], template: str) -> GRPOTTA:
@@ -87,7 +87,7 @@ class ZeroShotImageClassificationPipeline:
         classifier = self._classifier
         if classifier is None or self._asked != (labels, template):
             classifier = GRPOTTA(
-                self._tower, labels, templates=template, settings=self._settings, seed=self._seed, batch=self._batch
+                self._backbone, labels, templates=template, settings=self._settings, seed=self._seed, batch=self._batch
             )
             self._asked, self._classifier = (labels, template), classifier
         return classifier
@@ -99,13 +99,13 @@ def _ranked(scores: dict[str, float]) -> list[Score]:
 
 def _local(image: OneImage) -> OneImage:
     if isinstance(image, str) and image.startswith(("http://", "https://")):
-        raise UserError(f"{image}: pictures are not fetched from the web; save it and give its path.")
+        raise UserError(f"{image}: images are not fetched from the web; save it and give its path.")
     return image
 
 
 def pipeline(
     task: str | None = None,
-    model: str | Tower = "nano-clip",
+    model: str | Backbone = "nano-clip",
     *,
     device: int | str | torch.device = "cpu",
     batch_size: int = 1,
@@ -113,17 +113,17 @@ def pipeline(
     seed: int = 0,
     download: bool = False,
 ) -> ZeroShotImageClassificationPipeline:
-    """A drop-in for `transformers.pipeline("zero-shot-image-classification", model=…)` that adapts to every picture.
+    """A drop-in for `transformers.pipeline("zero-shot-image-classification", model=…)` that adapts to every image.
 
-    What differs from transformers: weights are fetched only with `download=True` and pictures never; at least two distinct
+    What differs from transformers: weights are fetched only with `download=True` and images never; at least two distinct
     labels are needed; a prompt that the model would cut off is refused; preprocessing is the exact one of training (the
     "pil" backend); and further arguments of transformers are refused rather than ignored.
 
     Args:
         task: `zero-shot-image-classification`, which is also the default.
-        model: see `grpo_tta.load_tower`, or a tower.
+        model: see `grpo_tta.load_backbone`, or a backbone.
         device: a torch device, or transformers' number of a GPU (-1 for the CPU).
-        batch_size: pictures adapted in one pass; changes speed and memory, not answers.
+        batch_size: images adapted in one pass; changes speed and memory, not answers.
         settings: `default`, `fast`, `paper`, or settings of your own.
         seed: of views, copies and sampled groups.
         download: whether weights may be fetched.
@@ -135,5 +135,5 @@ def pipeline(
         raise UserError(f"grpo-tta adapts zero-shot image classifiers, not {task!r}; leave the task out or use {TASK!r}.")
     if isinstance(device, int):
         device = "cpu" if device < 0 else f"cuda:{device}"
-    tower = load_tower(model, device=device, download=download) if isinstance(model, str) else check_tower(model)
-    return ZeroShotImageClassificationPipeline(tower, settings, seed, batch_size)
+    backbone = load_backbone(model, device=device, download=download) if isinstance(model, str) else check_backbone(model)
+    return ZeroShotImageClassificationPipeline(backbone, settings, seed, batch_size)

@@ -14,5 +14,5 @@ def as_text(name: str) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """What a row or a line of output says about an error that ended one picture only."""
+    """What a row or a line of output says about an error that ended one image only."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

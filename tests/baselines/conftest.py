@@ -1,4 +1,4 @@
-"""A tiny random CLIP with a real text encoder, and batches of noise: enough to run every peer end to end in no time."""
+"""A tiny random CLIP with a real text encoder, and batches of noise: enough to run every baseline end to end in no time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_tta.contract import ImageBatch, Method, observe
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
-from grpo_tta.towers.open_clip import OpenClipTower
+from grpo_tta.backbones.open_clip import OpenClipBackbone
+from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.engine.interface import ImageBatch, Method, observe
+from grpo_tta.engine.policy import Policy
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 CONTEXT = 12
@@ -42,7 +42,7 @@ class WordTokenizer:
         return out
 
 
-def make_tower(seed: int = 0, custom_text: bool = False, image_size: int = 24) -> OpenClipTower:
+def make_backbone(seed: int = 0, custom_text: bool = False, image_size: int = 24) -> OpenClipBackbone:
     torch.manual_seed(seed)
     kind = open_clip.model.CustomTextCLIP if custom_text else open_clip.model.CLIP
     model = kind(embed_dim=32, vision_cfg=VISION | {"image_size": image_size}, text_cfg=TEXT)
@@ -51,7 +51,7 @@ def make_tower(seed: int = 0, custom_text: bool = False, image_size: int = 24) -
         model.logit_scale.fill_(3.0)
         for parameter in model.parameters():  # random norms too, so that no affine is trivially one or zero
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return OpenClipTower("tiny", model, lambda image: torch.zeros(3, 24, 24), WordTokenizer())
+    return OpenClipBackbone("tiny", model, lambda image: torch.zeros(3, 24, 24), WordTokenizer())
 
 
 @pytest.fixture(autouse=True)
@@ -64,22 +64,22 @@ def _one_thread_and_own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tiny_tower() -> Callable[..., OpenClipTower]:
-    return make_tower
+def tiny_backbone() -> Callable[..., OpenClipBackbone]:
+    return make_backbone
 
 
 @pytest.fixture
-def tower() -> OpenClipTower:
-    return make_tower()
+def backbone() -> OpenClipBackbone:
+    return make_backbone()
 
 
 @pytest.fixture
-def policy(tower) -> Policy:
-    return Policy(tower, make_prompts(tower, LABELS, ensemble=("a photo of a {}.", "art of a {}.", "{} here.")))
+def policy(backbone) -> Policy:
+    return Policy(backbone, make_prompts(backbone, LABELS, ensemble=("a photo of a {}.", "art of a {}.", "{} here.")))
 
 
 def make_images(policy: Policy, method: Method, names: Sequence[str] = ("p", "q", "r")) -> ImageBatch:
-    """Noise pictures, each drawn from its name, with the views that the method needs."""
+    """Noise images, each drawn from its name, with the views that the method needs."""
     views = []
     for name in names:
         generator = torch.Generator().manual_seed(sum(map(ord, name)))
@@ -91,7 +91,7 @@ def make_images(policy: Policy, method: Method, names: Sequence[str] = ("p", "q"
 
 
 def _check_method(policy: Policy, method: Method) -> None:
-    weights = [parameter.clone() for parameter in policy.tower.parameters()]
+    weights = [parameter.clone() for parameter in policy.backbone.parameters()]
     batch = make_images(policy, method)
     out, state = method(policy, batch, {})
     assert out.before.shape == out.after.shape == (3, len(LABELS))
@@ -99,7 +99,7 @@ def _check_method(policy: Policy, method: Method) -> None:
     assert not out.after.requires_grad
     torch.testing.assert_close(out.after.exp().sum(-1), torch.ones(3))
     torch.testing.assert_close(out.before, batch.seen.log_probs[:, 0])
-    assert all(torch.equal(a, b) for a, b in zip(weights, policy.tower.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights, policy.backbone.parameters(), strict=True))
     if method.protocol == "online":
         return
     assert state == {}

@@ -1,4 +1,4 @@
-"""Every peer keeps the contract, with the settings of its official code and with tuned ones."""
+"""Every baseline keeps the contract, with the settings of its official code and with tuned ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from grpo_tta.baselines.catalogue import peer_methods
-from grpo_tta.baselines.tuned import tuned_peer_methods
+from grpo_tta.baselines.catalogue import baseline_methods
+from grpo_tta.baselines.tuned import tuned_baseline_methods
 
 NAMES = [
     *("template-ensemble", "vte", "zero", "mta", "tpt"),
@@ -17,24 +17,24 @@ NAMES = [
 
 
 def test_names():
-    assert [method.name for method in peer_methods()] == NAMES
+    assert [method.name for method in baseline_methods()] == NAMES
 
 
-def test_tuned_forms_are_of_known_peers_and_other_settings():
-    official = {method.name: method for method in peer_methods()}
-    for method in tuned_peer_methods():
-        peer = official[method.name.removesuffix("-tuned")]
-        assert type(method.settings) is type(peer.settings)
-        assert method.settings != peer.settings
-        assert (method.protocol, method.reward) == (peer.protocol, peer.reward)
+def test_tuned_forms_are_of_known_baselines_and_other_settings():
+    official = {method.name: method for method in baseline_methods()}
+    for method in tuned_baseline_methods():
+        baseline = official[method.name.removesuffix("-tuned")]
+        assert type(method.settings) is type(baseline.settings)
+        assert method.settings != baseline.settings
+        assert (method.protocol, method.reward) == (baseline.protocol, baseline.reward)
 
 
-@pytest.mark.parametrize("method", [*peer_methods(), *tuned_peer_methods()], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [*baseline_methods(), *tuned_baseline_methods()], ids=lambda method: method.name)
 def test_contract(policy, check_method, method):
     check_method(policy, method)
 
 
-@pytest.mark.parametrize("method", peer_methods(), ids=lambda method: method.name)
+@pytest.mark.parametrize("method", baseline_methods(), ids=lambda method: method.name)
 def test_settings_are_frozen_and_documented(method):
     if method.settings is None:
         return
@@ -47,7 +47,7 @@ def test_settings_are_frozen_and_documented(method):
 
 
 def test_declared_protocols_and_rewards():
-    found = {method.name: (method.protocol, method.reward) for method in peer_methods()}
+    found = {method.name: (method.protocol, method.reward) for method in baseline_methods()}
     assert {name for name, (protocol, _) in found.items() if protocol == "online"} == {"tent", "tda", "boostadapter"}
     assert {name for name, (protocol, _) in found.items() if protocol == "batch"} == {"clipartt", "watt"}
     assert {name for name, (_, reward) in found.items() if reward == "own"} == {"rlcf", "rlcf-full"}
@@ -65,13 +65,13 @@ def test_costs(policy, images):
         "encoder-entropy-full": (64 + 18 + 1, 18),
         "rlcf": (64 + 18 + 1, 18),
         "rlcf-full": (64 + 18 + 1, 18),
-        "ttl": (64 + 64 + 1, 64),  # the tower has three blocks, all of them tuned
+        "ttl": (64 + 64 + 1, 64),  # the backbone has three blocks, all of them tuned
         "tent": (1, 1),
         "clipartt": (11, 10),
         "watt": (5 * 3 * 2 + 1, 5 * 3 * 2),  # three templates
         "tda": (1, 0),
         "boostadapter": (64, 0),
     }
-    for method in peer_methods():
+    for method in baseline_methods():
         cost = method(policy, images(policy, method, ["p"]), {})[0].cost
         assert (cost.forwards, cost.backwards) == expected[method.name], method.name

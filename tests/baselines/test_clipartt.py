@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.clipartt import CLIPArTTSettings, clipartt_method, joined_labels
 from grpo_tta.baselines.transductive import transductive_agreement, transductive_target
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
 
 
 def test_prompt():
@@ -38,8 +38,8 @@ def test_forgets_after_each_piece(policy, images, check_method):
     assert (both.after - both.before).abs().max() > 1e-3
 
 
-def test_fewer_classes_than_candidates(tower, images):
-    policy = Policy(tower, make_prompts(tower, ("ant", "bee")))
+def test_fewer_classes_than_candidates(backbone, images):
+    policy = Policy(backbone, make_prompts(backbone, ("ant", "bee")))
     method = clipartt_method(CLIPArTTSettings(steps=1))
     assert torch.isfinite(method(policy, images(policy, method), {})[0].after).all()
 

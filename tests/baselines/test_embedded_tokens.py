@@ -12,32 +12,32 @@ PROMPTS = ["a photo of a cat.", "an image of a very small dog."]
 
 
 @pytest.mark.parametrize("custom_text", [False, True])
-def test_equals_encode_text(tiny_tower, custom_text):
-    tower = tiny_tower(custom_text=custom_text)
-    embeddings, tokens = tower.embed_tokens(PROMPTS)
+def test_equals_encode_text(tiny_backbone, custom_text):
+    backbone = tiny_backbone(custom_text=custom_text)
+    embeddings, tokens = backbone.embed_tokens(PROMPTS)
     assert embeddings.dtype == torch.float32
     assert embeddings.shape[:2] == tokens.shape
-    torch.testing.assert_close(tower.encode_embeddings(embeddings, tokens), tower.encode_text(PROMPTS), atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode_embeddings(embeddings, tokens), backbone.encode_text(PROMPTS), atol=1e-5, rtol=0)
 
 
-def test_other_embeddings_give_other_features_and_a_gradient(tiny_tower):
-    tower = tiny_tower()
-    embeddings, tokens = tower.embed_tokens(PROMPTS)
+def test_other_embeddings_give_other_features_and_a_gradient(tiny_backbone):
+    backbone = tiny_backbone()
+    embeddings, tokens = backbone.embed_tokens(PROMPTS)
     embeddings = (embeddings + 0.1 * torch.randn_like(embeddings)).requires_grad_()
-    features = tower.encode_embeddings(embeddings, tokens)
-    assert (features - tower.encode_text(PROMPTS)).abs().max() > 1e-3
+    features = backbone.encode_embeddings(embeddings, tokens)
+    assert (features - backbone.encode_text(PROMPTS)).abs().max() > 1e-3
     (gradient,) = torch.autograd.grad(features.square().sum(), embeddings)
     assert gradient[:, 1:4].abs().sum() > 0
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in tower.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in backbone.parameters())
 
 
-def test_a_text_encoder_without_token_table_is_refused(tiny_tower, monkeypatch):
-    tower = tiny_tower()
-    monkeypatch.setattr(tower._model, "token_embedding", nn.Identity())
+def test_a_text_encoder_without_token_table_is_refused(tiny_backbone, monkeypatch):
+    backbone = tiny_backbone()
+    monkeypatch.setattr(backbone._model, "token_embedding", nn.Identity())
     with pytest.raises(UserError, match="cannot tune text"):
-        tower.embed_tokens(PROMPTS)
+        backbone.embed_tokens(PROMPTS)
 
 
-def test_prompts_that_are_too_long_are_refused(tiny_tower):
+def test_prompts_that_are_too_long_are_refused(tiny_backbone):
     with pytest.raises(UserError, match="shorten"):
-        tiny_tower().embed_tokens(["a " * 30])
+        tiny_backbone().embed_tokens(["a " * 30])

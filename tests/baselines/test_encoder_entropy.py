@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from grpo_tta import objective
 from grpo_tta.baselines.encoder_entropy import EncoderEntropySettings, encoder_entropy_method, mean_confidence
-from grpo_tta.baselines.own_weights import read_parameters
+from grpo_tta.engine.own_weights import read_parameters
 from grpo_tta.errors import UserError
+from grpo_tta.method import objective
 
 
 def test_the_loss_is_the_entropy_of_the_mean():
@@ -28,8 +28,8 @@ def test_steps_lower_the_entropy(policy, images, check_method, tuned):
 
 
 def test_the_whole_visual_encoder_is_tuned_and_nothing_of_the_text(policy):
-    found = {id(p) for p in read_parameters(policy.tower, torch.zeros(1, 3, 24, 24)).values()}
-    assert found == {id(p) for p in policy.tower._model.visual.parameters()}
+    found = {id(p) for p in read_parameters(policy.backbone, torch.zeros(1, 3, 24, 24)).values()}
+    assert found == {id(p) for p in policy.backbone._model.visual.parameters()}
 
 
 def test_whole_encoder_equals_torch_on_a_copy_of_the_model(policy, images):
@@ -39,7 +39,7 @@ def test_whole_encoder_equals_torch_on_a_copy_of_the_model(policy, images):
     batch = images(policy, method, ["p"])
     out, _ = method(policy, batch, {})
 
-    visual = copy.deepcopy(policy.tower._model.visual).requires_grad_()
+    visual = copy.deepcopy(policy.backbone._model.visual).requires_grad_()
     optimizer = torch.optim.AdamW(visual.parameters(), lr=1e-4, weight_decay=5e-4)
     for _ in range(3):
         optimizer.zero_grad()

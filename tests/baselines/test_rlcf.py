@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.rlcf import RLCFSettings, clip_reward, rewarded_log_likelihood, rlcf_method, teacher_cosine
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
 
 
 def test_reward_by_hand():
@@ -28,30 +28,30 @@ def test_small_setting(policy, check_method, tuned):
     check_method(policy, rlcf_method(RLCFSettings(views=5, selected=2, tuned=tuned, learning_rate=1e-3)))
 
 
-def test_a_teacher_is_asked_in_its_own_normalisation(policy, tiny_tower):
-    tower = tiny_tower(seed=3)
-    teacher = Policy(tower, make_prompts(tower, policy.prompts.labels))
-    teacher.tower.mean, teacher.tower.std = torch.full((3,), 0.4), torch.full((3,), 0.2)
+def test_a_teacher_is_asked_in_its_own_normalisation(policy, tiny_backbone):
+    backbone = tiny_backbone(seed=3)
+    teacher = Policy(backbone, make_prompts(backbone, policy.prompts.labels))
+    teacher.backbone.mean, teacher.backbone.std = torch.full((3,), 0.4), torch.full((3,), 0.2)
     views = torch.randn(2, 3, 3, 24, 24)
     found = teacher_cosine(policy, teacher, views)
     pixels = ((views * 0.5 + 0.5) - 0.4) / 0.2
-    features = F.normalize(tower.reference_forward(pixels.flatten(0, 1)), dim=-1)
+    features = F.normalize(backbone.reference_forward(pixels.flatten(0, 1)), dim=-1)
     torch.testing.assert_close(found, (features @ teacher.text_features.T).unflatten(0, (2, 3)), atol=1e-4, rtol=0)
 
 
-def test_a_teacher_of_another_size_is_asked_in_its_own_size(policy, tiny_tower):
-    """Of even pictures nothing is lost by resizing."""
-    tower = tiny_tower(seed=3, image_size=40)
-    teacher = Policy(tower, make_prompts(tower, policy.prompts.labels))
+def test_a_teacher_of_another_size_is_asked_in_its_own_size(policy, tiny_backbone):
+    """Of even images nothing is lost by resizing."""
+    backbone = tiny_backbone(seed=3, image_size=40)
+    teacher = Policy(backbone, make_prompts(backbone, policy.prompts.labels))
     shades = torch.linspace(-1, 1, 4)[None, :, None, None, None]
     found = teacher_cosine(policy, teacher, shades.expand(1, 4, 3, 24, 24))
-    features = F.normalize(tower.reference_forward(shades[0].expand(4, 3, 40, 40)), dim=-1)
+    features = F.normalize(backbone.reference_forward(shades[0].expand(4, 3, 40, 40)), dim=-1)
     torch.testing.assert_close(found[0], features @ teacher.text_features.T, atol=1e-4, rtol=0)
 
 
-def test_the_teacher_decides_where_the_policy_goes(policy, tiny_tower, images, check_method):
-    tower = tiny_tower(seed=3)
-    teacher = Policy(tower, make_prompts(tower, policy.prompts.labels))
+def test_the_teacher_decides_where_the_policy_goes(policy, tiny_backbone, images, check_method):
+    backbone = tiny_backbone(seed=3)
+    teacher = Policy(backbone, make_prompts(backbone, policy.prompts.labels))
     settings = RLCFSettings(views=5, selected=2, learning_rate=1e-3)
     own, taught = rlcf_method(settings), rlcf_method(settings, teacher)
     assert (own.reward, taught.reward) == ("own", "teacher")
@@ -62,14 +62,14 @@ def test_the_teacher_decides_where_the_policy_goes(policy, tiny_tower, images, c
     assert b.cost.forwards == a.cost.forwards + 2
 
 
-def test_a_teacher_with_other_classes_is_refused(policy, tower, images):
-    teacher = Policy(tower, make_prompts(tower, ("bee", "ant", "cat", "dog", "elk")))
+def test_a_teacher_with_other_classes_is_refused(policy, backbone, images):
+    teacher = Policy(backbone, make_prompts(backbone, ("bee", "ant", "cat", "dog", "elk")))
     method = rlcf_method(RLCFSettings(views=2, selected=1), teacher)
     with pytest.raises(UserError, match="other classes"):
         method(policy, images(policy, method), {})
 
 
-def test_fewer_classes_than_candidates(tower, images):
-    policy = Policy(tower, make_prompts(tower, ("ant", "bee")))
+def test_fewer_classes_than_candidates(backbone, images):
+    policy = Policy(backbone, make_prompts(backbone, ("ant", "bee")))
     method = rlcf_method(RLCFSettings(views=2, selected=1))
     assert torch.isfinite(method(policy, images(policy, method), {})[0].after).all()

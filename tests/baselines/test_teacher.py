@@ -9,42 +9,42 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from grpo_tta import load_tower
+from grpo_tta import load_backbone
+from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
 from grpo_tta.baselines.teacher import TaughtSettings, taught_methods, taught_rlcf_method
-from grpo_tta.cli import app
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
-from grpo_tta.records import short_hash
+from grpo_tta.bench.records import short_hash
+from grpo_tta.cli.main import app
+from grpo_tta.engine.policy import Policy
 from tests import families
 
 
-def test_it_is_rlcf_with_that_teacher(policy, tiny_tower, images, check_method):
-    tower = tiny_tower(seed=3)
+def test_it_is_rlcf_with_that_teacher(policy, tiny_backbone, images, check_method):
+    backbone = tiny_backbone(seed=3)
     settings = RLCFSettings(views=5, selected=2, learning_rate=1e-3)
-    teacher = Policy(tower, make_prompts(tower, policy.prompts.labels, policy.prompts.templates))
-    expected, method = rlcf_method(settings, teacher), taught_rlcf_method(settings, tower)
+    teacher = Policy(backbone, make_prompts(backbone, policy.prompts.labels, policy.prompts.templates))
+    expected, method = rlcf_method(settings, teacher), taught_rlcf_method(settings, backbone)
     check_method(policy, method)
     batch = images(policy, method)
     assert (method(policy, batch, {})[0].after - expected(policy, batch, {})[0].after).abs().max() < 1e-6
     # another task: the teacher's prompts follow
-    fewer = Policy(policy.tower, make_prompts(policy.tower, ("ant", "bee", "cat")))
+    fewer = Policy(policy.backbone, make_prompts(policy.backbone, ("ant", "bee", "cat")))
     assert method(fewer, images(fewer, method), {})[0].after.shape[-1] == 3
 
 
-def test_the_named_methods_that_take_one(tiny_tower):
-    tower = tiny_tower(seed=3)
-    assert [m.name for m in taught_methods(["all"], tower)] == ["rlcf+tiny", "rlcf-full+tiny"]
-    assert [m.name for m in taught_methods(["tpt", "rlcf-full"], tower)] == ["rlcf-full+tiny"]
-    assert [m.name for m in taught_methods(["grpo-tta"], tower)] == ["rlcf+tiny"]
-    method = taught_methods(["rlcf"], tower)[0]
+def test_the_named_methods_that_take_one(tiny_backbone):
+    backbone = tiny_backbone(seed=3)
+    assert [m.name for m in taught_methods(["all"], backbone)] == ["rlcf+tiny", "rlcf-full+tiny"]
+    assert [m.name for m in taught_methods(["tpt", "rlcf-full"], backbone)] == ["rlcf-full+tiny"]
+    assert [m.name for m in taught_methods(["grpo-tta"], backbone)] == ["rlcf+tiny"]
+    method = taught_methods(["rlcf"], backbone)[0]
     assert (method.reward, method.teacher) == ("teacher", "tiny")
-    assert method.settings == TaughtSettings(RLCFSettings(), "tiny", tower.fingerprint)
-    other = taught_methods(["rlcf"], tiny_tower(seed=4))[0]
+    assert method.settings == TaughtSettings(RLCFSettings(), "tiny", backbone.fingerprint)
+    other = taught_methods(["rlcf"], tiny_backbone(seed=4))[0]
     assert short_hash(method.settings) != short_hash(other.settings)
 
 
-@pytest.mark.towers
+@pytest.mark.backbones
 def test_bench_and_report_say_which_model_scored(tmp_path: Path):
     """nano-clip taught by a model of another architecture, size and library."""
     teacher = families.write("transformers-clip", tmp_path / "my-teacher")
@@ -59,7 +59,7 @@ def test_bench_and_report_say_which_model_scored(tmp_path: Path):
     told = run["methods"]["rlcf+my-teacher"]
     assert (told["reward"], told["teacher"]) == ("teacher", str(teacher))
     assert told["settings"]["teacher"] == str(teacher)
-    assert told["settings"]["fingerprint"] == load_tower(str(teacher)).fingerprint
+    assert told["settings"]["fingerprint"] == load_backbone(str(teacher)).fingerprint
     assert command("report", str(out), "--out", str(tmp_path / "report")) == 0
     table = pd.read_csv(tmp_path / "report" / "table.csv").set_index("method")
     assert table.loc["rlcf+my-teacher", "reward"] == "teacher"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from grpo_tta import objective
 from grpo_tta.baselines.tent import TentSettings, tent_method
 from grpo_tta.errors import UserError
+from grpo_tta.method import objective
 
 STREAM = tuple("abcdef")
 
@@ -44,7 +44,7 @@ def test_equals_torch_adam_on_a_copy_of_the_model(policy, images):
     method = tent_method(TentSettings(update_size=2, learning_rate=1e-3))
     batch = images(policy, method, STREAM)
     out, _ = method(policy, batch, {})
-    visual = copy.deepcopy(policy.tower._model.visual).requires_grad_(False)
+    visual = copy.deepcopy(policy.backbone._model.visual).requires_grad_(False)
     norms = [m for name, m in visual.named_modules() if isinstance(m, torch.nn.LayerNorm) and name != "ln_pre"]
     parameters = [p.requires_grad_() for norm in norms for p in norm.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)

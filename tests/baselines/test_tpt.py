@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grpo_tta import objective
+from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.encoder_entropy import mean_confidence
 from grpo_tta.baselines.tpt import ContextPrompts, TPTSettings, tpt_method
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
+from grpo_tta.method import objective
 
 
 def test_the_context_is_four_tokens_and_starts_as_the_prompt_itself(policy):
@@ -18,20 +18,20 @@ def test_the_context_is_four_tokens_and_starts_as_the_prompt_itself(policy):
     torch.testing.assert_close(features, policy.text_features, atol=1e-5, rtol=0)
 
 
-def test_the_context_does_not_swallow_words_that_all_labels_share(tower):
-    policy = Policy(tower, make_prompts(tower, ("the digit one", "the digit two")))
+def test_the_context_does_not_swallow_words_that_all_labels_share(backbone):
+    policy = Policy(backbone, make_prompts(backbone, ("the digit one", "the digit two")))
     assert len(ContextPrompts(policy).context) == 4
 
 
-def test_a_template_without_context_is_refused(tower):
-    policy = Policy(tower, make_prompts(tower, ("ant", "bee"), ("{} here.",)))
+def test_a_template_without_context_is_refused(backbone):
+    policy = Policy(backbone, make_prompts(backbone, ("ant", "bee"), ("{} here.",)))
     with pytest.raises(UserError, match="no words before the label"):
         ContextPrompts(policy)
 
 
-def test_a_tower_without_tunable_text_is_refused(policy):
+def test_a_backbone_without_tunable_text_is_refused(policy):
     class Bare:
-        name, device, logit_scale = "bare", policy.tower.device, policy.tower.logit_scale
+        name, device, logit_scale = "bare", policy.backbone.device, policy.backbone.logit_scale
 
     with pytest.raises(UserError, match="cannot tune text"):
         ContextPrompts(Policy(Bare(), policy.prompts))
@@ -49,7 +49,7 @@ def test_one_step_is_adamw_through_the_whole_text_encoder(policy, images):
     optimizer = torch.optim.AdamW([context], lr=5e-3, weight_decay=0.01)
     entropies = objective.entropy(batch.seen.log_probs[0])
     chosen = batch.seen.features[0, entropies.argsort()[:3]]
-    scale = policy.tower.logit_scale
+    scale = policy.backbone.logit_scale
     log_probs = (scale * chosen @ prompts.encode(context, torch.arange(5)).T).log_softmax(-1)
     (-mean_confidence(log_probs[None]).sum()).backward()
     optimizer.step()

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from grpo_tta import objective
 from grpo_tta.baselines.ttl import TTLSettings, ttl_method, weighted_confidence
 from grpo_tta.errors import UserError
+from grpo_tta.method import objective
 
 
 def test_weighted_entropy_by_hand():

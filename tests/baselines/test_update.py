@@ -1,10 +1,10 @@
-"""What the peers ask of the optimizer beside the episodes: decoupled decay, and moments that survive a pause."""
+"""What the baselines ask of the optimizer beside the episodes: decoupled decay, and moments that survive a pause."""
 
 from __future__ import annotations
 
 import torch
 
-from grpo_tta.optim import Update
+from grpo_tta.engine.optim import Update
 
 
 def test_weight_decay_shrinks_only_what_moves():

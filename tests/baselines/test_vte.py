@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from grpo_tta.baselines.prompt_features import ensemble_features, read_off
 from grpo_tta.baselines.vte import VTESettings, vte, vte_method
+from grpo_tta.engine.policy import EncodedViews
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Observation
 
 
 def test_mean_of_the_confident_view(policy):
@@ -15,7 +15,7 @@ def test_mean_of_the_confident_view(policy):
     text = ensemble_features(policy)
     between = F.normalize(text.mean(0), dim=-1)
     features = torch.stack([between, text[2], between])[None]  # [1, 3, D]
-    seen = Observation(features, policy.log_probs(features), {}, 3)
+    seen = EncodedViews(features, policy.log_probs(features), {}, 3)
     out = vte(policy, seen, VTESettings(views=3, selected=1))
     torch.testing.assert_close(out.after[0], read_off(policy, text[2], text))
     out = vte(policy, seen, VTESettings(views=3, selected=3))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from grpo_tta.baselines.zero import ZeroSettings, count_votes, zero
+from grpo_tta.engine.policy import EncodedViews
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Observation
 
 
 def log_rows(*rows):
@@ -42,7 +42,7 @@ def test_a_tie_that_no_other_view_breaks_goes_to_the_most_confident_one():
 
 def test_probabilities_are_shares_of_votes():
     log_probs = log_rows(WEAK_1, MILD_1, SURE_0, SURE_1)
-    out = zero(Observation(torch.zeros(1, 4, 2), log_probs, {}, 4), ZeroSettings(views=4, kept=0.75))
+    out = zero(EncodedViews(torch.zeros(1, 4, 2), log_probs, {}, 4), ZeroSettings(views=4, kept=0.75))
     torch.testing.assert_close(out.after.exp(), torch.tensor([[1 / 3, 2 / 3, 0.0]]), atol=1e-5, rtol=0)
     assert torch.isfinite(out.after).all()
     assert out.cost.forwards == 4

@@ -1,4 +1,4 @@
-"""A classifier with few views, pictures as files, and the application on a real loopback socket."""
+"""A classifier with few views, images as files, and the application on a real loopback socket."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from PIL import Image
 
 from grpo_tta import GRPOTTA, ViewSettings
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.data import nano
-from grpo_tta.listen import open_socket
+from grpo_tta.method.settings import DEFAULT
 from grpo_tta.service.limits import Limits
-from grpo_tta.settings import DEFAULT
-from grpo_tta.towers import Tower
+from grpo_tta.service.listen import open_socket
 
 LABELS = nano.TASKS["source"].classes
 FEW = replace(DEFAULT, views=ViewSettings(views=2, copies=1), selected=2)
@@ -26,7 +26,7 @@ CLASSIFY = "/v1/classify"
 PATIENT = Limits(seconds=600)  # a slow machine is no reason to refuse, where time is not what is tested
 
 
-def picture(number: int, task: str = "fog") -> Image.Image:
+def drawing(number: int, task: str = "fog") -> Image.Image:
     return Image.fromarray(nano.item(task, "tuning", number).image)
 
 
@@ -51,8 +51,8 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def make_quick(nano_tower: Tower) -> Callable[[], GRPOTTA]:
-    return lambda: GRPOTTA(nano_tower, LABELS, settings=FEW)
+def make_quick(nano_backbone: Backbone) -> Callable[[], GRPOTTA]:
+    return lambda: GRPOTTA(nano_backbone, LABELS, settings=FEW)
 
 
 @pytest.fixture(scope="session")

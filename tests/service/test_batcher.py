@@ -119,9 +119,9 @@ def test_closing_finishes_what_was_accepted_and_takes_nothing_new() -> None:
 
 
 def test_places_are_given_back_however_the_block_ends() -> None:
-    places = Places(3, "pictures")
+    places = Places(3, "images")
     with places.take(2):
-        with pytest.raises(RefusedError, match="no room for 2 more pictures"), places.take(2):
+        with pytest.raises(RefusedError, match="no room for 2 more images"), places.take(2):
             pass
         with places.take(1):
             assert places.taken == 3

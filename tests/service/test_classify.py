@@ -16,16 +16,16 @@ import pytest
 from PIL import Image
 
 from grpo_tta import GRPOTTA, Prediction, UserError
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.service.http import create_service
 from grpo_tta.service.limits import Limits
-from grpo_tta.towers import Tower
-from tests.service.conftest import CLASSIFY, FEW, LABELS, PATIENT, encoded, picture, serving
+from tests.service.conftest import CLASSIFY, FEW, LABELS, PATIENT, drawing, encoded, serving
 
 SMALL = replace(
     PATIENT,
     body_bytes=40_000, image_bytes=20_000, pixels=10_000, aspect=4, images=3, labels=4, label_characters=20, queue=6
 )  # fmt: skip
-PICTURE = encoded(picture(0))
+PICTURE = encoded(drawing(0))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def same(found: dict, expected: Prediction) -> bool:
 
 
 def test_forms_and_json_get_the_offline_answers_in_order(client: httpx.Client, quick: GRPOTTA) -> None:
-    images = [encoded(picture(number)) for number in range(3)]
-    expected = quick.predict([picture(number) for number in range(3)])
+    images = [encoded(drawing(number)) for number in range(3)]
+    expected = quick.predict([drawing(number) for number in range(3)])
     for response in (
         client.post(CLASSIFY, files=form(*images)),
         client.post(CLASSIFY, json={"images": [text(image) for image in images]}),
@@ -69,9 +69,9 @@ def test_forms_and_json_get_the_offline_answers_in_order(client: httpx.Client, q
     assert same(alone[0], expected[1])
 
 
-def test_a_request_may_bring_its_labels(client: httpx.Client, nano_tower: Tower) -> None:
+def test_a_request_may_bring_its_labels(client: httpx.Client, nano_backbone: Backbone) -> None:
     labels = ["fish", "a big star"]
-    expected = GRPOTTA(nano_tower, labels, settings=FEW).predict(picture(0))
+    expected = GRPOTTA(nano_backbone, labels, settings=FEW).predict(drawing(0))
     for response in (
         client.post(CLASSIFY, files=form(PICTURE), data={"labels": labels}),
         client.post(CLASSIFY, json={"images": text(PICTURE), "labels": labels}),
@@ -89,20 +89,20 @@ def test_labels_of_requests_leave_nothing_on_disk(quick: GRPOTTA, monkeypatch: p
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_are_read_as_predict_reads_files(client: httpx.Client, quick: GRPOTTA, tmp_path) -> None:
+def test_images_are_read_as_predict_reads_files(client: httpx.Client, quick: GRPOTTA, tmp_path) -> None:
     rng = np.random.default_rng(0)
     turned = Image.Exif()
     turned[0x0112] = 6
-    frames = [picture(number) for number in (1, 2)]
+    frames = [drawing(number) for number in (1, 2)]
     files = {
-        "cmyk.jpg": encoded(picture(3).convert("CMYK"), "JPEG"),
+        "cmyk.jpg": encoded(drawing(3).convert("CMYK"), "JPEG"),
         "grey16.png": encoded(Image.fromarray(rng.integers(0, 65536, (50, 40), dtype=np.uint16))),
         "alpha.png": encoded(Image.fromarray(rng.integers(0, 256, (30, 40, 4), dtype=np.uint8))),
-        "turned.jpg": encoded(picture(4).crop((0, 0, 64, 40)), "JPEG", exif=turned),
+        "turned.jpg": encoded(drawing(4).crop((0, 0, 64, 40)), "JPEG", exif=turned),
         "moving.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "moving.webp": encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
         "float.tiff": encoded(Image.fromarray(rng.random((30, 30), dtype=np.float32)), "TIFF"),
-        "one.pbm": encoded(picture(5).convert("1"), "PPM"),
+        "one.pbm": encoded(drawing(5).convert("1"), "PPM"),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -327,9 +327,9 @@ def test_limits_that_contradict_each_other_are_refused(limits: dict, message: st
         Limits(**limits)
 
 
-def test_32_clients_at_once_each_get_their_own_offline_answer(nano_tower: Tower) -> None:
-    classifier = GRPOTTA(nano_tower, LABELS)
-    images = [picture(number, "gaussian-noise") for number in range(24)]
+def test_32_clients_at_once_each_get_their_own_offline_answer(nano_backbone: Backbone) -> None:
+    classifier = GRPOTTA(nano_backbone, LABELS)
+    images = [drawing(number, "gaussian-noise") for number in range(24)]
     expected = classifier.predict(images)
     files = [encoded(image) for image in images]
     with serving(create_service(classifier, PATIENT)) as address, httpx.Client(base_url=address, timeout=600) as client:

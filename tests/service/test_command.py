@@ -14,17 +14,17 @@ import httpx
 import pytest
 
 from grpo_tta import UserError
-from grpo_tta.cli import main
-from grpo_tta.cli_faces import need_extra
-from grpo_tta.listen import open_socket
-from tests.service.conftest import CLASSIFY, encoded, picture
+from grpo_tta.cli.main import main
+from grpo_tta.cli.web import need_extra
+from grpo_tta.service.listen import open_socket
+from tests.service.conftest import CLASSIFY, drawing, encoded
 
 ARGUMENTS = ["serve", "--labels", "star,heart,fish", "--port", "0", "--max-seconds", "600"]
-COMMAND = [sys.executable, "-u", "-m", "grpo_tta.cli", *ARGUMENTS]
+COMMAND = [sys.executable, "-u", "-m", "grpo_tta", *ARGUMENTS]
 
 
 def test_a_signal_finishes_what_was_accepted_and_ends_well() -> None:
-    files = [("images", encoded(picture(n))) for n in range(8)]
+    files = [("images", encoded(drawing(n))) for n in range(8)]
     with (
         subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
         ThreadPoolExecutor(1) as pool,

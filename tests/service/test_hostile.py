@@ -1,4 +1,4 @@
-"""Hostile input: 1,000 mutated pictures, and requests that schemathesis makes up. No 5xx, no crash, no hang."""
+"""Hostile input: 1,000 mutated images, and requests that schemathesis makes up. No 5xx, no crash, no hang."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from grpo_tta import GRPOTTA
 from grpo_tta.service.http import create_service
-from tests.service.conftest import CLASSIFY, PATIENT, encoded, picture, serving
+from tests.service.conftest import CLASSIFY, PATIENT, drawing, encoded, serving
 from tests.service.test_classify import same
 
 COUNT = 1000
@@ -38,9 +38,9 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2, content: bytes
 
 
 def seeds() -> list[bytes]:
-    """Good pictures of every format and of the awkward kinds: animated, CMYK, 16-bit, float, palette, rotated."""
+    """Good images of every format and of the awkward kinds: animated, CMYK, 16-bit, float, palette, rotated."""
     rng = np.random.default_rng(1)
-    a = picture(0)
+    a = drawing(0)
     turned = Image.Exif()
     turned[0x0112] = 5
     return [
@@ -68,15 +68,15 @@ def seeds() -> list[bytes]:
 
 
 def several() -> dict[str, object]:
-    """Frames made anew each time: Pillow leaves one format's options on a picture and trips over them in the next."""
-    return {"save_all": True, "append_images": [picture(1), picture(2)]}
+    """Frames made anew each time: Pillow leaves one format's options on an image and trips over them in the next."""
+    return {"save_all": True, "append_images": [drawing(1), drawing(2)]}
 
 
 def never_good() -> list[bytes]:
     """Bombs, lies about sizes, strips, other kinds of files."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("a.png", encoded(picture(0)))
+        file.writestr("a.png", encoded(drawing(0)))
     bombs = [png(side, side, 8, 2) for side in (2**14, 2**16, 2**20, 2**31 - 1)]
     strips = [encoded(Image.new("L", size)) for size in ((1, 4000), (4000, 1), (2, 65))]
     big = [encoded(Image.new("1", (5000, 5000))), encoded(Image.new("1", (5000, 5000)), "TIFF", compression="group4")]
@@ -115,7 +115,7 @@ def mutated(good: list[bytes], number: int) -> bytes:
     return bytes(content)
 
 
-def test_a_thousand_mutated_pictures(make_quick: Callable[[], GRPOTTA]) -> None:
+def test_a_thousand_mutated_images(make_quick: Callable[[], GRPOTTA]) -> None:
     good, bad = seeds(), never_good()
     files = bad + [mutated(good, number) for number in range(COUNT - len(bad))]
     app = create_service(make_quick(), replace(PATIENT, pixels=2**22))
@@ -146,9 +146,9 @@ def test_a_thousand_mutated_pictures(make_quick: Callable[[], GRPOTTA]) -> None:
     assert health.status_code == 200
 
 
-def test_a_good_picture_among_damaged_ones_gets_its_own_answer(quick: GRPOTTA) -> None:
+def test_a_good_image_among_damaged_ones_gets_its_own_answer(quick: GRPOTTA) -> None:
     good = seeds()
-    expected = quick.predict(picture(0))
+    expected = quick.predict(drawing(0))
     with serving(create_service(quick, PATIENT)) as address, httpx.Client(base_url=address, timeout=600) as client:
         for number in range(20):
             client.post(CLASSIFY, files={"images": mutated(good, number)})
@@ -157,7 +157,7 @@ def test_a_good_picture_among_damaged_ones_gets_its_own_answer(quick: GRPOTTA) -
 
 
 def test_the_service_is_what_its_schema_says(quick: GRPOTTA, tmp_path: Path) -> None:
-    # Not checked: that all data that fits the schema is accepted. No schema can say which bytes are a picture.
+    # Not checked: that all data that fits the schema is accepted. No schema can say which bytes are an image.
     options = ["--phases=examples,coverage,fuzzing", "--exclude-checks=positive_data_acceptance", "--max-examples=40"]
     options += ["--seed=1", "--generation-database=none", "--request-timeout=600", "--no-color"]
     with serving(create_service(quick, PATIENT)) as address:

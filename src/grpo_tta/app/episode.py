@@ -1,4 +1,4 @@
-"""What the page tells of one picture: answer, views, group and steps, ready to be drawn. No Gradio, no HTML."""
+"""What the page tells of one image: answer, views, group and steps, ready to be drawn. No Gradio, no HTML."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from grpo_tta import GRPOTTA, Explanation, UserError
-from grpo_tta.batches import make_batch
-from grpo_tta.images import image_key
-from grpo_tta.towers import Tower
+from grpo_tta.backbones.base import Backbone
+from grpo_tta.engine.batches import make_batch
+from grpo_tta.images.read import image_key
 
 SHOWN_LABELS = 8
 SHOWN_VIEWS = 12
@@ -34,10 +34,10 @@ class Bar:
 @final
 @dataclass(frozen=True)
 class View:
-    """One selected view as a picture, and what the frozen model sees in it before the first step."""
+    """One selected view as an image, and what the frozen model sees in it before the first step."""
 
     number: int
-    picture: str
+    image: str
     label: str
     percent: float
 
@@ -71,13 +71,13 @@ class Group:
 @final
 @dataclass(frozen=True)
 class Episode:
-    """One picture's adaptation, top to bottom.
+    """One image's adaptation, top to bottom.
 
     Attributes:
         before, after: the answers; percents of each.
         bars: the likeliest labels, in the order of the adapted probability.
         rest: number of labels that are not among them, and their probabilities in percent, before and after.
-        picture: what was adapted to, as a data address.
+        image: what was adapted to, as a data address.
         views, more_views: the views that are shown, and how many more there are.
         groups: one, or one a view.
         prior: the labels that the frozen model sees in the content-free copies, likeliest first (empty without copies).
@@ -92,7 +92,7 @@ class Episode:
     percent_after: float
     bars: tuple[Bar, ...]
     rest: tuple[int, float, float]
-    picture: str
+    image: str
     views: tuple[View, ...]
     more_views: int
     groups: tuple[Group, ...]
@@ -109,10 +109,10 @@ class Episode:
 
 
 def tell(classifier: GRPOTTA, image: Image.Image) -> Episode:
-    """Adapts to one RGB picture and tells everything; milliseconds are those of the adaptation alone, views included.
+    """Adapts to one RGB image and tells everything; milliseconds are those of the adaptation alone, views included.
 
     Raises:
-        UserError: the picture is unusable.
+        UserError: the image is unusable.
     """
     began = time.perf_counter()
     told = classifier.explain(image)
@@ -135,7 +135,7 @@ def tell(classifier: GRPOTTA, image: Image.Image) -> Episode:
         percent_after=100 * answer.probability,
         bars=bars,
         rest=rest,
-        picture=address(image, 320),
+        image=address(image, 320),
         views=_views(classifier, image, told),
         more_views=max(0, len(told.views) - SHOWN_VIEWS),
         groups=_groups(told),
@@ -150,18 +150,18 @@ def tell(classifier: GRPOTTA, image: Image.Image) -> Episode:
 
 def _views(classifier: GRPOTTA, image: Image.Image, told: Explanation) -> tuple[View, ...]:
     """The selected views, made again from the same random numbers."""
-    tower = classifier.tower
-    made, _ = make_batch(tower, [image], [image_key(image)], classifier.settings.views, classifier.seed)
+    backbone = classifier.backbone
+    made, _ = make_batch(backbone, [image], [image_key(image)], classifier.settings.views, classifier.seed)
     views = []
     for trace in told.views[:SHOWN_VIEWS]:
         best = max(trace.candidates, key=lambda candidate: candidate.probabilities[0] if candidate.probabilities else 0.0)
         percent = 100 * best.probabilities[0] if best.probabilities else float("nan")
-        views.append(View(trace.view, address(_denormalised(made[0, trace.view], tower), 96), best.label, percent))
+        views.append(View(trace.view, address(_denormalised(made[0, trace.view], backbone), 96), best.label, percent))
     return tuple(views)
 
 
-def _denormalised(view: torch.Tensor, tower: Tower) -> Image.Image:
-    pixels = (view.float() * tower.std[:, None, None] + tower.mean[:, None, None]).clamp(0, 1)
+def _denormalised(view: torch.Tensor, backbone: Backbone) -> Image.Image:
+    pixels = (view.float() * backbone.std[:, None, None] + backbone.mean[:, None, None]).clamp(0, 1)
     return Image.fromarray((255 * pixels).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
@@ -191,7 +191,7 @@ def _rows(told: Explanation, views: Sequence[int]) -> tuple[Row, ...]:
 
 
 def address(image: Image.Image, side: int) -> str:
-    """A `data:` address of the picture, its longer side at most `side` pixels; PNG, so that small ones stay exact."""
+    """A `data:` address of the image, its longer side at most `side` pixels; PNG, so that small ones stay exact."""
     small = image.copy()
     small.thumbnail((side, side))
     buffer = io.BytesIO()

@@ -14,28 +14,28 @@ from PIL import Image
 from grpo_tta import GRPOTTA, UserError
 from grpo_tta.app.episode import Episode, split_labels, tell
 from grpo_tta.app.shifts import SHIFTS, Shift, shift
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.data import nano
-from grpo_tta.images import to_rgb
-from grpo_tta.pages import environment
-from grpo_tta.settings import PRESETS
-from grpo_tta.towers import Tower
+from grpo_tta.images.read import to_rgb
+from grpo_tta.method.settings import PRESETS
+from grpo_tta.report.pages import environment
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
-"""Pictures of the nano suite's tuning split, by task and number."""
+"""Images of the nano suite's tuning split, by task and number."""
 _PRESETS = [name for name in PRESETS if name != "accurate"]  # the default by its other name
-EMPTY = '<p class="tta-empty">Choose a picture and press <b>Adapt</b>.</p>'
+EMPTY = '<p class="tta-empty">Choose an image and press <b>Adapt</b>.</p>'
 
 
 @final
 class Classifiers:
-    """The towers that the page offers, each loaded on first use, and the last few classifiers made of them."""
+    """The backbones that the page offers, each loaded on first use, and the last few classifiers made of them."""
 
-    def __init__(self, load: Callable[[str], Tower], kept: int = 8) -> None:
-        self._tower, self._lock = lru_cache(maxsize=None)(load), Lock()
+    def __init__(self, load: Callable[[str], Backbone], kept: int = 8) -> None:
+        self._backbone, self._lock = lru_cache(maxsize=None)(load), Lock()
         self._recent = lru_cache(maxsize=kept)(self._make)
 
     def _make(self, model: str, labels: tuple[str, ...], template: str, preset: str) -> GRPOTTA:
-        return GRPOTTA(self._tower(model), labels, templates=template, settings=preset)
+        return GRPOTTA(self._backbone(model), labels, templates=template, settings=preset)
 
     def get(self, model: str, labels: Sequence[str], template: str, preset: str) -> GRPOTTA:
         """
@@ -56,7 +56,7 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
     return text.lstrip("+-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
 
 
-_TEMPLATES = environment({"percent": _percent, "number": _number})
+_TEMPLATES = environment("grpo_tta.app", {"percent": _percent, "number": _number})
 
 
 def render(episode: Episode, seen: str, device: str) -> tuple[str, str]:
@@ -66,17 +66,17 @@ def render(episode: Episode, seen: str, device: str) -> tuple[str, str]:
 
 
 def example(task: str, number: int) -> tuple[Image.Image, str, str]:
-    """Picture, labels and template of one example."""
+    """Image, labels and template of one example."""
     spec = nano.TASKS[task]
     return Image.fromarray(nano.item(task, "tuning", number).image), ", ".join(spec.classes), spec.template
 
 
-def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
+def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Blocks:
     """The page for these models; the first is chosen to begin with.
 
     Args:
         models: names.
-        load: name -> tower.
+        load: name -> backbone.
     """
     classifiers = Classifiers(load)
 
@@ -84,15 +84,15 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
         image: Image.Image | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str
     ) -> tuple[str, str]:
         if image is None:
-            raise gr.Error("There is no picture yet; drop one or take an example.", print_exception=False)
+            raise gr.Error("There is no image yet; drop one or take an example.", print_exception=False)
         try:
             classifier = classifiers.get(model, split_labels(labels), template, preset)
-            picture = shift(to_rgb(image), kind, int(severity), classifier.tower.image_size)
+            picture = shift(to_rgb(image), kind, int(severity), classifier.backbone.image_size)
             episode = tell(classifier, picture)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
         seen = "untouched" if kind == "none" else f"{kind}, severity {int(severity)}"
-        return render(episode, seen, str(classifier.tower.device))
+        return render(episode, seen, str(classifier.backbone.device))
 
     def choose(number: int) -> tuple[Image.Image, str, str]:
         return example(*EXAMPLES[number])
@@ -100,15 +100,15 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
     first, first_labels, first_template = choose(0)
     with gr.Blocks(title="grpo-tta", analytics_enabled=False) as page:
         gr.HTML(
-            "<h1>grpo-tta</h1><p>A zero-shot model adapts itself to one unlabelled picture, answers, and forgets. "
-            "Shift the picture and watch.</p>",
+            "<h1>grpo-tta</h1><p>A zero-shot model adapts itself to one unlabelled image, answers, and forgets. "
+            "Shift the image and watch.</p>",
             elem_id="tta-head",
         )
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 image = gr.Image(
-                    first, label="Picture", type="pil", image_mode=None, format="png", sources=["upload", "clipboard"],
-                    height=240, buttons=[], elem_id="tta-picture", alt_text="the picture to adapt to",
+                    first, label="Image", type="pil", image_mode=None, format="png", sources=["upload", "clipboard"],
+                    height=240, buttons=[], elem_id="tta-image", alt_text="the image to adapt to",
                 )  # fmt: skip
                 thumbnail = gr.Image(visible=False, type="pil", format="png")
                 examples = gr.Dataset(
@@ -116,7 +116,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
                     layout="gallery", label="Examples", elem_id="tta-examples",
                 )  # fmt: skip
                 labels = gr.Textbox(first_labels, label="Labels, separated by commas", lines=3, elem_id="tta-labels")
-                kind = gr.Radio(list(SHIFTS), value="fog", label="Shift the picture", elem_id="tta-shift")
+                kind = gr.Radio(list(SHIFTS), value="fog", label="Shift the image", elem_id="tta-shift")
                 severity = gr.Slider(1, 5, value=4, step=1, label="Severity of the shift", buttons=[], elem_id="tta-severity")
                 with gr.Accordion("Model, preset, prompt", open=False):
                     model = gr.Dropdown(list(models), value=models[0], label="Model", elem_id="tta-model")
@@ -128,7 +128,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
         trace = gr.HTML("", elem_id="tta-trace")
         inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace]
         gr.on([button.click, kind.change, severity.release, page.load], adapt, inputs, outputs, api_name="adapt")
-        # what stands beside a new picture must not be another one's answer
+        # what stands beside a new image must not be another one's answer
         image.upload(lambda: (EMPTY, ""), None, outputs, queue=False, api_visibility="private")
         chosen = examples.click(choose, examples, [image, labels, template], api_visibility="private")
         chosen.then(adapt, inputs, outputs, api_visibility="private")
@@ -137,4 +137,4 @@ def make_page(models: Sequence[str], load: Callable[[str], Tower]) -> gr.Blocks:
 
 def style() -> str:
     """The page's own CSS."""
-    return (files("grpo_tta") / "templates" / "app.css").read_text()
+    return (files("grpo_tta.app") / "templates" / "app.css").read_text()

@@ -12,10 +12,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from grpo_tta.app.page import make_page, style
-from grpo_tta.listen import address, open_socket
-from grpo_tta.towers import Tower
+from grpo_tta.backbones.base import Backbone
+from grpo_tta.service.listen import address, open_socket
 
-# Gradio's scripts build templates by eval and keep pictures in blobs; all of it stays on this host.
+# Gradio's scripts build templates by eval and keep images in blobs; all of it stays on this host.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:"
@@ -24,12 +24,12 @@ FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans
 MONO = ("ui-monospace", "DejaVu Sans Mono", "monospace")
 
 
-def create_app(models: Sequence[str], load: Callable[[str], Tower]) -> ASGIApp:
+def create_app(models: Sequence[str], load: Callable[[str], Backbone]) -> ASGIApp:
     """The page as an ASGI application.
 
     Args:
         models: names of the models that it offers.
-        load: name -> tower.
+        load: name -> backbone.
     """
     theme = gr.themes.Default(primary_hue="orange", neutral_hue="slate", font=FONT, font_mono=MONO)
     # white on the default orange is too faint to read
@@ -64,7 +64,7 @@ class _WithPolicy:
 
 
 def serve_page(
-    models: Sequence[str], load: Callable[[str], Tower], *, host: str, port: int, announce: Callable[[str], None]
+    models: Sequence[str], load: Callable[[str], Backbone], *, host: str, port: int, announce: Callable[[str], None]
 ) -> None:
     """Serves the page until it is told to stop; `announce` is told its address.
 

@@ -1,7 +1,7 @@
-"""Shifts of a user's own picture, of any size and shape, so that one can watch adaptation work.
+"""Shifts of a user's own image, of any size and shape, so that one can watch adaptation work.
 
 In the spirit of the suite's corruptions (`data.corruptions`), which are frozen and for square 64-pixel drawings alone.
-Strengths are in shares of the shorter side, after the picture was brought down to about what the model will see of it:
+Strengths are in shares of the shorter side, after the image was brought down to about what the model will see of it:
 noise on the pixels of a large photo would average out before the model met it.
 """
 
@@ -21,13 +21,13 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def shift(image: Image.Image, kind: Shift, severity: int, size: int, seed: int = 0) -> Image.Image:
-    """The picture as a worse camera, the weather or a pen would have it; `none` gives it back untouched.
+    """The image as a worse camera, the weather or a pen would have it; `none` gives it back untouched.
 
     Args:
         image: RGB.
         kind: of shift.
         severity: 1 to 5.
-        size: side of the model's input in pixels; a larger picture is first brought down to 4/3 of it.
+        size: side of the model's input in pixels; a larger image is first brought down to 4/3 of it.
         seed: of noise and clouds.
 
     Raises:
@@ -63,7 +63,7 @@ def _bring_down(image: Image.Image, short: int) -> Image.Image:
 
 
 def _fog(pixels: np.ndarray, density: float, rng: np.random.Generator) -> np.ndarray:
-    """Clouds of three sizes between the picture `[H, W, 3]` and the camera."""
+    """Clouds of three sizes between the image `[H, W, 3]` and the camera."""
     height, width = pixels.shape[:2]
     clouds = np.zeros((height, width))
     for octave, cells in enumerate((3, 6, 12)):

@@ -3,5 +3,5 @@
 Each is written from its paper and its published settings. DPE (arXiv 2410.12790) is left out: it tunes residuals of
 textual and visual prototypes, but its settings differ by data set, its class descriptions come from a language model,
 and the weight of its alignment loss and the rule by which its prototypes evolve could not be settled from what we had;
-a guess under its name would be no peer.
+a guess under its name would be no baseline.
 """

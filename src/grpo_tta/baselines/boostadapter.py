@@ -12,11 +12,11 @@ from typing import ClassVar, final
 
 import torch
 
-from grpo_tta.adapt import Adaptation, Cost, select_views
 from grpo_tta.baselines.checks import check_at_least, check_selected
 from grpo_tta.baselines.tda import TDASettings, add_negative, add_positive, cache_logits, empty_caches
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
-from grpo_tta.policy import Policy
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import Policy
+from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @final
@@ -25,8 +25,8 @@ class BoostAdapterSettings:
     """Image by image: `update_size` is one and no setting.
 
     Attributes:
-        views: V, the untouched picture included.
-        selected: M, how many crops of lowest entropy boost the cache; the untouched picture is not one of them.
+        views: V, the untouched image included.
+        selected: M, how many crops of lowest entropy boost the cache; the untouched image is not one of them.
         tda: of the caches.
     """
 
@@ -49,7 +49,7 @@ def boostadapter(policy: Policy, batch: ImageBatch, settings: BoostAdapterSettin
     C, D = policy.text_features.shape
     caches = {key: value.to(features.device).clone() for key, value in state.items()}
     caches = caches or empty_caches(C, D, tda, features.device)
-    logits = policy.tower.logit_scale * features[:, 0] @ policy.text_features.T  # [B, C]
+    logits = policy.backbone.logit_scale * features[:, 0] @ policy.text_features.T  # [B, C]
     crops = 1 + select_views(log_probs[:, 1:], settings.selected)  # [B, M]
     after = []
     for b, own in enumerate(logits):

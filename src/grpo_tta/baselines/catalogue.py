@@ -1,4 +1,4 @@
-"""The peers with the settings of their official code."""
+"""The baselines with the settings of their official code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from grpo_tta.baselines.ttl import TTLSettings, ttl_method
 from grpo_tta.baselines.vte import VTESettings, vte_method
 from grpo_tta.baselines.watt import WATTSettings, watt_method
 from grpo_tta.baselines.zero import ZeroSettings, zero_method
-from grpo_tta.contract import Method
+from grpo_tta.engine.interface import Method
 
 
-def peer_methods() -> list[Method]:
-    """Every peer that has no other reward model than the model itself, made anew at each call."""
+def baseline_methods() -> list[Method]:
+    """Every baseline that has no other reward model than the model itself, made anew at each call."""
     return [
         template_ensemble_method(),
         vte_method(VTESettings()),

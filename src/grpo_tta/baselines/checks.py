@@ -1,4 +1,4 @@
-"""Checks that the settings of the peers share."""
+"""Checks that the settings of the baselines share."""
 
 from __future__ import annotations
 

@@ -15,16 +15,16 @@ from typing import final
 import torch
 from torch import Tensor
 
-from grpo_tta.adapt import Adaptation, Cost
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.pieces import join, pieces
 from grpo_tta.baselines.prompt_features import read_off
 from grpo_tta.baselines.transductive import shared_features, transductive_agreement
-from grpo_tta.contract import ImageBatch, Method, State
-from grpo_tta.optim import Update
-from grpo_tta.policy import Policy
-from grpo_tta.towers import Tower
-from grpo_tta.tuning import make_plan
+from grpo_tta.engine.interface import ImageBatch, Method, State
+from grpo_tta.engine.minibatches import join, pieces
+from grpo_tta.engine.optim import Update
+from grpo_tta.engine.parameters import make_plan
+from grpo_tta.engine.policy import Policy
+from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -61,7 +61,7 @@ def _prompt_features(policy: Policy, classes: Tensor, known: dict[str, Tensor]) 
     prompts = [template.format(label) for label in joined_labels(policy.prompts.labels, classes)]
     new = sorted(set(prompts) - known.keys())
     if new:
-        features = torch.nn.functional.normalize(policy.tower.encode_text(new).float(), dim=-1)
+        features = torch.nn.functional.normalize(policy.backbone.encode_text(new).float(), dim=-1)
         known |= dict(zip(new, features, strict=True))
     return torch.stack([known[prompt] for prompt in prompts])
 
@@ -73,9 +73,9 @@ def clipartt_piece(policy: Policy, batch: ImageBatch, settings: CLIPArTTSettings
     Raises:
         UserError: a prompt of K labels is longer than the model reads.
     """
-    plan = make_plan(policy.tower, "norm")
+    plan = make_plan(policy.backbone, "norm")
     tokens = batch.seen.tokens[plan.first_block][:, 0]  # [N, T, W]
-    scale, K = policy.tower.logit_scale, min(settings.candidates, policy.classes)
+    scale, K = policy.backbone.logit_scale, min(settings.candidates, policy.classes)
     tuned = plan.start(1)
     update = Update("adam", settings.learning_rate, None)
     one = torch.ones(1, dtype=torch.bool, device=tokens.device)
@@ -94,8 +94,8 @@ def clipartt_piece(policy: Policy, batch: ImageBatch, settings: CLIPArTTSettings
 
 
 def clipartt_method(settings: CLIPArTTSettings, name: str = "clipartt") -> Method:
-    def cuts(tower: Tower) -> Sequence[int]:
-        return (make_plan(tower, "norm").first_block,)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return (make_plan(backbone, "norm").first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return join([clipartt_piece(policy, piece, settings) for piece in pieces(batch, settings.update_size)]), state

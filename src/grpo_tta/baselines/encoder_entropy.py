@@ -14,14 +14,14 @@ from typing import final
 
 from torch import Tensor
 
-from grpo_tta import objective
-from grpo_tta.adapt import Adaptation, Cost, select_views
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.checks import check_at_least, check_positive, check_selected
-from grpo_tta.baselines.climb import EncoderPart, check_part, climb_encoder, encoder_cuts
-from grpo_tta.contract import ImageBatch, Method, State
-from grpo_tta.policy import Policy
-from grpo_tta.rewards import log_mean_probs
-from grpo_tta.towers import Tower
+from grpo_tta.engine.interface import ImageBatch, Method, State
+from grpo_tta.engine.loop import EncoderPart, check_part, climb_encoder, encoder_cuts
+from grpo_tta.engine.policy import Policy
+from grpo_tta.method import objective
+from grpo_tta.method.grpo import Adaptation, Cost, select_views
+from grpo_tta.method.rewards import log_mean_probs
 
 
 @final
@@ -71,8 +71,8 @@ def encoder_entropy(policy: Policy, batch: ImageBatch, settings: EncoderEntropyS
 
 
 def encoder_entropy_method(settings: EncoderEntropySettings, name: str = "encoder-entropy") -> Method:
-    def cuts(tower: Tower) -> Sequence[int]:
-        return encoder_cuts(tower, settings.tuned)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return encoder_cuts(backbone, settings.tuned)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return encoder_entropy(policy, batch, settings), state

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.adapt import Adaptation, Cost
 from grpo_tta.baselines.checks import check_at_least, check_positive
 from grpo_tta.baselines.prompt_features import read_off
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import EncodedViews, Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Observation, Policy
+from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -79,7 +79,7 @@ def shift(features: Tensor, density: Tensor, scores: Tensor) -> Tensor:
     return torch.einsum("bp,bpd->bd", weights, features) / weights.sum(1, keepdim=True).clamp_min(1e-12)
 
 
-def mta(policy: Policy, seen: Observation, settings: MTASettings) -> Adaptation:
+def mta(policy: Policy, seen: EncodedViews, settings: MTASettings) -> Adaptation:
     """softmax_c(s <normalise(m), t_c>), m started at view 0 and y uniform; V forward passes."""
     features, log_probs = seen.features[:, : seen.views], seen.log_probs[:, : seen.views]
     affinity = torch.einsum("bpc,bqc->bpq", log_probs.exp(), log_probs.exp())

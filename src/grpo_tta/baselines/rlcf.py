@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.adapt import Adaptation, Cost, select_views
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.checks import check_at_least, check_positive, check_selected
-from grpo_tta.baselines.climb import EncoderPart, check_part, climb_encoder, encoder_cuts
-from grpo_tta.candidates import propose
-from grpo_tta.contract import ImageBatch, Method, RewardModel, State
+from grpo_tta.engine.interface import ImageBatch, Method, RewardModel, State
+from grpo_tta.engine.loop import EncoderPart, check_part, climb_encoder, encoder_cuts
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Policy
-from grpo_tta.towers import Tower
+from grpo_tta.method.candidates import propose
+from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @final
@@ -92,7 +92,7 @@ def check_teacher(policy: Policy, teacher: Policy) -> None:
 @torch.no_grad()
 def teacher_cosine(policy: Policy, teacher: Policy, views: Tensor) -> Tensor:
     """cos(g(v), t_c) of a teacher, which reads the views `[B, M, 3, S, S]` in its own size and normalisation: `[B, M, C]`."""
-    ours, theirs = policy.tower, teacher.tower
+    ours, theirs = policy.backbone, teacher.backbone
     pixels = views.flatten(0, 1) * ours.std[:, None, None] + ours.mean[:, None, None]
     if theirs.image_size != ours.image_size:
         size = (theirs.image_size, theirs.image_size)
@@ -131,12 +131,12 @@ def rlcf(policy: Policy, batch: ImageBatch, settings: RLCFSettings, teacher: Pol
 
 
 def rlcf_method(settings: RLCFSettings, teacher: Policy | None = None, name: str = "rlcf") -> Method:
-    def cuts(tower: Tower) -> Sequence[int]:
-        return encoder_cuts(tower, settings.tuned)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return encoder_cuts(backbone, settings.tuned)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return rlcf(policy, batch, settings, teacher), state
 
     reward_model: RewardModel = "own" if teacher is None else "teacher"
-    named = None if teacher is None else teacher.tower.name
+    named = None if teacher is None else teacher.backbone.name
     return Method(name, "episodic", reward_model, settings.views, 0, settings, cuts, run, named)

@@ -2,7 +2,7 @@
 
 The positive cache holds a few sure images per predicted class and raises that class for similar images; the negative
 cache holds a few unsure ones and lowers the classes that they made plausible. How this differs from the paper: only the
-untouched picture is used, not the mean of confident crops that its experiments on ImageNet variants take; the same
+untouched image is used, not the mean of confident crops that its experiments on ImageNet variants take; the same
 settings serve every data set.
 """
 
@@ -15,12 +15,12 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from grpo_tta import objective
-from grpo_tta.adapt import Adaptation, Cost
 from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Policy
+from grpo_tta.method import objective
+from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -126,7 +126,7 @@ def tda(policy: Policy, batch: ImageBatch, settings: TDASettings, state: State) 
     C, D = policy.text_features.shape
     caches = {key: value.to(features.device).clone() for key, value in state.items()}
     caches = caches or empty_caches(C, D, settings, features.device)
-    logits = policy.tower.logit_scale * features @ policy.text_features.T  # [B, C]
+    logits = policy.backbone.logit_scale * features @ policy.text_features.T  # [B, C]
     after = []
     for feature, said, own in zip(features, log_probs, logits, strict=True):
         add_positive(caches, feature, said)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import final
 from weakref import WeakKeyDictionary
 
-from grpo_tta.adapt import Adaptation
-from grpo_tta.baselines.climb import encoder_cuts
+from grpo_tta.backbones.base import Backbone
+from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf
-from grpo_tta.contract import ImageBatch, Method, State
-from grpo_tta.policy import Policy
-from grpo_tta.prompts import make_prompts
-from grpo_tta.towers import Tower
+from grpo_tta.engine.interface import ImageBatch, Method, State
+from grpo_tta.engine.loop import encoder_cuts
+from grpo_tta.engine.policy import Policy
+from grpo_tta.method.grpo import Adaptation
 
 TAUGHT = {"rlcf": RLCFSettings(), "rlcf-full": RLCFSettings(tuned="whole")}
 """The methods that take a teacher, by the name of the form without one."""
@@ -37,7 +37,7 @@ class TaughtSettings:
     fingerprint: str
 
 
-def taught_methods(names: Sequence[str], teacher: Tower) -> list[Method]:
+def taught_methods(names: Sequence[str], teacher: Backbone) -> list[Method]:
     """Those of the named methods that take a teacher, with this one; `rlcf` where none of them does.
 
     They are called `rlcf+TEACHER`.
@@ -46,13 +46,13 @@ def taught_methods(names: Sequence[str], teacher: Tower) -> list[Method]:
     return [taught_rlcf_method(TAUGHT[name], teacher, name) for name in chosen]
 
 
-def taught_rlcf_method(settings: RLCFSettings, teacher: Tower, name: str = "rlcf") -> Method:
+def taught_rlcf_method(settings: RLCFSettings, teacher: Backbone, name: str = "rlcf") -> Method:
     """RLCF with a teacher as its paper has it; see `grpo_tta.baselines.rlcf`."""
     # One policy of the teacher's for each of the adapted model's, which lives as long as a task.
     policies: WeakKeyDictionary[Policy, Policy] = WeakKeyDictionary()
 
-    def cuts(tower: Tower) -> Sequence[int]:
-        return encoder_cuts(tower, settings.tuned)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return encoder_cuts(backbone, settings.tuned)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         if policy not in policies:
@@ -65,7 +65,7 @@ def taught_rlcf_method(settings: RLCFSettings, teacher: Tower, name: str = "rlcf
     return Method(f"{name}+{short_name(teacher)}", "episodic", "teacher", settings.views, 0, told, cuts, run, teacher.name)
 
 
-def short_name(tower: Tower) -> str:
+def short_name(backbone: Backbone) -> str:
     """A folder's own name for a model from a folder, which may lie deep; else the model's name."""
-    path = Path(tower.name).expanduser()
-    return path.resolve().name if path.is_dir() else tower.name
+    path = Path(backbone.name).expanduser()
+    return path.resolve().name if path.is_dir() else backbone.name

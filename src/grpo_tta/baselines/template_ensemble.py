@@ -6,13 +6,13 @@ none, this is zero-shot.
 
 from __future__ import annotations
 
-from grpo_tta.adapt import Adaptation, Cost
 from grpo_tta.baselines.prompt_features import ensemble_features, read_off
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
-from grpo_tta.policy import Observation, Policy
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import EncodedViews, Policy
+from grpo_tta.method.grpo import Adaptation, Cost
 
 
-def template_ensemble(policy: Policy, seen: Observation) -> Adaptation:
+def template_ensemble(policy: Policy, seen: EncodedViews) -> Adaptation:
     """softmax_c(s <f(v_0), normalise(mean_h t_hc)>); one forward pass, and C * H text passes once per task."""
     after = read_off(policy, seen.features[:, 0], ensemble_features(policy))
     return Adaptation(seen.log_probs[:, 0], after, Cost(1.0))

@@ -13,15 +13,15 @@ from typing import final
 
 import torch
 
-from grpo_tta import objective
-from grpo_tta.adapt import Adaptation, Cost
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.pieces import join, pieces
-from grpo_tta.contract import ImageBatch, Method, State
-from grpo_tta.optim import Update, load_shared, save_shared
-from grpo_tta.policy import Policy
-from grpo_tta.towers import Tower
-from grpo_tta.tuning import make_plan
+from grpo_tta.engine.interface import ImageBatch, Method, State
+from grpo_tta.engine.minibatches import join, pieces
+from grpo_tta.engine.optim import Update, load_shared, save_shared
+from grpo_tta.engine.parameters import make_plan
+from grpo_tta.engine.policy import Policy
+from grpo_tta.method import objective
+from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -46,7 +46,7 @@ def tent_step(policy: Policy, batch: ImageBatch, settings: TentSettings, state: 
 
     The state holds the shared parameters `[1, ...]` and Adam's moments; an empty one starts from the frozen model.
     """
-    plan = make_plan(policy.tower, "norm")
+    plan = make_plan(policy.backbone, "norm")
     # The images of the piece share one set of parameters: to the plan they are the views of a single image.
     tokens = batch.seen.tokens[plan.first_block][:, 0][None]  # [1, N, T, W]
     update = Update("adam", settings.learning_rate, None)
@@ -62,8 +62,8 @@ def tent_step(policy: Policy, batch: ImageBatch, settings: TentSettings, state: 
 
 
 def tent_method(settings: TentSettings, name: str = "tent") -> Method:
-    def cuts(tower: Tower) -> Sequence[int]:
-        return (make_plan(tower, "norm").first_block,)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return (make_plan(backbone, "norm").first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         done = []

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.adapt import Adaptation, Cost, select_views
 from grpo_tta.baselines.checks import check_at_least, check_positive, check_selected
 from grpo_tta.baselines.encoder_entropy import mean_confidence
 from grpo_tta.baselines.prompt_features import read_off
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.optim import Update
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.optim import Update
-from grpo_tta.policy import Policy
+from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @runtime_checkable
 class TunableText(Protocol):
-    """What a tower must offer beside `Tower` for its prompts to be tuned."""
+    """What a backbone must offer beside `Backbone` for its prompts to be tuned."""
 
     def embed_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """N prompts -> token embeddings `[N, L, W]` and token numbers `[N, L]`."""
@@ -73,16 +73,16 @@ class ContextPrompts:
     def __init__(self, policy: Policy) -> None:
         """
         Raises:
-            UserError: the tower cannot tune text, or the template has no words before the label.
+            UserError: the backbone cannot tune text, or the template has no words before the label.
         """
-        tower, prompts = policy.tower, policy.prompts
-        if not isinstance(tower, TunableText):
-            raise UserError(f"{policy.tower.name}: this tower cannot tune text; use a model from open_clip.")
-        self._tower: TunableText = tower
+        backbone, prompts = policy.backbone, policy.prompts
+        if not isinstance(backbone, TunableText):
+            raise UserError(f"{policy.backbone.name}: this backbone cannot tune text; use a model from open_clip.")
+        self._backbone: TunableText = backbone
         template = prompts.templates[0]
         context = template.split("{}")[0].strip()
-        self._embeddings, self._tokens = tower.embed_tokens([template.format(label) for label in prompts.labels])
-        _, alone = tower.embed_tokens(["", context])
+        self._embeddings, self._tokens = backbone.embed_tokens([template.format(label) for label in prompts.labels])
+        _, alone = backbone.embed_tokens(["", context])
         # Tokens that a prompt shares with the bare context are its context; those shared with nothing at all open it.
         start = _common_prefix(alone[:1], alone[1])
         stop = _common_prefix(self._tokens, alone[1])
@@ -97,7 +97,7 @@ class ContextPrompts:
         images, classes = pairs // self.classes, pairs % self.classes
         words = self._embeddings[classes]
         embeddings = torch.cat([words[:, : self._start], context[images], words[:, self._stop :]], dim=1)
-        return F.normalize(self._tower.encode_embeddings(embeddings, self._tokens[classes]).float(), dim=-1)
+        return F.normalize(self._backbone.encode_embeddings(embeddings, self._tokens[classes]).float(), dim=-1)
 
 
 def _common_prefix(tokens: Tensor, line: Tensor) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from grpo_tta.policy import Policy
-from grpo_tta.tuning import Plan
+from grpo_tta.engine.parameters import Plan
+from grpo_tta.engine.policy import Policy
 
 
 def transductive_target(images: Tensor, prompts: Tensor, scale: float) -> Tensor:

@@ -13,15 +13,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from grpo_tta import objective
-from grpo_tta.adapt import Adaptation, Cost
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.climb import climb_plan
-from grpo_tta.contract import ImageBatch, Method, State
-from grpo_tta.optim import Update
-from grpo_tta.policy import Policy
-from grpo_tta.towers import Tower
-from grpo_tta.tuning import Plan, make_plan
+from grpo_tta.engine.interface import ImageBatch, Method, State
+from grpo_tta.engine.loop import climb_plan
+from grpo_tta.engine.optim import Update
+from grpo_tta.engine.parameters import Plan, make_plan
+from grpo_tta.engine.policy import Policy
+from grpo_tta.method import objective
+from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -60,15 +60,15 @@ def weighted_confidence(log_probs: Tensor, margin: float) -> Tensor:
     return -((margin - H.detach()).exp() * H).mean(1)
 
 
-def _plan(tower: Tower, settings: TTLSettings) -> Plan:
-    return make_plan(tower, "lora", min(settings.last_blocks, len(tower.blocks)), settings.rank)
+def _plan(backbone: Backbone, settings: TTLSettings) -> Plan:
+    return make_plan(backbone, "lora", min(settings.last_blocks, len(backbone.blocks)), settings.rank)
 
 
 def ttl(policy: Policy, batch: ImageBatch, settings: TTLSettings) -> Adaptation:
     """Predicts view 0 after the steps; V + share * (steps * V + 1) forward and share * steps * V backward passes, where
     share is that of the blocks from the first tuned one on."""
     s = settings
-    plan = _plan(policy.tower, s)
+    plan = _plan(policy.backbone, s)
     views = batch.seen.log_probs[:, : s.views]
     everything = torch.arange(s.views, device=views.device).expand(len(views), s.views)
 
@@ -77,14 +77,14 @@ def ttl(policy: Policy, batch: ImageBatch, settings: TTLSettings) -> Adaptation:
 
     update = Update("adam", s.learning_rate, None, s.weight_decay)
     after = climb_plan(policy, batch, everything, gain, plan, s.steps, update)
-    share = 1 - plan.first_block / len(policy.tower.blocks)
+    share = 1 - plan.first_block / len(policy.backbone.blocks)
     passes = share * s.steps * s.views
     return Adaptation(views[:, 0], after, Cost(s.views + passes + share, passes))
 
 
 def ttl_method(settings: TTLSettings, name: str = "ttl") -> Method:
-    def cuts(tower: Tower) -> Sequence[int]:
-        return (_plan(tower, settings).first_block,)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return (_plan(backbone, settings).first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return ttl(policy, batch, settings), state

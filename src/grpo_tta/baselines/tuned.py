@@ -1,7 +1,7 @@
-"""The peers with settings tuned as ours were: on the tuning split of the nano suite, with the default's number of views.
+"""The baselines with settings tuned as ours were: on the tuning split of the nano suite, with the default's number of views.
 
-The best of a grid each (`recipes/tune_peers.py`; the grids hold the official settings). TDA's and WATT's best are their
-official ones, so they have no variant here. Claims are made against the better of the two forms of a peer.
+The best of a grid each (`recipes/tune_baselines.py`; the grids hold the official settings). TDA's and WATT's best are their
+official ones, so they have no variant here. Claims are made against the better of the two forms of a baseline.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from grpo_tta.baselines.tpt import TPTSettings, tpt_method
 from grpo_tta.baselines.ttl import TTLSettings, ttl_method
 from grpo_tta.baselines.vte import VTESettings, vte_method
 from grpo_tta.baselines.zero import ZeroSettings, zero_method
-from grpo_tta.contract import Method
+from grpo_tta.engine.interface import Method
 
 
-def tuned_peer_methods() -> list[Method]:
+def tuned_baseline_methods() -> list[Method]:
     """Made anew at each call."""
     return [
         vte_method(VTESettings(views=24, selected=18), "vte-tuned"),

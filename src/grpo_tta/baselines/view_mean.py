@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from grpo_tta.adapt import Adaptation, Cost, select_views, take_views
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import EncodedViews, Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Observation, Policy
-from grpo_tta.rewards import log_mean_probs
+from grpo_tta.method.grpo import Adaptation, Cost, select_views, take_views
+from grpo_tta.method.rewards import log_mean_probs
 
 
 @final
@@ -29,7 +29,7 @@ class ViewMeanSettings:
             raise UserError(f"{self.selected} of {self.views} views cannot be selected; use 1 to {self.views}.")
 
 
-def view_mean(seen: Observation, settings: ViewMeanSettings) -> Adaptation:
+def view_mean(seen: EncodedViews, settings: ViewMeanSettings) -> Adaptation:
     """log (1/M sum_v pi_0(. | v)) over the M views of lowest entropy; V forward passes, no update."""
     views = seen.log_probs[:, : seen.views]
     selected = select_views(views, settings.selected)

@@ -12,11 +12,11 @@ from typing import final
 import torch
 from torch.nn import functional as F
 
-from grpo_tta.adapt import Adaptation, Cost, select_views
 from grpo_tta.baselines.checks import check_selected
 from grpo_tta.baselines.prompt_features import ensemble_features, read_off
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
-from grpo_tta.policy import Observation, Policy
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import EncodedViews, Policy
+from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @final
@@ -35,7 +35,7 @@ class VTESettings:
         check_selected(self.selected, self.views)
 
 
-def vte(policy: Policy, seen: Observation, settings: VTESettings) -> Adaptation:
+def vte(policy: Policy, seen: EncodedViews, settings: VTESettings) -> Adaptation:
     """softmax_c(s <normalise(mean_M f(v)), t_c>), t_c the ensemble's, M the views of lowest entropy under it.
 
     V forward passes; C * H text passes once per task.

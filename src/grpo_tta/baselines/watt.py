@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.adapt import Adaptation, Cost
+from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.pieces import join, pieces
 from grpo_tta.baselines.prompt_features import read_off, template_features
 from grpo_tta.baselines.transductive import shared_features, transductive_agreement
-from grpo_tta.contract import ImageBatch, Method, State
+from grpo_tta.engine.interface import ImageBatch, Method, State
+from grpo_tta.engine.minibatches import join, pieces
+from grpo_tta.engine.optim import Update
+from grpo_tta.engine.parameters import Plan, make_plan
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.optim import Update
-from grpo_tta.policy import Policy
-from grpo_tta.towers import Tower
-from grpo_tta.tuning import Plan, make_plan
+from grpo_tta.method.grpo import Adaptation, Cost
 
 Order = Literal["sequential", "parallel"]
 
@@ -79,7 +79,7 @@ def _on_template(
         with torch.enable_grad():
             images = shared_features(policy, tokens, plan, tuned)
             prompts = text[(images.detach() @ text.T).argmax(-1)]  # [N, D]
-            agreement = transductive_agreement(images, prompts, policy.tower.logit_scale)
+            agreement = transductive_agreement(images, prompts, policy.backbone.logit_scale)
             gradients = torch.autograd.grad(agreement, list(tuned.values()))
         tuned, _ = update.ascend(tuned, gradients, one)
     return tuned
@@ -88,7 +88,7 @@ def _on_template(
 def watt_piece(policy: Policy, batch: ImageBatch, settings: WATTSettings) -> Adaptation:
     """Adapts to N images together and predicts them; rounds * H * inner_steps backward passes an image and one forward
     pass more than that; C * H text passes once per task."""
-    plan = make_plan(policy.tower, "norm")
+    plan = make_plan(policy.backbone, "norm")
     tokens = batch.seen.tokens[plan.first_block][:, 0]  # [N, T, W]
     texts = template_features(policy)[: settings.templates]  # [H, C, D]
     centre = plan.start(1)
@@ -107,8 +107,8 @@ def watt_piece(policy: Policy, batch: ImageBatch, settings: WATTSettings) -> Ada
 
 
 def watt_method(settings: WATTSettings, name: str = "watt") -> Method:
-    def cuts(tower: Tower) -> Sequence[int]:
-        return (make_plan(tower, "norm").first_block,)
+    def cuts(backbone: Backbone) -> Sequence[int]:
+        return (make_plan(backbone, "norm").first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return join([watt_piece(policy, piece, settings) for piece in pieces(batch, settings.update_size)]), state

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta import objective
-from grpo_tta.adapt import Adaptation, Cost
 from grpo_tta.baselines.checks import check_at_least
-from grpo_tta.contract import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.engine.policy import EncodedViews, Policy
 from grpo_tta.errors import UserError
-from grpo_tta.policy import Observation, Policy
+from grpo_tta.method import objective
+from grpo_tta.method.grpo import Adaptation, Cost
 
 _NO_VOTE = 1e-6  # share of a vote given to every class, so that log-probabilities stay finite
 
@@ -65,7 +65,7 @@ def count_votes(log_probs: Tensor, M: int) -> Tensor:
     return counts + 0.5 * winner * (tied.sum(1, keepdim=True) > 1)
 
 
-def zero(seen: Observation, settings: ZeroSettings) -> Adaptation:
+def zero(seen: EncodedViews, settings: ZeroSettings) -> Adaptation:
     """Shares of the votes as probabilities; V forward passes."""
     views = seen.log_probs[:, : seen.views]
     counts = count_votes(views, settings.selected) + _NO_VOTE

@@ -1,4 +1,4 @@
-"""Which tasks `bench` runs: the nano suite, photographs, benchmarks, or a user's own pictures, corrupted or not."""
+"""Which tasks `bench` runs: the nano suite, photographs, benchmarks, or a user's own images, corrupted or not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from grpo_tta.data.benchmarks.corrupted import corrupted_tasks
-from grpo_tta.data.benchmarks.load import benchmark_tasks, corruptions_named, part_named
 from grpo_tta.data.custom import custom_task
 from grpo_tta.data.photos import photo_tasks
+from grpo_tta.data.public.corrupted import corrupted_tasks
+from grpo_tta.data.public.load import benchmark_tasks, corruptions_named, part_named
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.errors import UserError
 
@@ -22,12 +22,12 @@ class Choice:
         suite, tasks: nano or photos, and which of its tasks (None for all but the streams).
         photos_root: folder that holds the photographs of the suite photos.
         split: reporting or tuning.
-        limit: pictures a task.
-        data, labels_file: a user's own pictures and the names of their labels.
-        template: prompt of benchmarks and own pictures, or "coop".
+        limit: images a task.
+        data, labels_file: a user's own images and the names of their labels.
+        template: prompt of benchmarks and own images, or "coop".
         datasets, root: benchmarks and the folder that holds them.
         official_split: torchvision's own test split of the benchmarks.
-        corruptions, severities: as the user wrote them; none for the pictures as they are.
+        corruptions, severities: as the user wrote them; none for the images as they are.
         download: benchmarks may be fetched.
     """
 
@@ -72,7 +72,7 @@ def choose_tasks(choice: Choice) -> list[Task]:
     if choice.root is not None or choice.official_split:
         raise UserError("--root and --official-split belong to --dataset; name one.")
     if choice.data is None and (choice.labels_file is not None or choice.template != Choice.template):
-        raise UserError("--labels-file and --template belong to your own pictures or to --dataset; name --data or --dataset.")
+        raise UserError("--labels-file and --template belong to your own images or to --dataset; name --data or --dataset.")
     if choice.photos_root is not None and choice.suite != "photos":
         raise UserError("--photos-root belongs to --suite photos.")
     if choice.data is not None:
@@ -84,6 +84,6 @@ def choose_tasks(choice: Choice) -> list[Task]:
         tasks = photo_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
     else:
         raise UserError(
-            f"Unknown suite {choice.suite!r}; use nano, photos, --dataset for benchmarks, or --data for your own pictures."
+            f"Unknown suite {choice.suite!r}; use nano, photos, --dataset for benchmarks, or --data for your own images."
         )
     return corrupted_tasks(tasks, names, severities) if names else tasks

@@ -1,6 +1,6 @@
-"""A user's own labelled pictures as a task: a folder per class, a CSV of path,label, or Parquet with image,label.
+"""A user's own labelled images as a task: a folder per class, a CSV of path,label, or Parquet with image,label.
 
-The same pictures give the same answers in all three: random numbers go by pixels, not by where a picture lies.
+The same images give the same answers in all three: random numbers go by pixels, not by where an image lies.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from grpo_tta.bench.records import short_hash
 from grpo_tta.data.tasks import Kind, Task, evenly
 from grpo_tta.errors import UserError, as_text
-from grpo_tta.images import SUFFIXES, load_image, read_image
-from grpo_tta.records import short_hash
+from grpo_tta.images.read import SUFFIXES, load_image, read_image
 
 _KIND: Kind = "real"
 _PARTS = frozenset({"train", "val", "valid", "validation", "test"})
@@ -64,14 +64,14 @@ def read_labels(path: Path) -> dict[str, str]:
 def custom_task(
     path: Path, *, template: str, labels_file: Path | None = None, limit: int | None = None, name: str | None = None
 ) -> Task:
-    """Reads a data set; pictures are only opened when they are asked for.
+    """Reads a data set; images are only opened when they are asked for.
 
     Args:
         path: a folder with one folder per class, a CSV file with the columns path and label (paths relative to the
             file), or a Parquet file with the columns image (encoded bytes, or a struct with `bytes`) and label.
         template: prompt with `{}` for the class name.
         labels_file: as `read_labels` takes it; without it the labels found in the data, sorted, are the names.
-        limit: at most so many pictures, taken evenly from the whole.
+        limit: at most so many images, taken evenly from the whole.
         name: of the task; by default the folder's, or the file's without its suffix.
 
     Raises:
@@ -80,15 +80,15 @@ def custom_task(
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check --data.")
     if path.is_dir():
-        ids, labels, open_pictures = _folder(path)
+        ids, labels, open_images = _folder(path)
     elif path.suffix.lower() == ".csv":
-        ids, labels, open_pictures = _csv(path)
+        ids, labels, open_images = _csv(path)
     elif path.suffix.lower() in (".parquet", ".pq"):
-        ids, labels, open_pictures = _parquet(path)
+        ids, labels, open_images = _parquet(path)
     else:
         raise UserError(f"{path}: give a folder with one folder per class, a .csv or a .parquet file.")
     if not ids:
-        raise UserError(f"{path}: no pictures in it.")
+        raise UserError(f"{path}: no images in it.")
     if blank := [ids[i] for i, label in enumerate(labels) if not label.strip()]:
         raise UserError(f"{path}: {blank[0]!r} has no label; give it one or remove the row.")
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
@@ -101,7 +101,7 @@ def custom_task(
     number_of = {label: number for number, label in enumerate(names)}
     numbers = [number_of[labels[i]] for i in keep]
     shown = class_names(names)
-    read = open_pictures(keep)
+    read = open_images(keep)
 
     def load(number: int) -> tuple[Image.Image, int]:
         return read(number), numbers[number]
@@ -115,7 +115,7 @@ def custom_task(
 
 
 def _version(path: Path, ids: Sequence[str], numbers: Sequence[int]) -> str:
-    """Tells pictures and labels from others of the same names without opening them: by sizes on disk, and by the labels."""
+    """Tells images and labels from others of the same names without opening them: by sizes on disk, and by the labels."""
     if path.suffix.lower() in (".parquet", ".pq") and path.is_file():
         files = [path]
     else:
@@ -152,7 +152,7 @@ def _is_number(label: str) -> bool:
 
 
 _Open = Callable[[Sequence[int]], Callable[[int], Image.Image]]
-"""Numbers of the pictures that will be read -> (place among them -> picture)."""
+"""Numbers of the images that will be read -> (place among them -> image)."""
 _Parts = tuple[list[str], list[str], _Open]
 
 
@@ -166,7 +166,7 @@ def _folder(path: Path) -> _Parts:
         )
     if not files and (loose := [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]):
         raise UserError(
-            f"{path}: {len(loose)} pictures, but not in one folder per class; sort them, or write a .csv of path,label."
+            f"{path}: {len(loose)} images, but not in one folder per class; sort them, or write a .csv of path,label."
         )
     ids, labels = ([as_text(name) for name in names] for names in ([f.as_posix() for f in files], [f.parts[0] for f in files]))
     return ids, labels, lambda keep: lambda n: load_image(path / files[keep[n]])
@@ -204,18 +204,18 @@ def _parquet(path: Path) -> _Parts:
     ids = [str(v) for v in table["image_id"].to_pylist()] if has_id else [f"{path.stem}/{i}" for i in range(len(table))]
     labels = ["" if v is None else str(v) for v in table["label"].to_pylist()]
 
-    def open_pictures(keep: Sequence[int]) -> Callable[[int], Image.Image]:
-        pictures = _Spool(path, keep)
+    def open_images(keep: Sequence[int]) -> Callable[[int], Image.Image]:
+        images = _Spool(path, keep)
 
         def read(n: int) -> Image.Image:
-            encoded = pictures[n]
+            encoded = images[n]
             if not encoded:
-                raise UserError(f"{ids[keep[n]]}: the row holds no encoded picture; export it again with the bytes in it.")
+                raise UserError(f"{ids[keep[n]]}: the row holds no encoded image; export it again with the bytes in it.")
             return read_image(io.BytesIO(encoded), ids[keep[n]])
 
         return read
 
-    return ids, labels, open_pictures
+    return ids, labels, open_images
 
 
 def _check_encoded(column: pa.DataType, path: Path) -> None:
@@ -223,14 +223,14 @@ def _check_encoded(column: pa.DataType, path: Path) -> None:
         column = column.field("bytes").type if column.get_field_index("bytes") >= 0 else pa.null()
     if not (pa.types.is_binary(column) or pa.types.is_large_binary(column)):
         raise UserError(
-            f"{path}: the column 'image' holds no encoded pictures (bytes, or a struct with bytes); "
+            f"{path}: the column 'image' holds no encoded images (bytes, or a struct with bytes); "
             "for paths of files write a .csv of path,label."
         )
 
 
 @final
 class _Spool:
-    """The encoded pictures of a Parquet file one after another in a temporary file, so that they can be read in any order
+    """The encoded images of a Parquet file one after another in a temporary file, so that they can be read in any order
     without being held in memory: a Parquet file is only read in runs of rows. It needs their size on disk, in $TMPDIR.
 
     Args:
@@ -248,7 +248,7 @@ class _Spool:
         try:
             self._fill(path, keep)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: its pictures could not be copied to a temporary file ({error}).") from None
+            raise UserError(f"{path}: its images could not be copied to a temporary file ({error}).") from None
 
     def _fill(self, path: Path, keep: Sequence[int]) -> None:
         waiting = iter(keep)

@@ -27,10 +27,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from grpo_tta.data import renditions
-from grpo_tta.data.benchmarks.corrupted import CORRUPTIONS, corrupt
+from grpo_tta.data.public.corrupted import CORRUPTIONS, corrupt
 from grpo_tta.data.tasks import Kind, Task
 from grpo_tta.errors import UserError
-from grpo_tta.images import read_image
+from grpo_tta.images.read import read_image
 
 Which = Literal["tiny", "cifar"]
 FILES: dict[Which, str] = {"tiny": "tiny-imagenet", "cifar": "cifar10"}
@@ -71,7 +71,7 @@ class Photos:
     labels: tuple[str, ...]
     encoded: tuple[bytes, ...]
 
-    def picture(self, row: int) -> Image.Image:
+    def image(self, row: int) -> Image.Image:
         """
         Raises:
             UserError: the photograph is damaged.
@@ -158,13 +158,13 @@ def photo_tasks(
 
 
 def place(image_id: str) -> tuple[str, str] | None:
-    """Task and split of a photograph of the suite, None for any other picture."""
+    """Task and split of a photograph of the suite, None for any other image."""
     suite, task, split, *_ = [*image_id.split("/", 3), "", ""]
     return (task, split) if suite == "photos" and task in names_of_tasks() and split in ("reporting", "tuning") else None
 
 
 def class_count(image_id: str) -> int | None:
-    """C of the task that a record of the suite belongs to, None for any other picture."""
+    """C of the task that a record of the suite belongs to, None for any other image."""
     if (found := place(image_id)) is None:
         return None
     task = found[0]
@@ -198,7 +198,7 @@ def _task(name: str, kind: Kind, photos: Photos, tiny_names: dict[str, str], spl
 
     def load(number: int) -> tuple[Image.Image, int]:
         row = rows[number]
-        return change(photos.picture(row), photos.ids[row]), number_of[photos.labels[row]]
+        return change(photos.image(row), photos.ids[row]), number_of[photos.labels[row]]
 
     ids = [f"photos/{name}/{split}/{photos.ids[row]}" for row in rows]
     return Task(name, kind, classes, TEMPLATE, ENSEMBLE, ids, load, ordered=kind == "stream")
@@ -235,7 +235,7 @@ def _change(name: str, photos: Photos) -> Change:
 
         def styled(image: Image.Image, key: str) -> Image.Image:
             other = int(np.random.default_rng(zlib.crc32(key.encode())).integers(len(photos.ids)))
-            return renditions.styled(image, photos.picture(other))
+            return renditions.styled(image, photos.image(other))
 
         return styled
     return lambda image, _: image

@@ -10,7 +10,7 @@ from PIL import Image
 
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
-from grpo_tta.images import image_key
+from grpo_tta.images.read import image_key
 
 Kind = Literal["source", "shifted", "cross-domain", "real", "stream"]
 SHIFTED_MEAN: tuple[Kind, ...] = ("shifted", "cross-domain", "real")
@@ -28,14 +28,14 @@ class Task:
         template: of the field's single-template protocol.
         ensemble: templates of methods with a prompt ensemble.
         image_ids: stable ids, in the order of the stream.
-        load: number of an image -> (picture, label). Only the runner ever sees the label.
+        load: number of an image -> (image, label). Only the runner ever sees the label.
         ordered: the order means something (streams) and must not be shuffled.
         prompted_by: which of them make the text features: the single template or the mean of the ensemble.
-        keyed_by: what names a picture's random numbers: its id, or its pixels, as in `predict`, where ids say where a
-            picture lies and the answer must not depend on that.
+        keyed_by: what names an image's random numbers: its id, or its pixels, as in `predict`, where ids say where a
+            image lies and the answer must not depend on that.
         repeated_names: two classes may share a name (OpenAI's ImageNet names do).
-        by_class: pictures stand class by class, so that the first N of them are no fair sample.
-        version: tells these pictures and labels from others that go by the same ids; "" where ids say all.
+        by_class: images stand class by class, so that the first N of them are no fair sample.
+        version: tells these images and labels from others that go by the same ids; "" where ids say all.
     """
 
     name: str
@@ -59,18 +59,18 @@ class Task:
 
 
 def sample(task: Task, limit: int) -> frozenset[int]:
-    """Numbers of at most `limit` pictures that stand for a task: the first, or evenly spread where those are of one class."""
+    """Numbers of at most `limit` images that stand for a task: the first, or evenly spread where those are of one class."""
     count = len(task.image_ids)
     return frozenset(evenly(count, limit) if task.by_class else range(min(limit, count)))
 
 
-def random_key(task: Task, number: int, picture: Image.Image) -> str:
-    """The name under which a picture's random numbers are drawn."""
-    return task.image_ids[number] if task.keyed_by == "id" else image_key(picture)
+def random_key(task: Task, number: int, image: Image.Image) -> str:
+    """The name under which an image's random numbers are drawn."""
+    return task.image_ids[number] if task.keyed_by == "id" else image_key(image)
 
 
 def evenly(count: int, limit: int | None) -> list[int]:
-    """Numbers of at most `limit` of `count` pictures, taken evenly from the whole.
+    """Numbers of at most `limit` of `count` images, taken evenly from the whole.
 
     Raises:
         UserError: a limit below one.

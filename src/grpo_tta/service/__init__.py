@@ -1,1 +1,1 @@
-"""The HTTP service: pictures in, adapted predictions out (`grpo-tta serve`). The only importer of FastAPI and uvicorn."""
+"""The HTTP service: images in, adapted predictions out (`grpo-tta serve`). The only importer of FastAPI and uvicorn."""

@@ -1,4 +1,4 @@
-"""Gathers what many requests ask into batches for one worker thread. Knows nothing of pictures or HTTP."""
+"""Gathers what many requests ask into batches for one worker thread. Knows nothing of images or HTTP."""
 
 from __future__ import annotations
 

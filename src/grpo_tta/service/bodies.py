@@ -1,4 +1,4 @@
-"""From a request's body to encoded pictures and labels: multipart or JSON, within the limits on bytes and counts."""
+"""From a request's body to encoded images and labels: multipart or JSON, within the limits on bytes and counts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from grpo_tta.backbones.prompts import check_labels
 from grpo_tta.errors import UserError
-from grpo_tta.prompts import check_labels
 from grpo_tta.service.limits import Limits, RefusedError
 
 
 @final
 @dataclass(frozen=True)
 class Asked:
-    """Encoded pictures, and the labels where the request brought its own."""
+    """Encoded images, and the labels where the request brought its own."""
 
     images: tuple[bytes, ...]
     labels: tuple[str, ...] | None

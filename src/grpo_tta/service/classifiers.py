@@ -22,19 +22,19 @@ class Classifiers:
     def __init__(self, own: GRPOTTA, *, batch: int, kept: int = 16) -> None:
         """
         Args:
-            own: answers requests without labels; lends its tower, templates, settings, reward and seed to the others.
-            batch: pictures adapted in one pass.
+            own: answers requests without labels; lends its backbone, templates, settings, reward and seed to the others.
+            batch: images adapted in one pass.
             kept: classifiers remembered for labels of requests.
         """
         self._own, self._batch = own, batch
         self._recent = lru_cache(maxsize=kept)(self._make)
 
-    def predict(self, labels: Labels, pictures: list[Image.Image]) -> list[Prediction]:
+    def predict(self, labels: Labels, images: list[Image.Image]) -> list[Prediction]:
         """
         Raises:
             UserError: the labels do not fit the model or the settings.
         """
-        return self._get(labels).predict(pictures)
+        return self._get(labels).predict(images)
 
     def _get(self, labels: Labels) -> GRPOTTA:
         if labels is None or labels == self._own.labels:
@@ -44,7 +44,7 @@ class Classifiers:
     def _make(self, labels: tuple[str, ...]) -> GRPOTTA:
         own = self._own
         return GRPOTTA(
-            own.tower,
+            own.backbone,
             labels,
             templates=own.policy.prompts.templates,
             settings=own.settings,

@@ -22,9 +22,9 @@ from grpo_tta import GRPOTTA, Prediction, UserError
 from grpo_tta.service.batcher import Batcher, Places
 from grpo_tta.service.bodies import Asked, parse_json, read_body, read_multipart
 from grpo_tta.service.classifiers import Classifiers, Labels
+from grpo_tta.service.images import Opened
 from grpo_tta.service.limits import Code, Limits, RefusedError
 from grpo_tta.service.metrics import CONTENT_TYPE, Metrics
-from grpo_tta.service.pictures import Opened
 from grpo_tta.service.schema import Answers, Health, refusals, request_body
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class _Service:
 
     def __init__(self, classifier: GRPOTTA, limits: Limits, batch: int) -> None:
         self.classifier, self.limits = classifier, limits
-        self.places = Places(limits.queue, "pictures")
+        self.places = Places(limits.queue, "images")
         self.pixels = Places(limits.queue_pixels, "pixels")
         self.bytes = Places(limits.queue_bytes, "bytes")
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="grpo-tta-decode")
@@ -77,7 +77,7 @@ class _Service:
         self.metrics.changed.inc(sum(answer.label != answer.label_before for answer in answers))
         self.metrics.forwards.inc(sum(answer.forwards for answer in answers))
         labels = self.classifier.labels if asked.labels is None else asked.labels
-        content = {"model": self.classifier.tower.name, "labels": labels, "results": [asdict(answer) for answer in answers]}
+        content = {"model": self.classifier.backbone.name, "labels": labels, "results": [asdict(answer) for answer in answers]}
         return JSONResponse(content)
 
     async def _read(self, request: Request) -> Asked:
@@ -93,10 +93,10 @@ class _Service:
     async def _answer(self, asked: Asked) -> list[Prediction]:
         with self.places.take(len(asked.images)):
             opened = await self._decoding(lambda: [Opened(x, n, self.limits) for n, x in enumerate(asked.images)])
-            with self.pixels.take(sum(picture.pixels for picture in opened)):
-                pictures = await self._decoding(lambda: [picture.decode() for picture in opened])
+            with self.pixels.take(sum(image.pixels for image in opened)):
+                images = await self._decoding(lambda: [image.decode() for image in opened])
                 try:
-                    return await self.batcher.answers(asked.labels, pictures)
+                    return await self.batcher.answers(asked.labels, images)
                 except UserError as error:
                     if asked.labels is None:  # then it is not the client's doing
                         raise
@@ -142,13 +142,13 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
     Args:
         classifier: answers requests; requests may bring labels of their own and share its model and settings.
         limits: of requests and of the queue.
-        batch: pictures adapted in one pass; give the classifier the same.
+        batch: images adapted in one pass; give the classifier the same.
 
     Raises:
         UserError: the batch is empty.
     """
     if batch < 1:
-        raise UserError(f"A batch of {batch} pictures cannot be adapted; set batch to at least 1.")
+        raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
     limits = limits or Limits()
     service = _Service(classifier, limits, batch)
 
@@ -161,7 +161,7 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
     # FastAPI's own documentation pages load scripts from outside hosts.
     app = FastAPI(
         title="grpo-tta",
-        summary="Test-time adaptation of a CLIP-like model to each picture alone.",
+        summary="Test-time adaptation of a CLIP-like model to each image alone.",
         version=version("grpo-tta"),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
@@ -171,7 +171,7 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
 
     @app.post(
         "/v1/classify",
-        summary="Adapts to every picture alone and classifies it.",
+        summary="Adapts to every image alone and classifies it.",
         response_model=Answers,
         responses=refusals(400, 408, 413, 415, 422, 500, 503),
         openapi_extra={"requestBody": request_body(limits)},
@@ -198,7 +198,9 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
     @app.get("/healthz", summary="Whether the service is up.", response_model=Health)
     async def healthz() -> Response:
         labels = list(classifier.labels)
-        return JSONResponse({"status": "ok", "model": classifier.tower.name, "labels": labels, "version": version("grpo-tta")})
+        return JSONResponse(
+            {"status": "ok", "model": classifier.backbone.name, "labels": labels, "version": version("grpo-tta")}
+        )
 
     @app.get(
         "/metrics", summary="Prometheus metrics.", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}}

@@ -55,7 +55,7 @@ STATUS: dict[Code, int] = {
 
 @final
 class RefusedError(Exception):
-    """A request that is not answered: a code for programs, a sentence for people, the picture (from 0) that is to blame."""
+    """A request that is not answered: a code for programs, a sentence for people, the image (from 0) that is to blame."""
 
     def __init__(self, code: Code, message: str, image: int | None = None) -> None:
         super().__init__(message)
@@ -73,14 +73,14 @@ class Limits:
 
     Attributes:
         body_bytes: of one request.
-        image_bytes: of one encoded picture.
-        pixels: of one decoded picture.
+        image_bytes: of one encoded image.
+        pixels: of one decoded image.
         aspect: longer side over shorter side; models resize by the shorter side, so a thin strip would become huge.
         images: of one request.
         labels: of one request that brings its own.
         label_characters: of one label.
-        queue: pictures accepted and not answered yet, those in work included.
-        queue_pixels: the same in pixels; bounds the memory that decoded pictures take (3 bytes a pixel).
+        queue: images accepted and not answered yet, those in work included.
+        queue_pixels: the same in pixels; bounds the memory that decoded images take (3 bytes a pixel).
         queue_bytes: of all requests that are being read or answered.
         seconds: from a request's first byte to its answer.
     """

@@ -17,12 +17,12 @@ class Metrics:
     def __init__(self, waiting: Callable[[], int], in_work: Callable[[], int], accepted: Callable[[], int]) -> None:
         """
         Args:
-            waiting, in_work, accepted: pictures in the queue, in the batch at work, and accepted but not answered.
+            waiting, in_work, accepted: images in the queue, in the batch at work, and accepted but not answered.
         """
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("grpo_tta_requests", "Requests to classify, by outcome.", ["outcome"], registry=registry)
-        self.images = Counter("grpo_tta_images", "Pictures that were answered.", registry=registry)
-        self.changed = Counter("grpo_tta_changed", "Pictures whose label adaptation changed.", registry=registry)
+        self.images = Counter("grpo_tta_images", "Images that were answered.", registry=registry)
+        self.changed = Counter("grpo_tta_changed", "Images whose label adaptation changed.", registry=registry)
         self.forwards = Counter("grpo_tta_forwards", "Views passed through the visual encoder.", registry=registry)
         self.seconds = Histogram(
             "grpo_tta_request_seconds",
@@ -31,12 +31,12 @@ class Metrics:
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
         )
         self.batches = Histogram(
-            "grpo_tta_batch_images", "Pictures in one batch.", registry=registry, buckets=(1, 2, 4, 8, 16, 32, 64)
+            "grpo_tta_batch_images", "Images in one batch.", registry=registry, buckets=(1, 2, 4, 8, 16, 32, 64)
         )
         for name, text, read in (
-            ("grpo_tta_waiting_images", "Pictures in the queue.", waiting),
-            ("grpo_tta_working_images", "Pictures in the batch at work.", in_work),
-            ("grpo_tta_accepted_images", "Pictures accepted and not answered yet.", accepted),
+            ("grpo_tta_waiting_images", "Images in the queue.", waiting),
+            ("grpo_tta_working_images", "Images in the batch at work.", in_work),
+            ("grpo_tta_accepted_images", "Images accepted and not answered yet.", accepted),
         ):
             Gauge(name, text, registry=registry).set_function(read)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import uvicorn
 
 from grpo_tta import GRPOTTA
-from grpo_tta.listen import address, open_socket
 from grpo_tta.service.http import create_service
 from grpo_tta.service.limits import Limits
+from grpo_tta.service.listen import address, open_socket
 
 
 def serve(classifier: GRPOTTA, *, host: str, port: int, limits: Limits, batch: int, announce: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from grpo_tta.service.limits import STATUS, Limits
 
 
 class Answer(BaseModel):
-    """One picture; the fields are those of `grpo_tta.Prediction`."""
+    """One image; the fields are those of `grpo_tta.Prediction`."""
 
     label: str
     probability: float
@@ -22,7 +22,7 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """One answer a picture, in the order in which they were sent."""
+    """One answer an image, in the order in which they were sent."""
 
     model: str
     labels: list[str]
@@ -70,7 +70,7 @@ def request_body(limits: Limits) -> dict[str, Any]:
         "maxItems": limits.labels,
         "description": "Class names, in place of the service's own.",
     }
-    encoded = {"type": "string", "contentEncoding": "base64", "minLength": 1, "description": "A picture file in base64."}
+    encoded = {"type": "string", "contentEncoding": "base64", "minLength": 1, "description": "An image file in base64."}
     several = {"type": "array", "minItems": 1, "maxItems": limits.images}
     return {
         "required": True,

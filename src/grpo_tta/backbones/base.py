@@ -1,0 +1,142 @@
+"""What a vision-language model must offer to be adapted: a visual encoder cut into prefix, blocks and head.
+
+The modules below this package are the only ones that import open_clip and transformers. Any object with the members of
+`Backbone` can be adapted, a user's own encoder included (`backbones.custom.CustomBackbone` makes one of a few functions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol, cast, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from grpo_tta.errors import UserError
+
+
+class Backbone(Protocol):
+    """A frozen CLIP-like model.
+
+    `head(blocks[-1](... blocks[0](prefix(pixels))))` must equal the library's own visual forward. Tokens may have any
+    shape whose first axis counts the images; from block to block it may change (the maps of a ResNet do).
+
+    Attributes:
+        name: what the user called the model.
+        fingerprint: changes whenever the weights do.
+        image_size: side S of the square input, in pixels.
+        mean, std: `[3]` of the input normalisation, on the device.
+        logit_scale: s, so that logits are s * cos.
+        logit_bias: b of a model that scores each label by itself, sigmoid(s * cos + b) (SigLIP); None for softmax.
+        blocks: the visual encoder's blocks, in order.
+        head_modules: modules that `head` runs, by name (their norms can be tuned too).
+    """
+
+    name: str
+    fingerprint: str
+    image_size: int
+    mean: Tensor
+    std: Tensor
+    logit_scale: float
+    logit_bias: float | None
+    blocks: Sequence[nn.Module]
+    head_modules: dict[str, nn.Module]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The model's own preprocessing of an RGB image: `[3, S, S]` float32 on the CPU."""
+        ...
+
+    def prefix(self, pixels: Tensor) -> Tensor:
+        """Tokens that enter the first block: `[N, 3, S, S]` -> `[N, ...]`."""
+        ...
+
+    def head(self, tokens: Tensor) -> Tensor:
+        """Image features, not normalised: tokens of the last block -> `[N, D]`."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Text features, not normalised: N prompts -> `[N, D]`. Raises UserError where a prompt is too long."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter of the frozen model (to check that none is ever changed)."""
+        ...
+
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@torch.inference_mode(False)  # its parameters take part in steps later
+def load_backbone(
+    model: str, *, device: str | torch.device = "cpu", download: bool = False, dtype: Dtype = "float32"
+) -> Backbone:
+    """Loads a model by name.
+
+    Args:
+        model: `nano-clip` or `photo-clip` (shipped), `ARCHITECTURE/PRETRAINED` of open_clip (`ViT-B-16/openai`),
+            `hf-hub:ORG/NAME` of open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, or a folder
+            in either format (open_clip's where it holds both).
+        device: where it runs.
+        download: whether what is not on disk may be fetched. Never done unasked.
+        dtype: of the frozen visual encoder; text and each image's own parameters stay float32. bfloat16 is faster
+            where the processor multiplies it faster, and may change answers that are nearly tied.
+
+    Raises:
+        UserError: unknown name or dtype, missing or damaged weights, or a device that is not there.
+    """
+    from grpo_tta.backbones import open_clip
+    from grpo_tta.backbones.names import resolve
+
+    if isinstance(device, str):
+        try:
+            device = torch.device(device)
+        except RuntimeError:
+            raise UserError(f"Unknown device {device!r}; use cpu, cuda or cuda:0.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("No CUDA device is available here; use --device cpu.")
+    trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
+    source = resolve(model, open_clip.pretrained_tags())
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
+        if source.library == "open_clip":
+            return open_clip.load(source, device=device, download=download, dtype=trunk)
+        try:
+            from grpo_tta.backbones import transformers
+        except ModuleNotFoundError as error:
+            raise UserError(f"{model} needs {error.name}; install it with: pip install 'grpo-tta[transformers]'.") from error
+        return transformers.load(source, device=device, download=download, dtype=trunk)
+
+
+def check_dtype(name: str) -> Dtype:
+    """
+    Raises:
+        UserError: unknown dtype.
+    """
+    for known in get_args(Dtype):
+        if name == known:
+            return known
+    raise UserError(f"Unknown dtype {name!r}; use {' or '.join(get_args(Dtype))}.")
+
+
+def check_backbone(backbone: object) -> Backbone:
+    """A user's own backbone, if it has all the members of `Backbone`.
+
+    Raises:
+        UserError: some are missing; they are named.
+    """
+    missing = [name for name in (*Backbone.__annotations__, *_METHODS) if not hasattr(backbone, name)]
+    if missing:
+        raise UserError(
+            f"A model must be a name or a backbone, but {type(backbone).__name__} has no {', '.join(missing)}; "
+            "see grpo_tta.backbones.base.Backbone, or make one with grpo_tta.backbones.custom.CustomBackbone."
+        )
+    return cast(Backbone, backbone)
+
+
+_METHODS = ("device", "dtype", "preprocess", "prefix", "head", "encode_text", "parameters")

@@ -1,0 +1,1 @@
+"""Tasks through methods into records on disk."""

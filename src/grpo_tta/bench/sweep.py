@@ -1,0 +1,430 @@
+"""`grpo-tta sweep`: one setting varied at a time, on the tuning split alone; every leg of it is an ordinary run.
+
+Settings that share the model, the prompts and the kind of views share one run, in which views, decode and frozen pass are
+made once an image. `sweep.json` says which method of which run stands for which value of which axis.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+from rich.console import Console
+
+from grpo_tta.backbones.base import Backbone, load_backbone
+from grpo_tta.backbones.prompts import check_templates
+from grpo_tta.baselines.registry import grpo_method
+from grpo_tta.bench.records import write_json
+from grpo_tta.bench.runner import RunSettings, check_same, check_seeds
+from grpo_tta.cli.demo import run_with_progress
+from grpo_tta.data.tasks import Task
+from grpo_tta.engine.interface import Method
+from grpo_tta.errors import UserError
+from grpo_tta.images.views import ViewSettings
+from grpo_tta.method.controls import reward_argmax_method
+from grpo_tta.method.setting_values import change, get, parse, settable, show
+from grpo_tta.method.settings import GRPOSettings
+
+MODEL, TEMPLATES = "model", "templates"
+BASE = "base"
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a sweep may vary.
+
+    Attributes:
+        model: as `backbones.load_backbone` names it.
+        templates: `task` (each task's own template), `ensemble` (the mean of each task's ensemble), or one template with
+            `{}` for all tasks.
+        grpo: of the method.
+    """
+
+    model: str = "nano-clip"
+    templates: str = "task"
+    grpo: GRPOSettings = field(default_factory=GRPOSettings)
+
+    @property
+    def shared(self) -> tuple[str, str, ViewSettings]:
+        """What settings must have in common to be run together: counts of views and copies may differ."""
+        return self.model, self.templates, replace(self.grpo.views, views=1, copies=0)
+
+
+@final
+@dataclass(frozen=True)
+class Axis:
+    """One setting and its values; `at` are other settings that differ from the base for all of them."""
+
+    name: str
+    values: tuple[Any, ...]
+    at: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As the command line has it, without the values."""
+        return "@".join([self.name, *(f"{name}={show(value)}" for name, value in self.at)])
+
+
+@final
+@dataclass(frozen=True)
+class Point:
+    """One value of one axis: the method that stands for it, its control, and the leg that runs both."""
+
+    axis: str
+    value: Any
+    method: str
+    control: str
+    leg: int
+    is_base: bool
+
+
+@final
+@dataclass(frozen=True)
+class Leg:
+    """What one run holds: method -> setting, and control -> setting whose rewards it reads off."""
+
+    model: str
+    templates: str
+    views: ViewSettings
+    methods: Mapping[str, GRPOSettings]
+    controls: Mapping[str, GRPOSettings]
+
+
+@final
+@dataclass(frozen=True)
+class SweepPlan:
+    points: tuple[Point, ...]
+    legs: tuple[Leg, ...]
+
+
+def axis_types() -> dict[str, Any]:
+    """Name -> type of everything that can be varied."""
+    return {MODEL: str, TEMPLATES: str, **settable(GRPOSettings)}
+
+
+def _parse_value(name: str, text: str) -> Any:
+    types = axis_types()
+    if name not in types:
+        raise UserError(f"{name!r} is no setting that can be varied; choose from {', '.join(types)}.")
+    return text.strip() if types[name] is str else parse(name, types[name], text)
+
+
+def parse_axis(text: str) -> Axis:
+    """`NAME=V1,V2,…`, with `@NAME=V` behind it for what differs from the base along the whole axis.
+
+    Raises:
+        UserError: the text cannot be read, or an unknown name or an impossible value stands in it.
+    """
+    varied, *fixed = text.split("@")
+    name, equals, values = varied.partition("=")
+    if not equals or not all(value.strip() for value in values.split(",")):
+        raise UserError(f"{text!r} cannot be read; write a setting and its values, for example steps=1,3.")
+    at = []
+    for part in fixed:
+        other, equals, value = part.partition("=")
+        if not equals or "," in value:
+            raise UserError(
+                f"{text!r} cannot be read; behind @ goes one setting with one value, for example clip=0.1,0.2@steps=3."
+            )
+        at.append((other.strip(), _parse_value(other.strip(), value)))
+    name = name.strip()
+    return Axis(name, tuple(dict.fromkeys(_parse_value(name, value) for value in values.split(","))), tuple(at))
+
+
+def default_axes(base: GRPOSettings) -> dict[str, Axis]:
+    """The built-in plan around a preset, by title. Clip and KL say nothing at one step, so they are varied at three.
+    Values that do not fit the preset are left out.
+
+    The backbone is not in it: which models there are is the user's to say (`--vary model=…`).
+    """
+    rate, three = base.learning_rate, (("steps", 3),)
+    plan = [
+        Axis("learning_rate", tuple(float(f"{rate * factor:.3g}") for factor in (0.1, 0.3, 1, 3, 10))),
+        Axis("steps", (0, 1, 2, 3, 5)),
+        Axis("advantage", ("zscore", "center", "rank", "target")),
+        Axis("target_temperature", (0.25, 0.5, 1.0, 2.0)),
+        Axis("optimizer", ("sgd", "adam")),
+        Axis("tuned", ("norm", "lora", "blocks")),
+        Axis("last_blocks", (1, 2, 4, None)),
+        Axis("candidates", (2, 3, 5, 6)),
+        Axis("group", ("top_k", "sample", "nucleus")),
+        Axis("group_of", ("view", "image")),
+        Axis("weighting", ("uniform", "policy")),
+        Axis("clip", (0.05, 0.2, 0.5), three),
+        Axis("kl_weight", (0.0, 0.1, 0.5), three),
+        Axis("max_kl", (None, 0.01, 0.1)),
+        Axis("rewards.alignment_view", (0.0, 0.5, 1.0)),
+        Axis("rewards.alignment_consensus", (0.5, 1.0, 2.0)),
+        Axis("rewards.content_free", (0.0, 0.05, 0.1, 0.3)),
+        Axis("rewards.semantic", (0.0, 0.3, 1.0)),
+        Axis("views.views", (4, 8, 16, 24, 32)),
+        Axis("views.copies", (1, 2, 4, 8)),
+        Axis("views.restored", (0.0, 0.25, 0.5, 0.75)),
+        Axis("views.crop_scale", ((0.08, 1.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0))),
+        Axis("views.acutance", (0.0, 0.56, 0.6, 0.64)),
+        Axis("selected", tuple(sorted({max(1, base.views.views * part // 4) for part in (1, 2, 3, 4)}))),
+        Axis("view_sharpness", (0.0, 0.5, 1.0, 2.0)),
+        Axis("prediction", ("view", "ensemble")),
+        Axis("prior_weight", (0.0, 0.05, 0.1, 0.3)),
+        Axis("gated_prior", (True, False)),
+        Axis("adapted_prior", (True, False)),
+        Axis("stop", (None, 0.04, 0.08, 0.16, 0.3)),
+        Axis(TEMPLATES, ("task", "ensemble")),
+    ]
+    fitting = [replace(axis, values=tuple(v for v in axis.values if _fits(base, axis, v))) for axis in plan]
+    return {axis.title: axis for axis in fitting if len(axis.values) > 1}
+
+
+def _fits(base: GRPOSettings, axis: Axis, value: Any) -> bool:
+    """Whether the preset can be had with that value: one without copies has no weight for them, for example."""
+    setting = Setting(grpo=base)
+    try:
+        for name, other in (*axis.at, (axis.name, value)):
+            setting = vary(setting, name, other)
+    except UserError:
+        return False
+    return True
+
+
+def choose_axes(names: Sequence[str], varied: Sequence[str], base: GRPOSettings) -> list[Axis]:
+    """Axes of the built-in plan by name (`all` for the whole), and the user's own, which take the place of the former.
+
+    Raises:
+        UserError: no axis, an unknown one, or one that cannot be read.
+    """
+    built_in = default_axes(base)
+    by_name = {axis.name: axis for axis in built_in.values()}
+    wanted = built_in.values() if "all" in names else [by_name[name] for name in names if name in by_name]
+    if unknown := [name for name in names if name != "all" and name not in by_name]:
+        raise UserError(f"The built-in plan has no axis {unknown[0]!r}; choose from all, {', '.join(by_name)}, or use --vary.")
+    own = [parse_axis(text) for text in varied]
+    axes = {axis.title: axis for axis in (*wanted, *own)}
+    if not axes:
+        raise UserError("Nothing to vary; name --axes all, or a setting and its values, for example --vary steps=1,3.")
+    return list(axes.values())
+
+
+def vary(setting: Setting, name: str, value: Any) -> Setting:
+    """The same with one thing changed. As many views are selected as before, or all where all were, but no more than exist.
+
+    Raises:
+        UserError: the value does not fit the other settings.
+    """
+    if name == MODEL:
+        return replace(setting, model=value)
+    if name == TEMPLATES:
+        return replace(setting, templates=value)
+    grpo = setting.grpo
+    if name == "views.views":
+        every = grpo.selected == grpo.views.views
+        changed = replace(
+            grpo, views=change(grpo.views, "views", value), selected=value if every else min(grpo.selected, value)
+        )
+    else:
+        changed = change(grpo, name, value)
+    return replace(setting, grpo=changed)
+
+
+def value_of(setting: Setting, name: str) -> Any:
+    return getattr(setting, name) if name in (MODEL, TEMPLATES) else get(setting.grpo, name)
+
+
+def control_of(grpo: GRPOSettings) -> GRPOSettings:
+    """The settings that `reward-argmax` reads, the others left at their defaults: equal for equal controls."""
+    control = GRPOSettings(
+        views=grpo.views,
+        selected=grpo.selected,
+        view_sharpness=grpo.view_sharpness,
+        rewards=grpo.rewards,
+        gated_prior=grpo.gated_prior,
+        prior_weight=0.0,
+    )
+    return control if grpo.stop is None else replace(control, stop=grpo.stop, stop_doubt=grpo.stop_doubt)
+
+
+def make_plan(base: Setting, axes: Sequence[Axis], tasks: Sequence[Task]) -> SweepPlan:
+    """Every setting once, however many axes it lies on, and one leg for each group that can share its views.
+
+    The base's own value is a point of every axis, whether it was named or not.
+
+    Raises:
+        UserError: a value does not fit the base, the classes of a task or an episodic method.
+    """
+    names: dict[Setting, str] = {base: BASE}
+    found: list[tuple[Axis, Any, Setting]] = []
+    for axis in axes:
+        start = base
+        for name, value in axis.at:
+            start = _try(axis.title, start, name, value)
+        for value in dict.fromkeys((*axis.values, value_of(start, axis.name))):
+            setting = _try(axis.title, start, axis.name, value)
+            _check(setting, f"{axis.title} at {show(value)}", tasks)
+            names.setdefault(setting, "@".join([f"{axis.name}={show(value)}", *axis.title.split("@")[1:]]))
+            found.append((axis, value, setting))
+    _check(base, BASE, tasks)
+
+    legs: dict[tuple[str, str, ViewSettings], Leg] = {}
+    controls: dict[tuple[Any, ...], str] = {}
+    for setting, name in names.items():
+        leg = legs.setdefault(setting.shared, Leg(*setting.shared, {}, {}))
+        control = controls.setdefault((*setting.shared, control_of(setting.grpo)), f"{name} (no update)")
+        legs[setting.shared] = replace(
+            leg,
+            methods={**leg.methods, name: setting.grpo},
+            controls={**leg.controls, control: control_of(setting.grpo)},
+        )
+    places = {shared: number for number, shared in enumerate(legs)}
+    points = tuple(
+        Point(
+            axis.title,
+            value,
+            names[setting],
+            controls[(*setting.shared, control_of(setting.grpo))],
+            places[setting.shared],
+            setting == base,
+        )
+        for axis, value, setting in found
+    )
+    return SweepPlan(points, tuple(legs.values()))
+
+
+def _try(title: str, setting: Setting, name: str, value: Any) -> Setting:
+    try:
+        return vary(setting, name, value)
+    except UserError as error:
+        raise UserError(f"{title} at {name}={show(value)}: {error}") from None
+
+
+def _check(setting: Setting, where: str, tasks: Sequence[Task]) -> None:
+    try:
+        if setting.grpo.protocol != "episodic":
+            raise UserError("The stream reward needs an online method; a sweep runs episodic ones.")
+        if setting.templates not in ("task", "ensemble"):
+            check_templates(setting.templates)
+        for task in tasks:
+            setting.grpo.group_size(len(task.classes))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def prompted(tasks: Sequence[Task], templates: str) -> list[Task]:
+    """Tasks under other templates, as `Setting.templates` names them."""
+    if templates == "task":
+        return list(tasks)
+    if templates == "ensemble":
+        return [replace(task, prompted_by="ensemble") for task in tasks]
+    return [replace(task, template=templates, prompted_by="template") for task in tasks]
+
+
+def leg_folder(out: Path, leg: int, seed: int) -> Path:
+    return out / f"leg-{leg}" / f"seed-{seed}"
+
+
+def describe_sweep(base: Setting, plan: SweepPlan, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, Any]:
+    """What `sweep.json` holds."""
+    kinds: dict[str, Literal["number", "choice"]] = {
+        point.axis: "number" if all(_is_number(p.value) for p in plan.points if p.axis == point.axis) else "choice"
+        for point in plan.points
+    }
+    points = [
+        {
+            "axis": point.axis,
+            "kind": kinds[point.axis],
+            "value": show(point.value),
+            "method": point.method,
+            "control": point.control,
+            "leg": point.leg,
+            "base": point.is_base,
+        }
+        for point in plan.points
+    ]
+    legs = [{"model": leg.model, "templates": leg.templates, "views": asdict(leg.views)} for leg in plan.legs]
+    return {
+        "base": asdict(base),
+        "split": "tuning",
+        "seeds": list(seeds),
+        "tasks": {task.name: len(task.image_ids) for task in tasks},
+        "points": points,
+        "legs": legs,
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _methods(leg: Leg) -> Iterator[Method]:
+    for name, grpo in leg.methods.items():
+        yield grpo_method(grpo, name)
+    for name, grpo in leg.controls.items():
+        yield reward_argmax_method(grpo, name)
+
+
+def run_sweep(
+    base: Setting,
+    axes: Sequence[Axis],
+    tasks: Sequence[Task],
+    out: Path,
+    settings: RunSettings,
+    console: Console,
+    *,
+    seeds: Sequence[int] = (0,),
+    device: str = "cpu",
+    download: bool = False,
+) -> None:
+    """Runs all legs under all seeds into `out`; an existing folder with the same plan is resumed.
+
+    Args:
+        tasks: of the tuning split.
+        settings: of every run, but for the seed and the kind of views.
+
+    Raises:
+        UserError: no seed, a value that fits neither the others nor the model, or a folder that holds something else.
+    """
+    check_seeds(seeds)
+    plan = make_plan(base, axes, tasks)
+    _open(out, json.loads(json.dumps(describe_sweep(base, plan, tasks, seeds))))
+    runs = sum(len(leg.methods) for leg in plan.legs)
+    console.print(f"{len(plan.points)} points on {len(axes)} axes: {runs} settings in {len(plan.legs)} legs")
+    for model in dict.fromkeys(leg.model for leg in plan.legs):
+        backbone = load_backbone(model, device=device, download=download)
+        for number, leg in enumerate(plan.legs):
+            if leg.model != model:
+                continue
+            methods = list(_methods(leg))
+            _check_model(backbone, methods)
+            for seed in seeds:
+                console.print(f"Leg {number + 1} of {len(plan.legs)}, seed {seed}: {len(methods)} methods")
+                run_with_progress(
+                    backbone,
+                    prompted(tasks, leg.templates),
+                    methods,
+                    leg_folder(out, number, seed),
+                    replace(settings, seed=seed, views=leg.views),
+                    console,
+                    timed=False,
+                )
+
+
+def _check_model(backbone: Backbone, methods: Sequence[Method]) -> None:
+    """A setting that the model does not bear would spoil the pass that all the others share."""
+    for method in methods:
+        try:
+            method.cuts(backbone)
+        except UserError as error:
+            raise UserError(f"{method.name}: {error}") from None
+
+
+def _open(out: Path, description: dict[str, Any]) -> None:
+    """Starts a sweep's folder or checks that an existing one holds the same sweep."""
+    path = out / "sweep.json"
+    if path.is_file():
+        check_same("sweep", out, json.loads(path.read_text()), description)
+    elif (out / "run.json").is_file() or (out / "records").exists():
+        raise UserError(f"{out} holds a run, not a sweep; name another --out.")
+    else:
+        write_json(path, description)

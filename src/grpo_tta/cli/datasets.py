@@ -1,0 +1,161 @@
+"""`grpo-tta datasets`: which benchmarks are known, and whether a copy on disk is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from grpo_tta.cli.options import make_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grpo_tta.data.public.check import Check
+
+app = typer.Typer(help="List the benchmarks that are known, or check a copy on disk.", no_args_is_help=False)
+
+
+@app.callback(invoke_without_command=True)
+def datasets(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """List the benchmarks that are known, or check a copy on disk."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = known()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _print_known(rows, make_console())
+
+
+@app.command()
+def check(
+    names: Annotated[list[str], typer.Argument(help="Names from 'grpo-tta datasets', or fifteen for all of these.")],
+    root: Annotated[Path, typer.Option(help="Folder that holds the benchmarks; for folder, csv and parquet its path.")],
+    split: Annotated[str, typer.Option(help="reporting (test) or tuning (CoOp's val).")] = "reporting",
+    corruptions: Annotated[str, typer.Option(help="Of the -c sets: all, or comma-separated names.")] = "all",
+    severities: Annotated[str, typer.Option(help="Of the -c sets: comma-separated, 1 to 5.")] = "5",
+    official_split: Annotated[bool, typer.Option("--official-split", help="torchvision's own test split.")] = False,
+    decode: Annotated[bool, typer.Option(help="Open every image; without it only names and counts are checked.")] = True,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch what it can first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Verify counts, class order, splits and every image; say what to download. Exit status 1 if anything is wrong."""
+    from rich.progress import Progress
+
+    from grpo_tta.data.public.check import CUSTOM, check_benchmark, check_custom
+    from grpo_tta.data.public.load import cells, corruptions_named, names_meant, part_named
+
+    part = part_named(split)
+    chosen, numbers = corruptions_named(corruptions.split(","), severities.split(","))
+    found = []
+    with Progress(console=make_console(stderr=True), transient=True) as bar:
+        for name in names_meant(names):
+            line = bar.add_task(name, total=None)
+
+            def advance(images: int, line: Any = line) -> None:
+                bar.update(line, advance=images)
+
+            if name in CUSTOM:
+                found.append(check_custom(name, root, decode=decode, progress=advance))
+                continue
+            found += [
+                check_benchmark(
+                    benchmark, root, part, decode=decode, official=official_split, download=download, progress=advance
+                )
+                for benchmark in cells(name, chosen, numbers)
+            ]
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        for one in found:
+            _print_check(one, make_console())
+    if any(one.problems for one in found):
+        raise typer.Exit(1)
+
+
+def known() -> list[dict[str, Any]]:
+    """What is known, as plain values; classes and images are None where they are the user's own."""
+    from grpo_tta.data.public.catalogue import BENCHMARKS
+    from grpo_tta.data.public.check import CUSTOM
+    from grpo_tta.data.public.corrupted import CORRUPTIONS, SEVERITIES
+    from grpo_tta.data.public.published import FAMILIES
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": b.name,
+            "title": b.title,
+            "kind": b.kind,
+            "classes": b.classes,
+            "images": b.images,
+            "published_zero_shot": b.zero_shot,
+            "licence": b.licence,
+            "source": list(b.source),
+            "layout": list(b.layout),
+        }
+        for b in BENCHMARKS.values()
+    ]
+    rows += [
+        {
+            "name": family.name,
+            "title": f"{family.title} ({len(CORRUPTIONS)} corruptions, {len(SEVERITIES)} severities)",
+            "kind": "shifted",
+            "classes": family.clean.classes,
+            "images": family.clean.images,
+            "published_zero_shot": None,
+            "licence": family.licence,
+            "source": list(family.source),
+            "layout": list(family.layout),
+        }
+        for family in FAMILIES.values()
+    ]
+    titles = ("Your own: a folder per class", "Your own: CSV of path,label", "Your own: Parquet with image,label")
+    empty: dict[str, Any] = {
+        "classes": None,
+        "images": None,
+        "published_zero_shot": None,
+        "licence": None,
+        "source": [],
+        "layout": [],
+    }
+    return rows + [{"name": n, "title": t, "kind": "real", **empty} for n, t in zip(CUSTOM, titles, strict=True)]
+
+
+def _print_known(rows: list[dict[str, Any]], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    table.add_column("name", no_wrap=True)
+    table.add_column("what")
+    table.add_column("kind", style="dim")
+    for column in ("classes", "images"):
+        table.add_column(column, justify="right")
+    table.add_column("published zero-shot, ViT-B/16", justify="right")
+    for row in rows:
+        numbers = ["" if row[key] is None else f"{row[key]:,}" for key in ("classes", "images", "published_zero_shot")]
+        table.add_row(row["name"], row["title"], row["kind"], *numbers)
+    console.print(table)
+    console.print("[dim]grpo-tta datasets check NAME --root DIR verifies a copy and says what to download from where.[/dim]")
+
+
+def _print_check(check: Check, console: Console) -> None:
+    if check.where is not None:
+        read = f"{check.decoded:,} of them opened" if check.decoded else "none of them opened"
+        console.print(f"[bold]{check.name}[/bold]: {check.classes:,} classes, {check.images:,} images, {read}")
+        console.print(f"  read from {check.where} ({check.origin})", markup=False)
+    else:
+        console.print(f"[bold]{check.name}[/bold]: not read")
+    for problem in check.problems:
+        console.print(f"  wrong: {problem}", style="red", markup=False)
+    if not check.problems:
+        console.print("  all is well", style="green")
+    for title, lines in (("from", check.source), ("into", check.layout)):
+        for line in lines:
+            console.print(f"  {title}: {line}", style="dim", markup=False)
+    console.print(f"  licence: {check.licence}", style="dim", markup=False)

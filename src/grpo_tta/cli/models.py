@@ -1,0 +1,57 @@
+"""`grpo-tta models`: what is known, what is on this machine, and what each tunes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from grpo_tta.cli.options import make_console
+
+if TYPE_CHECKING:
+    from grpo_tta.backbones.catalogue import KnownModel
+
+
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    cached: Annotated[bool, typer.Option("--cached", help="Only those that load without a download.")] = False,
+) -> None:
+    """List the models that --model knows by name, which of them are on this machine, and what can be tuned in each."""
+    from grpo_tta.backbones.catalogue import known_models
+
+    found = [entry for entry in known_models() if entry.cached or not cached]
+    if as_json:
+        typer.echo(json.dumps([_plain(entry) for entry in found], indent=2))
+    else:
+        _print(found)
+
+
+def _plain(entry: KnownModel) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "library": entry.library,
+        "family": entry.family,
+        "tunes": list(entry.tunes),
+        "norms": entry.norms,
+        "cached": entry.cached,
+        "missing": list(entry.missing),
+    }
+
+
+def _print(found: list[KnownModel]) -> None:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for name in ("model", "library", "family", "tunes", "on this machine"):
+        table.add_column(name, overflow="fold", no_wrap=name == "model")
+    for entry in found:
+        sets = ", ".join(f"norm ({entry.norms})" if name == "norm" else name for name in entry.tunes)
+        state = "[bold]yes[/bold]" if entry.cached else f"[dim]no {', '.join(entry.missing)}[/dim]"
+        table.add_row(entry.name, entry.library, entry.family, sets, state)
+    console = make_console()
+    console.print(table)
+    console.print(
+        "[dim]Besides: hf-hub:ORG/NAME of open_clip's hub, any CLIP, SigLIP or SigLIP 2 as ORG/NAME in transformers' format, "
+        "and folders in either format. What is not on this machine is fetched with --download only.[/dim]"
+    )

@@ -1,0 +1,1 @@
+"""The same work past one machine, on Ray Data."""

@@ -1,0 +1,243 @@
+"""Images by the million: a Parquet manifest, or a folder listed into one, on any file system.
+
+A manifest has the column `image_id` (strings, each once) and `path` (absolute, a URI, or relative to the manifest) or
+`image` (encoded bytes, or a struct with `bytes`); `label` where accuracy is wanted. It is never held in memory.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from PIL import Image
+
+from grpo_tta.data.tasks import Task
+from grpo_tta.errors import UserError, sentence
+from grpo_tta.images.read import SUFFIXES, load_image, read_image
+
+TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
+"""Of the manifests of tasks that draw their own images."""
+_PARQUET = (".parquet", ".pq")
+_ROWS = 65_536  # a row group of the manifests written here
+_THREADS = 8  # that fetch remote images
+_AHEAD = 32  # images that they are ahead of the reader
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path on it: what pyarrow knows (local, s3, gs, hdfs), else fsspec.
+
+    Raises:
+        UserError: nothing installed serves the scheme, or it refuses.
+    """
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), Path(uri).absolute().as_posix()
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:
+        pass  # a scheme that pyarrow does not know
+    except (OSError, ValueError) as error:
+        raise UserError(f"{uri}: cannot be reached ({error}); check the address and your credentials.") from None
+    import fsspec
+
+    try:
+        found, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError, OSError) as error:
+        raise UserError(f"{uri}: no file system for it ({error}); install the fsspec package that serves it.") from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(found)), path
+
+
+def join(base: str, name: str) -> str:
+    """`name` where it stands for itself (absolute, a URI), else below `base`."""
+    return name if "://" in name or name.startswith("/") else f"{base.rstrip('/')}/{name}"
+
+
+@final
+@dataclass(frozen=True)
+class Manifest:
+    """
+    Attributes:
+        uri: of the Parquet file, or of a folder of them.
+        rows: how many images.
+        columns: those that are read.
+        base: what relative paths are relative to.
+        name: the stem of what the user named.
+    """
+
+    uri: str
+    rows: int
+    columns: tuple[str, ...]
+    base: str
+    name: str
+
+    def labels(self) -> tuple[str, ...]:
+        """The distinct labels, sorted; reads the column of labels once, piece by piece."""
+        fs, path = filesystem(self.uri)
+        found: set[str] = set()
+        for batch in ds.dataset(path, filesystem=fs, format="parquet").to_batches(columns=["label"]):
+            found.update(str(label) for label in batch["label"].unique().to_pylist() if label is not None)
+        return tuple(sorted(found))
+
+
+def open_manifest(source: str, out: str, *, labelled: bool) -> Manifest:
+    """Opens a manifest, or lists a folder of images into `out/manifest.parquet` (where that is not there yet).
+
+    Args:
+        source: a Parquet file, a folder of Parquet files, or a folder of images; a path or a URI.
+        out: folder of the run.
+        labelled: labels are wanted; in a folder of images they are the names of its folders.
+
+    Raises:
+        UserError: nothing there, no images in it, or columns are missing.
+    """
+    fs, path = filesystem(source)
+    try:
+        info = fs.get_file_info(path)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be reached ({error}); check the address and your credentials.") from None
+    base, name = source, Path(path).stem
+    if info.type == pafs.FileType.NotFound:
+        raise UserError(f"{source}: no such file or folder; check the path.")
+    if info.type == pafs.FileType.File:
+        if not path.lower().endswith(_PARQUET):
+            raise UserError(f"{source}: Ray reads a Parquet manifest or a folder; give one of them.")
+        base = source.rpartition("/")[0] or "."
+    elif not any(entry.path.lower().endswith(_PARQUET) for entry in fs.get_file_info(pafs.FileSelector(path))):
+        uri = f"{out.rstrip('/')}/manifest.parquet"
+        _write_listing(fs, path, source, uri, labelled)
+        source = uri
+        fs, path = filesystem(uri)
+    if "://" not in base:
+        base = Path(base).absolute().as_posix()
+    return _check(source, fs, path, base, name, labelled)
+
+
+def _check(source: str, fs: pafs.FileSystem, path: str, base: str, name: str, labelled: bool) -> Manifest:
+    try:
+        data = ds.dataset(path, filesystem=fs, format="parquet")
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{source}: not a readable Parquet file ({error}).") from None
+    names = data.schema.names
+    if "image_id" not in names or not pa.types.is_string(data.schema.field("image_id").type):
+        raise UserError(f"{source}: a column 'image_id' of strings is needed, each of them once; copy 'path' into it.")
+    if "path" not in names and "image" not in names:
+        raise UserError(f"{source}: a column 'path' or 'image' is needed.")
+    if labelled and "label" not in names:
+        raise UserError(f"{source}: the column 'label' is missing; add it, or use predict.")
+    rows = data.count_rows()
+    if not rows:
+        raise UserError(f"{source}: no images in it.")
+    wanted = ("image_id", "path", "image", "order", *(("label",) if labelled else ()))
+    return Manifest(source, rows, tuple(column for column in wanted if column in names), base, name)
+
+
+def _walk(fs: pafs.FileSystem, folder: str) -> Iterator[str]:
+    """Images below a folder in sorted order, one folder's listing in memory at a time."""
+    for entry in sorted(fs.get_file_info(pafs.FileSelector(folder)), key=lambda entry: entry.path):
+        if entry.type == pafs.FileType.Directory:
+            yield from _walk(fs, entry.path)
+        elif Path(entry.path).suffix.lower() in SUFFIXES:
+            yield entry.path
+
+
+def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labelled: bool) -> None:
+    root = folder.rstrip("/") + "/"
+    names = (path.removeprefix(root) for path in _walk(fs, folder))
+    if labelled:
+        names = (name for name in names if "/" in name)
+    numbers = count()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for name in names:
+            row = {"image_id": name, "path": name, "order": next(numbers)}
+            yield row | {"label": name.partition("/")[0]} if labelled else row
+
+    schema = [("image_id", pa.string()), ("path", pa.string()), ("order", pa.int64())]
+    _write(uri, pa.schema(schema + ([("label", pa.string())] if labelled else [])), rows())
+
+
+def write_tasks(tasks: Sequence[Task], orders: Sequence[Sequence[int]], uri: str) -> None:
+    """A manifest of tasks that draw their own images: `image_id`, `task`, `number` and `order` in the stream."""
+    schema = pa.schema([("image_id", pa.string()), ("task", pa.string()), ("number", pa.int64()), ("order", pa.int64())])
+    rows = (
+        {"image_id": task.image_ids[number], "task": task.name, "number": number, "order": place}
+        for task, order in zip(tasks, orders, strict=True)
+        for place, number in enumerate(order)
+    )
+    _write(uri, schema, rows)
+
+
+def _write(uri: str, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
+    """Writes a manifest once; a resumed run keeps the one it has."""
+    fs, path = filesystem(uri)
+    if fs.get_file_info(path).type == pafs.FileType.File:
+        return
+    fs.create_dir(path.rpartition("/")[0], recursive=True)
+    with pq.ParquetWriter(f"{path}.partial", schema, filesystem=fs) as writer:
+        while some := list(islice(rows, _ROWS)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+    fs.move(f"{path}.partial", path)
+
+
+@final
+class Images:
+    """The images of a manifest's rows, opened when asked for; a few threads fetch remote ones ahead of the reader."""
+
+    def __init__(self, table: pa.Table, base: str) -> None:
+        """
+        Args:
+            table: rows of a manifest.
+            base: what relative paths are relative to.
+        """
+        self._ids = table["image_id"].to_pylist()
+        self._images = table["image"] if "image" in table.column_names else None
+        paths = table["path"].to_pylist() if "path" in table.column_names else [None] * len(self._ids)
+        self._paths = [None if path is None else join(base, path) for path in paths]
+        self._coming: dict[int, Future[bytes]] = {}
+        remote = any(path and "://" in path for path in self._paths)
+        self._pool = ThreadPoolExecutor(_THREADS) if remote else None
+
+    def load(self, i: int) -> Image.Image:
+        """Row i as upright RGB.
+
+        Raises:
+            UserError: it names no image, cannot be reached, or is damaged.
+        """
+        cell = self._images[i].as_py() if self._images is not None else None
+        data = cell["bytes"] if isinstance(cell, dict) else cell
+        if data:
+            return read_image(io.BytesIO(data), self._ids[i])
+        path = self._paths[i]
+        if not path:
+            raise UserError(f"{self._ids[i]}: the manifest holds neither an image nor a path for it; remove the row.")
+        if self._pool is None or "://" not in path:
+            return load_image(path)
+        for j in range(i, min(i + _AHEAD, len(self._paths))):
+            ahead = self._paths[j]
+            if ahead and "://" in ahead and j not in self._coming:
+                self._coming[j] = self._pool.submit(_fetch, ahead)
+        return read_image(io.BytesIO(self._coming.pop(i).result()), path)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(uri: str) -> bytes:
+    try:
+        fs, path = filesystem(uri)
+        with fs.open_input_stream(path) as stream:
+            return stream.read()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file system of fsspec raises
+        raise UserError(f"{uri}: cannot be read ({sentence(error)}); check the path and your credentials.") from None

@@ -1,0 +1,160 @@
+"""From names on the command line to tasks; what is incomplete or misordered is refused before an image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from grpo_tta.data.public.catalogue import BENCHMARKS, FIFTEEN
+from grpo_tta.data.public.corrupted import CORRUPTIONS, check_corruptions, corrupted_tasks
+from grpo_tta.data.public.imagenet import ensemble_templates
+from grpo_tta.data.public.official import fetch, read_official
+from grpo_tta.data.public.published import FAMILIES
+from grpo_tta.data.public.spec import FIELD_TEMPLATE, Benchmark, Listing, NotFoundError, Part
+from grpo_tta.data.tasks import Task, evenly
+from grpo_tta.errors import UserError
+
+ALL = "fifteen"
+OWN_TEMPLATE = "coop"
+_PARTS: Mapping[str, Part] = {"reporting": "reporting", "tuning": "tuning"}
+
+
+def part_named(split: str) -> Part:
+    """
+    Raises:
+        UserError: there is no such split.
+    """
+    if split not in _PARTS:
+        raise UserError(f"Unknown split {split!r}; choose reporting or tuning.")
+    return _PARTS[split]
+
+
+def corruptions_named(names: Sequence[str], severities: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Corruptions ("all" for the fifteen) and severities as the user wrote them.
+
+    Raises:
+        UserError: an unknown one.
+    """
+    chosen = CORRUPTIONS if "all" in names else tuple(dict.fromkeys(names))
+    numbers = []
+    for text in severities:
+        if not text.isdigit():
+            raise UserError(f"Severity {text!r} does not exist; use 1, 2, 3, 4 or 5.")
+        numbers.append(int(text))
+    check_corruptions(chosen, numbers)
+    return chosen, tuple(dict.fromkeys(numbers))
+
+
+def names_meant(names: Sequence[str]) -> list[str]:
+    """Each name once, "fifteen" standing for the fifteen."""
+    return list(dict.fromkeys(n for name in names for n in ([b.name for b in FIFTEEN] if name == ALL else [name])))
+
+
+def cells(name: str, corruptions: Sequence[str], severities: Sequence[int]) -> list[Benchmark]:
+    """The benchmarks behind a name: itself, or the chosen cells of a corrupted family.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name in FAMILIES:
+        return [FAMILIES[name].cell(c, s) for c in corruptions or CORRUPTIONS for s in severities]
+    if name not in BENCHMARKS:
+        raise UserError(f"Unknown data set {name!r}; choose from {ALL}, {', '.join((*BENCHMARKS, *FAMILIES))}.")
+    return [BENCHMARKS[name]]
+
+
+def list_benchmark(benchmark: Benchmark, root: Path, part: Part, *, official: bool = False, download: bool = False) -> Listing:
+    """What is on disk, problems included.
+
+    Args:
+        official: torchvision's own test split in place of the field's.
+        download: let torchvision fetch a benchmark that is not there, if it knows how.
+
+    Raises:
+        UserError: nothing there, or the download failed.
+    """
+    if official and part != "reporting":
+        raise UserError("torchvision's own split is read for reporting only; leave --split away.")
+
+    def read() -> Listing:
+        return read_official(benchmark, root) if official else benchmark.read(benchmark, root, part)
+
+    try:
+        return read()
+    except NotFoundError:
+        if not (download and benchmark.downloads):
+            raise
+    fetch(benchmark, root)
+    return read()
+
+
+def to_task(benchmark: Benchmark, listing: Listing, *, template: str = FIELD_TEMPLATE, limit: int | None = None) -> Task:
+    """
+    Args:
+        template: with `{}`; "coop" for CoOp's own of this benchmark; the field's common one by default.
+        limit: at most so many images, taken evenly from the whole.
+
+    Raises:
+        UserError: something is wrong with what is on disk, or the limit leaves nothing.
+    """
+    if listing.problems:
+        more = f" (and {len(listing.problems) - 1} more)" if len(listing.problems) > 1 else ""
+        raise UserError(
+            f"{benchmark.title} in {listing.where}: {listing.problems[0]}{more}; put that right, "
+            f"'grpo-tta datasets check {benchmark.name}' tells everything that is wrong."
+        )
+    keep = evenly(len(listing.ids), limit)
+    labels = [listing.labels[i] for i in keep]
+
+    def load(number: int) -> tuple[Image.Image, int]:
+        return listing.read(keep[number]), labels[number]
+
+    return Task(
+        benchmark.name,
+        benchmark.kind,
+        listing.classes,
+        benchmark.own_template if template == OWN_TEMPLATE else template,
+        ensemble_templates(),
+        [listing.ids[i] for i in keep],
+        load,
+        repeated_names=len(set(listing.classes)) < len(listing.classes),
+        by_class=True,
+    )
+
+
+def benchmark_tasks(
+    names: Sequence[str],
+    root: Path,
+    *,
+    part: Part = "reporting",
+    template: str = FIELD_TEMPLATE,
+    limit: int | None = None,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (5,),
+    official: bool = False,
+    download: bool = False,
+) -> list[Task]:
+    """The tasks of the named benchmarks, in order.
+
+    Args:
+        names: of benchmarks and families; "fifteen" stands for the fifteen.
+        root: folder that holds them all.
+        corruptions: of a family, which of its cells (all by default); of any other benchmark, to be made on the fly (none
+            by default).
+        severities: of the corruptions.
+
+    Raises:
+        UserError: unknown names, or a benchmark that is missing, incomplete or misordered.
+    """
+    tasks: list[Task] = []
+    for name in names_meant(names):
+        for benchmark in cells(name, corruptions, severities):
+            listing = list_benchmark(benchmark, root, part, official=official, download=download)
+            if official:  # other images and names: a table must not confuse the two
+                benchmark = replace(benchmark, name=f"{benchmark.name}-official")
+            task = to_task(benchmark, listing, template=template, limit=limit)
+            tasks += corrupted_tasks([task], corruptions, severities) if corruptions and name not in FAMILIES else [task]
+    return tasks

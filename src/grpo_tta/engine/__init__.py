@@ -1,0 +1,1 @@
+"""What every adaptation method uses: the frozen policy, encoded views, per-image parameters, the gradient loop."""

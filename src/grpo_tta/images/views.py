@@ -1,0 +1,234 @@
+"""Augmented views and content-free copies of one image, drawn from numbers that belong to that image alone.
+
+View 0 is the model's own preprocessing. The others are random resized crops with flips, the standard recipe of the
+field (TPT, arXiv 2209.07511). A crop is resampled by two small matrices per view (one for rows, one for columns) that
+hold an antialiased triangle filter, so that all views of an image are one batched product on any device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from grpo_tta.errors import UserError
+from grpo_tta.images.restoration import restore_contrast, restore_sharpness
+from grpo_tta.images.seeds import image_generator
+
+CopyKind = Literal["shuffled", "crops"]
+
+
+@final
+@dataclass(frozen=True)
+class ViewSettings:
+    """How many views, and what they are made of.
+
+    Attributes:
+        views: V, view 0 included.
+        copies: P, content-free copies.
+        crop_scale: smallest and largest share of the image's area in a crop.
+        crop_ratio: narrowest and widest aspect ratio of a crop.
+        flip: probability of a left-right flip.
+        restored: share of the crops taken from the image with its contrast restored (see `restore_contrast`).
+        acutance: least abruptness of the image that crops are taken from; a blurred one is sharpened up to it (see
+            `restore_sharpness`). 0 leaves every image as it is.
+        copy_kind: `shuffled`: view 0 with its patches in another order; `crops`: crops so small that the object is not
+            in them. Both keep the image's low-level statistics.
+        patch_grid: a shuffled copy is view 0 cut into patch_grid x patch_grid pieces.
+        copy_scale: smallest and largest share of the image's area in a copy that is a crop.
+    """
+
+    views: int = 24
+    copies: int = 4
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    restored: float = 0.5
+    acutance: float = 0.6
+    copy_kind: CopyKind = "shuffled"
+    patch_grid: int = 12
+    copy_scale: tuple[float, float] = (0.03, 0.12)
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise UserError(f"{self.views} views cannot be adapted on; set views to at least 1.")
+        if self.copies < 0:
+            raise UserError(f"The number of copies cannot be {self.copies}; set copies to 0 or more.")
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("copy_scale", self.copy_scale)):
+            if not 0 < low <= high <= 1:
+                raise UserError(f"{name} must be two shares with 0 < low <= high <= 1, not {(low, high)}.")
+        if self.copy_kind not in ("shuffled", "crops"):
+            raise UserError(f"Unknown kind of copies {self.copy_kind!r}; choose shuffled or crops.")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise UserError(f"crop_ratio must be two positive numbers, low first, not {self.crop_ratio}.")
+        if not 0 <= self.restored <= 1:
+            raise UserError(f"restored is a share between 0 and 1, not {self.restored}.")
+        if not 0 <= self.acutance < 1:
+            raise UserError(f"acutance is a ratio from 0 (leave every image as it is) to below 1, not {self.acutance}.")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"flip is a probability between 0 and 1, not {self.flip}.")
+        if self.patch_grid < 2:
+            raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
+
+
+def draw_boxes(
+    generator: torch.Generator, n: int, height: int, width: int, scale: tuple[float, float], settings: ViewSettings
+) -> tuple[Tensor, Tensor]:
+    """n crops of a share `scale` of the area: boxes `[n, 4]` (top, left, height, width in pixels) and flips `[n]` bool.
+
+    The first crops are the same whatever n is, so that methods with fewer views see a part of the same views.
+    """
+    u = torch.rand((n, 5), generator=generator, dtype=torch.float64).T
+    low, high = scale
+    area = (low + (high - low) * u[0]) * height * width
+    log_low, log_high = np.log(settings.crop_ratio[0]), np.log(settings.crop_ratio[1])
+    ratio = torch.exp(log_low + (log_high - log_low) * u[1])
+    w = (area * ratio).sqrt().clamp(max=width)
+    h = (area / ratio).sqrt().clamp(max=height)
+    boxes = torch.stack([(height - h) * u[2], (width - w) * u[3], h, w], dim=1)
+    return boxes, u[4] < settings.flip
+
+
+def resampling_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
+    """Rows that resample [start, start + length) of a line of pixels to size_out pixels: `[n, size_out, size_in]`.
+
+    An antialiased triangle filter, as in torchvision's and Pillow's bilinear resize: half-width max(1, scale), every
+    row sums to one, and no pixel outside the crop is read.
+    """
+    scale = (length / size_out)[:, None, None]
+    support = scale.clamp(min=1.0)
+    centre = start[:, None, None] + (torch.arange(size_out, dtype=start.dtype, device=start.device)[:, None] + 0.5) * scale
+    pixel = torch.arange(size_in, dtype=start.dtype, device=start.device) + 0.5
+    weight = (1 - (pixel - centre).abs() / support).clamp(min=0)
+    inside = (pixel > start[:, None, None] - 0.5) & (pixel < (start + length)[:, None, None] + 0.5)
+    weight = weight * inside
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def crop_and_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """All crops of one image in two batched products: `[3, H, W]`, `[n, 4]`, `[n]` -> `[n, 3, size, size]`."""
+    _, H, W = pixels.shape
+    boxes = boxes.to(pixels.device)
+    rows = resampling_matrix(boxes[:, 0], boxes[:, 2], H, size)
+    columns = resampling_matrix(boxes[:, 1], boxes[:, 3], W, size)
+    columns = torch.where(flips.to(pixels.device)[:, None, None], columns.flip(1), columns)
+    rows, columns = rows.to(pixels.dtype), columns.to(pixels.dtype)
+    return torch.einsum("nhi,cij,nwj->nchw", rows, pixels, columns)
+
+
+def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
+    """Copies of a view with its patches in another order: `[3, H, W]`, `[P, grid * grid]` -> `[P, 3, H, W]`.
+
+    Rows and columns left over by the division stay where they are.
+
+    Raises:
+        UserError: the view is smaller than the grid.
+    """
+    C, H, W = view.shape
+    ph, pw = H // grid, W // grid
+    if ph == 0 or pw == 0:
+        raise UserError(f"A {H} x {W} view cannot be cut into {grid} x {grid} patches; lower patch_grid.")
+    patches = view[:, : ph * grid, : pw * grid].reshape(C, grid, ph, grid, pw).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    shuffled = patches[permutations.to(view.device)]  # [P, grid * grid, C, ph, pw]
+    P = len(permutations)
+    body = shuffled.reshape(P, grid, grid, C, ph, pw).permute(0, 3, 1, 4, 2, 5).reshape(P, C, ph * grid, pw * grid)
+    copies = view.expand(P, C, H, W).clone()
+    copies[:, :, : ph * grid, : pw * grid] = body
+    return copies
+
+
+def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
+    """The image `[3, H, W]` with its sharpness restored as far as the model can see it.
+
+    Blur matters at the model's scale. So a larger image is first brought to the size at which the smallest crop still has as
+    many pixels as the model reads; one that is sharp enough there comes back as it is.
+    """
+    if not settings.acutance:
+        return pixels
+    H, W = pixels.shape[1:]
+    short = math.ceil(size / math.sqrt(settings.crop_scale[0]))
+    if min(H, W) <= short:
+        return restore_sharpness(pixels, settings.acutance)
+    scale = short / min(H, W)
+    small = resize(pixels, [round(H * scale), round(W * scale)], antialias=True)
+    mended = restore_sharpness(small, settings.acutance)
+    return pixels if mended is small else mended
+
+
+@final
+class ImageViews:
+    """The views and content-free copies of one image, made when they are asked for and normalised."""
+
+    def __init__(
+        self,
+        image: Image.Image,
+        first_view: Tensor,
+        image_id: str,
+        seed: int,
+        settings: ViewSettings,
+        mean: Tensor,
+        std: Tensor,
+    ) -> None:
+        """
+        Args:
+            image: the decoded RGB image that is cropped.
+            first_view: `[3, S, S]`, the model's own preprocessing of it.
+            image_id: names the image; with the seed it decides every random number.
+            seed: of the run.
+            settings: counts and distributions.
+            mean: `[3]` of the model's normalisation.
+            std: `[3]`.
+        """
+        self._first, self._mean, self._std = first_view, mean, std
+        self._name, self._seed, self._settings = image_id, seed, settings
+        self._pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
+        self._boxes, self._flips = self._draw("crops", settings.views - 1, settings.crop_scale)
+
+    @cached_property
+    def _sharp(self) -> Tensor:
+        return sharpened(self._pixels, self._first.shape[-1], self._settings)
+
+    @cached_property
+    def _restored(self) -> Tensor:
+        return restore_contrast(self._sharp)
+
+    def views(self, which: range) -> Tensor:
+        """A run of the V views: `[n, 3, S, S]`. The same pixels in whatever runs they are made."""
+        begin, end = which.start, which.stop
+        views = self._first.new_empty((end - begin, *self._first.shape))
+        if begin == 0 < end:
+            views[0] = self._first
+        # Evenly interleaved, so that the first few views are a fair sample of all.
+        count, share = torch.arange(1, self._settings.views), self._settings.restored
+        wanted = (count >= begin) & (count < end)
+        restored = (count * share).floor() > ((count - 1) * share).floor()
+        for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
+            if of_kind.any():
+                source = self._restored if restore else self._sharp
+                views[(count[of_kind] - begin).to(views.device)] = self._cut(source, self._boxes[of_kind], self._flips[of_kind])
+        return views
+
+    def copies(self) -> Tensor:
+        """`[P, 3, S, S]`."""
+        P, grid = self._settings.copies, self._settings.patch_grid
+        if self._settings.copy_kind == "crops":
+            return self._cut(self._pixels, *self._draw("copies", P, self._settings.copy_scale))
+        order = torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies"))
+        return shuffle_patches(self._first, order.argsort(-1), grid)
+
+    def _draw(self, purpose: str, n: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        _, H, W = self._pixels.shape
+        return draw_boxes(image_generator(self._seed, self._name, purpose), n, H, W, scale, self._settings)
+
+    def _cut(self, source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+        """Crops of a source that may be smaller than the image in whose pixels the boxes are."""
+        scale = torch.tensor(source.shape[1:]) / torch.tensor(self._pixels.shape[1:])
+        made = crop_and_resize(source, boxes * scale.repeat(2), flips, self._first.shape[-1])
+        return ((made - self._mean[:, None, None]) / self._std[:, None, None]).to(self._first.dtype)

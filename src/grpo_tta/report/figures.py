@@ -1,0 +1,177 @@
+"""Plots of a report, each drawn from frames alone and returned as the text of a self-contained SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER
+from grpo_tta.report.statistics import Bin
+from grpo_tta.report.tables import ZERO_SHOT, Results
+
+INK, FAINT = "#111827", "#6b7280"
+COLOURS = {"episodic": OTHER, "batch": "#7c3aed", "online": "#0f766e"}
+
+
+def to_svg(figure: Figure) -> str:
+    """The same text for the same figure: no date, and ids that are salted with a constant."""
+    buffer = io.StringIO()
+    nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+    with matplotlib.rc_context({"svg.hashsalt": "grpo-tta"}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def bare(ax: Axes, *sides: str) -> None:
+    for side in sides:
+        ax.spines[side].set_visible(False)
+    ax.set_axisbelow(True)
+
+
+def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
+    """Places of the points that no other point beats, by rising cost: none is at most as dear and at least as good."""
+    front: list[int] = []
+    for i in sorted(range(len(cost)), key=lambda i: (cost[i], -gain[i])):
+        if not front or gain[i] > gain[front[-1]]:
+            front.append(i)
+    return front
+
+
+def cost_figure(results: Results, reference: str) -> str:
+    """Shifted mean against forward passes; the front runs over the methods that the reference may be compared with."""
+    shown = [m for m in results.methods.values() if results.is_complete(m.name) and m.forwards > 0]
+    figure = Figure(figsize=(8.2, 5.8))
+    canvas = FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.09, right=0.97, top=0.92, bottom=0.1)
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    for m in shown:
+        colour = AFTER if m.name == reference else COLOURS[m.protocol]
+        if m.name in (reference, ZERO_SHOT):  # all of them would hide the names
+            ax.plot([m.forwards, m.forwards], [m.shifted_low, m.shifted_high], color=colour, alpha=0.3, lw=2.5, zorder=2)
+        size = 9 if m.name == reference else 6.5
+        ax.plot(m.forwards, m.shifted_mean, "o", color=colour, mfc="white" if m.teacher else colour, ms=size, zorder=4)
+    kin = [m for m in shown if m.name in results.kin(reference)]
+    front = [kin[i] for i in pareto([m.forwards for m in kin], [m.shifted_mean for m in kin])]
+    if front:
+        xs = [*(m.forwards for m in front), max(m.forwards for m in shown)]
+        ys = [*(m.shifted_mean for m in front), front[-1].shifted_mean]
+        ax.step(xs, ys, where="post", color=FAINT, lw=1.2, ls="--", zorder=1)
+    for protocol in dict.fromkeys(m.protocol for m in shown):
+        ax.plot([], [], "o", color=COLOURS[protocol], label=protocol)
+    if any(m.teacher for m in shown):
+        ax.plot([], [], "o", color=FAINT, mfc="white", label="with a teacher")
+    ax.plot([], [], "o", color=AFTER, label=reference)
+    ax.plot([], [], "--", color=FAINT, label="front of its block")
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=8.5, columnspacing=1.2)
+    ax.set_xlabel("forward passes an image (log scale)")
+    ax.set_ylabel("mean top-1 accuracy over shifted tasks, %")
+    ax.margins(x=0.17, y=0.08)
+    ax.grid(color=GRID)
+    bare(ax, "top", "right")
+    low, high = ax.get_xlim()
+    ticks = [2**k for k in range(14) if low <= 2**k <= high]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.set_xticks([], minor=True)
+    _label_points(ax, canvas, {m.name: (m.forwards, m.shifted_mean) for m in shown}, reference)
+    return to_svg(figure)
+
+
+def _label_points(ax: Axes, canvas: FigureCanvasAgg, shown: Mapping[str, tuple[float, float]], reference: str) -> None:
+    """Writes every name beside its point, at the nearest place where it hides no other name or point."""
+    canvas.draw()
+    renderer, unit = canvas.get_renderer(), canvas.figure.dpi / 72
+    frame = ax.get_window_extent(renderer)
+    points = {name: ax.transData.transform(point) for name, point in shown.items()}
+    taken = [Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit) for x, y in points.values()]
+    heights = [0, *(sign * h for h in range(6, 120, 6) for sign in (1, -1))]
+    for name in sorted(points, key=lambda n: (n != reference, -points[n][1])):  # the reference chooses first
+        for dx, dy in ((dx, dy) for dy in heights for dx in (9, -9, 30, -30)):
+            x, y = ax.transData.inverted().transform(points[name] + np.array([dx, dy]) * unit)
+            text = ax.text(x, y, name, ha="left" if dx > 0 else "right", va="center", fontsize=8.5, zorder=5, color=INK)
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+            if name == reference:
+                text.set(color=AFTER, fontweight="bold")
+            box = text.get_window_extent(renderer).padded(unit)
+            inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                if abs(dy) > 8 or abs(dx) > 9:
+                    ax.plot([shown[name][0], x], [shown[name][1], y], color=FAINT, lw=0.5, zorder=1)
+                break
+            text.remove()
+
+
+def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
+    """Accuracy per task with 95 % intervals; `shown` is method -> colour, top bar first. Streams are left out."""
+    tasks = [task for task in summary["tasks"] if task["kind"] != "stream"]
+    figure = Figure(figsize=(7.4, 1.1 + 0.2 * (len(shown) + 0.7) * len(tasks)), layout="constrained")
+    ax = figure.subplots()
+    step = 1 / (len(shown) + 0.7)
+    y, ticks, previous = 0.0, [], None
+    for task in tasks:
+        if previous not in (None, task["kind"]):
+            y += 0.35
+            ax.axhline(y - 0.5 - 0.175, color=FAINT, lw=0.5)
+        previous = task["kind"]
+        for place, (method, colour) in enumerate(shown.items()):
+            entry = task["methods"].get(method)
+            if entry is None:
+                continue
+            at = y + (place - (len(shown) - 1) / 2) * step
+            value, (low, high) = 100 * entry["accuracy"], (100 * x for x in entry["ci95"])
+            ax.barh(at, value, height=step * 0.92, color=colour)
+            ax.plot([low, high], [at, at], color=INK, lw=1, solid_capstyle="butt")
+            ax.text(101, at, f"{value:.1f}", va="center", fontsize=7.5, color=INK)
+        ticks.append((y, f"{task['name']}\n({task['kind']})"))
+        y += 1
+    ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8, parse_math=False)
+    ax.set_ylim(y - 0.4, -0.6)
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("top-1 accuracy, % (line: 95 % interval)")
+    ax.grid(axis="x", color=GRID)
+    bare(ax, "top", "right", "left")
+    ax.tick_params(axis="y", length=0)
+    handles = [Patch(color=colour) for colour in shown.values()]
+    figure.legend(handles, list(shown), loc="outside upper left", ncols=len(shown), frameon=False, fontsize=9)
+    return to_svg(figure)
+
+
+def reliability_figure(panels: Mapping[str, tuple[list[Bin], float]]) -> str:
+    """Accuracy within bins of confidence; `panels` is title -> (bins, expected calibration error in percent)."""
+    figure = Figure(figsize=(7.4, 3.9), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (title, (bins, error)), colour in zip(axes, panels.items(), (BEFORE, AFTER), strict=True):
+        total = max(1, sum(b.count for b in bins))
+        for b in (b for b in bins if b.count):
+            width = 100 * (b.high - b.low) * 0.94
+            middle = 50 * (b.low + b.high)
+            ax.bar(middle, 100 * b.accuracy, width=width, color=colour)
+            ax.plot([middle - width / 2, middle + width / 2], [100 * b.confidence] * 2, color=INK, lw=1.6)
+            ax.text(middle, 2, f"{100 * b.count / total:.0f}%", ha="center", fontsize=7, color=INK)
+        ax.plot([0, 100], [0, 100], color=FAINT, lw=1, ls="--")
+        ax.set_title(f"{title}\ncalibration error {error:.1f} %", fontsize=10, loc="left")
+        ax.set_xlim(0, 100)
+        ax.set_ylim(0, 100)
+        ax.set_xlabel("confidence, %")
+        ax.grid(color=GRID)
+        bare(ax, "top", "right")
+    axes[0].set_ylabel("accuracy, %")
+    return to_svg(figure)
+
+
+def bar_colours(reference: str, baseline: str | None, run: Sequence[str]) -> dict[str, str]:
+    """The methods of the bars in the order of reading: zero-shot, the best baseline, the reference."""
+    wanted = {ZERO_SHOT: BEFORE, **({baseline: OTHER} if baseline else {}), reference: AFTER}
+    return {method: colour for method, colour in wanted.items() if method in run}

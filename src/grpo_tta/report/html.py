@@ -1,0 +1,271 @@
+"""`grpo-tta report`: from the records of one or more runs to tables, figures and one page. A pure function of its input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import pandas as pd
+from rich.console import Console
+
+from grpo_tta.bench.records import find_runs, read_records, write_json
+from grpo_tta.data.tasks import SHIFTED_MEAN
+from grpo_tta.errors import UserError
+from grpo_tta.report import tables
+from grpo_tta.report.figures import bar_colours, cost_figure, reliability_figure, shift_figure
+from grpo_tta.report.gallery import data_uri, make_gallery
+from grpo_tta.report.grids import accuracy_grid, compact_grid, latex, markdown, number, rich_table, stream_grid
+from grpo_tta.report.pages import environment
+from grpo_tta.report.statistics import calibration_error, reliability
+from grpo_tta.report.summary import is_correct, summarize
+from grpo_tta.report.sweep import is_sweep, write_sweep_report
+
+MUST_AGREE = ("model", "fingerprint", "views")
+"""What runs must share for their rows to stand in one table; seeds, tasks, methods and shards may differ."""
+
+
+@final
+@dataclass(frozen=True)
+class Runs:
+    """What is known of all the runs together.
+
+    Attributes:
+        rows: of all runs, in the order of the tables.
+        cost: method -> mean milliseconds an image and highest peak memory over the runs.
+        about: `model`, `views` and the like, the same in all runs.
+        methods: method -> its declaration in `run.json`.
+        classes: task -> class names, in the order of the labels; nothing of runs that did not record them.
+        versions: of the software, each once.
+        unfinished: a sentence on every task that a run has not finished.
+    """
+
+    rows: pd.DataFrame
+    cost: dict[str, dict[str, float]]
+    about: dict[str, Any]
+    methods: dict[str, Any]
+    classes: dict[str, list[str]]
+    versions: list[str]
+    unfinished: list[str]
+
+
+def read_runs(folders: Sequence[Path]) -> Runs:
+    """
+    Raises:
+        UserError: no run, a folder without records or `run.json`, runs of different models, views or classes, or one method
+            under different settings.
+    """
+    if not folders:
+        raise UserError("No run was named; give the --out folder of at least one run.")
+    folders = find_runs(folders)
+    rows = read_records(folders)
+    infos = []
+    for folder in folders:
+        path = Path(folder) / "run.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds records without a run.json; name the --out folder of a run.")
+        infos.append(json.loads(path.read_text()))
+    tables.check_settings(rows)
+    for info, folder in zip(infos, folders, strict=True):
+        for key in MUST_AGREE:
+            if info[key] != infos[0][key]:
+                raise UserError(f"{folders[0]} and {folder} differ in their {key}; report them apart.")
+    classes: dict[str, list[str]] = {}
+    templates: dict[str, list[str]] = {}
+    for info, folder in zip(infos, folders, strict=True):
+        for what, known in (("classes", classes), ("templates", templates)):
+            for task, told in info.get(what, {}).items():
+                if known.setdefault(task, told) != told:
+                    raise UserError(f"{folder} and a run before it have other {what} for {task}; report them apart.")
+    tasks = [task for info in infos for task in info["tasks"]]
+    methods = {name: declared for info in infos for name, declared in info["methods"].items()}
+    return Runs(
+        tables.in_order(rows, tasks, list(methods)),
+        _merge_cost([info["cost"] for info in infos]),
+        {key: infos[0][key] for key in MUST_AGREE},
+        methods,
+        classes,
+        sorted(set(rows["versions"])),
+        _unfinished(rows, infos),
+    )
+
+
+def _unfinished(rows: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tasks of which no method of the runs has a row for every image that was to be seen, shards counted together."""
+    seen = rows.groupby(["seed", "task", "method"])["image_id"].nunique().groupby(["seed", "task"]).max()
+    wanted = {
+        (info["seed"], task): count
+        for info in infos
+        if len(info.get("first_only", {})) < len(info["methods"])
+        for task, count in info["tasks"].items()
+    }
+    return [
+        f"{task}: only {seen.get((seed, task), 0)} of {count} images were seen under seed {seed}; the same command goes on."
+        for (seed, task), count in wanted.items()
+        if seen.get((seed, task), 0) < count
+    ]
+
+
+def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    frame = pd.DataFrame(
+        [{"method": method, **entry} for cost in costs for method, entry in cost.items()],
+        columns=["method", "ms", "peak_memory_mb"],
+    )
+    merged = frame.groupby("method", sort=False).agg({"ms": "mean", "peak_memory_mb": "max"})
+    return {str(method): {"ms": row["ms"], "peak_memory_mb": row["peak_memory_mb"]} for method, row in merged.iterrows()}
+
+
+def write_report(
+    runs: Sequence[Path], out: Path, *, reference: str = "", photos_root: Path | None = None, console: Console
+) -> None:
+    """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table; a sweep has its own page.
+
+    Args:
+        reference: the method that the others are compared with; by default `grpo-tta`, or where that was not run the first
+            one but zero-shot.
+        photos_root: folder that holds the photographs of the photos suite, to show them in the gallery.
+
+    Raises:
+        UserError: as `read_runs`, or the reference was not run.
+    """
+    if any(map(is_sweep, runs)):
+        write_sweep_report(runs, out, console=console)
+        return
+    found = read_runs(runs)
+    rows = found.rows
+    names = list(rows["method"].unique())
+    reference = reference or next((name for name in ("grpo-tta", *names) if name in names and name != "zero-shot"), names[0])
+    if reference not in names:
+        raise UserError(f"The runs hold no rows of {reference!r}; choose the reference from {', '.join(names)}.")
+    summary = summarize(rows, found.cost)
+    teachers = {name: declared.get("teacher") for name, declared in found.methods.items()}
+    results = tables.results(rows, summary, found.cost, teachers)
+    frames = {
+        "comparisons": tables.comparisons(rows, reference),
+        "losses": tables.losses(rows, reference),
+        "calibration": tables.calibration(rows),
+        "flips": tables.flips(rows),
+        "collapse": tables.collapse(rows),
+        "errors": tables.errors(rows),
+    }
+    ece = tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
+    grids = {"compact": compact_grid(results, dict(ece["ece"])), "accuracy": accuracy_grid(results)}
+    if results.tasks("stream"):
+        grids["stream"] = stream_grid(results, dict(frames["collapse"].set_index(["method", "task"])["entropy"]))
+    shown = [grids[name] for name in ("accuracy", "stream") if name in grids]
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "summary.json", summary)
+    _write_csv(out / "table.csv", tables.flat(results))
+    for name, frame in frames.items():
+        _write_csv(out / f"{name}.csv", frame)
+    (out / "table.md").write_text("\n".join(map(markdown, shown)), encoding="utf-8")
+    (out / "table.tex").write_text("\n".join(map(latex, shown)), encoding="utf-8")
+    page = _page(found, reference, summary, results, frames, grids, photos_root)
+    (out / "report.html").write_text(page, encoding="utf-8")
+
+    console.print(rich_table(grids["compact"]))
+    if "stream" in grids:
+        console.print(rich_table(grids["stream"]))
+    _print_comparisons(frames["comparisons"], reference, console)
+    for told in found.unfinished:
+        console.print(told, style="yellow", markup=False)
+    if count := int(frames["errors"]["rows"].sum()):
+        console.print(f"[red]{count} rows hold an error and count as wrong; see {out / 'errors.csv'}.[/red]")
+    console.print(f"Page: {out / 'report.html'}")
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _print_comparisons(comparisons: pd.DataFrame, reference: str, console: Console) -> None:
+    for row in comparisons.itertuples():
+        console.print(
+            f"{reference} − {row.other}: [bold]{row.difference:+.1f}[/bold] points on the shifted mean "
+            f"[dim](95 % interval {row.low:+.1f} to {row.high:+.1f}; {row.wins} won, {row.losses} lost, "
+            f"p = {row.p_value:.2g})[/dim]"
+        )
+
+
+def _page(
+    runs: Runs,
+    reference: str,
+    summary: Mapping[str, Any],
+    results: tables.Results,
+    frames: Mapping[str, pd.DataFrame],
+    grids: Mapping[str, Any],
+    photos_root: Path | None,
+) -> str:
+    """The whole of `report.html`."""
+    differences = dict(frames["comparisons"].set_index("other")["difference"])
+    baseline = results.best_baseline(reference, differences)
+    rows = runs.rows
+    figures = _figures(rows, reference, baseline, summary, results)
+    return (
+        environment("grpo_tta.report", {"number": number, "p_value": lambda p: f"{p:.2g}"})
+        .get_template("report.html")
+        .render(
+            reference=reference,
+            baseline=baseline,
+            about=runs.about,
+            versions=runs.versions,
+            seeds=sorted(int(seed) for seed in rows["seed"].unique()),
+            tasks=len(results.kinds),
+            images=len(rows.drop_duplicates(["task", "image_id"])),
+            row_count=len(rows),
+            mine=results.methods[reference],
+            rank=results.rank(reference, differences),
+            rivals=len(results.kin(reference)),
+            scored_by={name: m.scored_by for name, m in results.methods.items()},
+            grids=grids,
+            marks=[mark for mark in "†‡" if mark in markdown(grids["compact"])],
+            comparisons=frames["comparisons"].to_dict("records"),
+            losses=frames["losses"].to_dict("records"),
+            controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
+            errors=frames["errors"].to_dict("records"),
+            unfinished=runs.unfinished,
+            diagnostics=_diagnostics(rows, frames).to_dict("records"),
+            figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
+            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, photos_root=photos_root),
+            settings={
+                str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
+                for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
+            },
+        )
+    )
+
+
+def _diagnostics(rows: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a method: calibration, flips and collapse over the shifted tasks, and the share of episodes that took a step."""
+    with_group = rows[rows["kind"].isin(SHIFTED_MEAN) & (rows["group"].str.len() > 0)]
+    return (
+        tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
+        .join(tables.over_shifted(frames["flips"], {"wrong_to_right": "sum", "right_to_wrong": "sum", "rows": "sum"}))
+        .join(tables.over_shifted(frames["collapse"], {"labels": "mean", "entropy_before": "mean", "entropy": "mean"}))
+        .join(with_group.groupby("method", sort=False)["stepped"].mean().mul(100))
+        .reset_index()
+    )
+
+
+def _figures(
+    rows: pd.DataFrame, reference: str, baseline: str | None, summary: Mapping[str, Any], results: tables.Results
+) -> dict[str, str]:
+    """Name -> SVG; plots of the shifted mean only where there is one."""
+    figures = {"shifts": shift_figure(summary, bar_colours(reference, baseline, list(results.methods)))}
+    if not results.is_complete(reference):
+        return figures
+    figures["cost"] = cost_figure(results, reference)
+    mine = rows[(rows["method"] == reference) & rows["kind"].isin(SHIFTED_MEAN) & rows["error"].isna()]
+    if len(mine):
+        before = mine["confidence_before"].to_numpy(), (mine["prediction_before"] == mine["label"]).to_numpy()
+        after = mine["confidence"].to_numpy(), is_correct(mine)
+        figures["reliability"] = reliability_figure(
+            {
+                title: (reliability(*pair), 100 * calibration_error(*pair))
+                for title, pair in (("before (frozen model)", before), (f"after ({reference})", after))
+            }
+        )
+    return figures

@@ -1,0 +1,164 @@
+"""The web page without a browser: shifts, what is told of an episode, what is drawn, what is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grpo_tta import GRPOTTA, UserError
+from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, split_labels, tell
+from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, render
+from grpo_tta.app.shifts import SHIFTS, shift
+from grpo_tta.backbones.base import Backbone
+from tests.service.conftest import LABELS, drawing
+
+
+def photo(width: int = 90, height: int = 60) -> Image.Image:
+    """A dark square on a bright ground."""
+    pixels = np.full((height, width, 3), 200, np.uint8)
+    pixels[height // 4 : height // 2, width // 4 : width // 2] = (180, 40, 40)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 60), (60, 190), (1, 3)])
+@pytest.mark.parametrize("kind", SHIFTS)
+def test_shifts_keep_the_shape_and_are_repeatable(kind: str, size: tuple[int, int]) -> None:
+    image = photo(*size)
+    found, again = (shift(image, kind, 3, 48) for _ in range(2))
+    assert np.array_equal(np.asarray(found), np.asarray(again))
+    assert found.size == (size if kind == "none" or min(size) <= 64 else found.size)
+    assert found.mode == "RGB"
+    assert kind == "none" or min(size) == 1 or not np.array_equal(np.asarray(found), np.asarray(image))
+
+
+def test_large_images_are_brought_down_before_they_are_shifted() -> None:
+    image = photo(600, 400)
+    assert shift(image, "noise", 1, 48).size == (96, 64)
+    assert shift(image, "none", 1, 48) is image
+
+
+def test_severity_makes_a_shift_stronger() -> None:
+    clean = np.asarray(photo(), float)
+    for kind in ("noise", "blur", "fog"):
+        far = [np.abs(np.asarray(shift(photo(), kind, severity, 48)) - clean).mean() for severity in (1, 3, 5)]
+        assert far[0] < far[1] < far[2]
+    plain = Image.new("RGB", (40, 40), (90, 120, 50))
+    assert np.asarray(shift(plain, "sketch", 5, 48)).min() == 255  # nothing to draw
+    assert np.asarray(shift(photo(), "sketch", 5, 48)).min() < 100  # an outline
+    assert np.asarray(shift(plain, "blur", 5, 48)).std(axis=(0, 1)).max() == 0
+
+
+def test_unknown_shifts_are_refused() -> None:
+    with pytest.raises(UserError, match="Unknown shift 'rain'"):
+        shift(photo(), "rain", 1, 48)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="Severity 6"):
+        shift(photo(), "fog", 6, 48)
+
+
+def test_an_episode_tells_what_predict_and_explain_say(nano_backbone: Backbone) -> None:
+    classifier, image = GRPOTTA(nano_backbone, LABELS), drawing(2, "gaussian-noise")
+    told, answer, explained = tell(classifier, image), classifier.predict(image), classifier.explain(image)
+    assert (told.before, told.after) == (answer.label_before, answer.label)
+    assert told.percent_after == pytest.approx(100 * answer.probability, abs=1e-3)
+    assert len(told.bars) == SHOWN_LABELS
+    for bar in told.bars:
+        assert bar.after == pytest.approx(100 * answer.probabilities[bar.label], abs=1e-3)
+        assert bar.before == pytest.approx(100 * answer.probabilities_before[bar.label], abs=1e-3)
+    assert answer.label_before in [bar.label for bar in told.bars]
+    assert told.rest[0] == len(LABELS) - SHOWN_LABELS
+    assert sum(bar.after for bar in told.bars) + told.rest[2] == pytest.approx(100)
+    assert (len(told.views), told.more_views) == (SHOWN_VIEWS, len(explained.views) - SHOWN_VIEWS)
+    (group,) = told.groups  # shared by all views
+    for k, row in enumerate(group.rows):
+        of_views = [view.candidates[k] for view in explained.views]
+        assert row.label == of_views[0].label
+        assert row.advantage == pytest.approx(np.mean([c.advantage for c in of_views]), abs=1e-5)
+        assert row.percents == pytest.approx([100 * np.mean([c.probabilities[0] for c in of_views])], abs=1e-3)
+        assert row.answer == pytest.approx(100 * answer.probabilities[row.label], abs=1e-3)
+    assert max(row.width for row in group.rows) == 50
+    assert told.milliseconds > 0
+
+
+def test_view_0_is_shown_as_the_model_sees_it(nano_backbone: Backbone) -> None:
+    import base64
+    import io
+
+    image = drawing(0, "gaussian-noise")
+    told = tell(GRPOTTA(nano_backbone, LABELS), image)
+    (first,) = [view for view in told.views if view.number == 0]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.image.split(",")[1]))), float)
+    expected = (nano_backbone.preprocess(image) * nano_backbone.std[:, None, None] + nano_backbone.mean[:, None, None]).numpy()
+    assert np.abs(shown - 255 * expected.transpose(1, 2, 0)).max() <= 1
+
+
+def test_the_paper_preset_has_a_group_a_view(nano_backbone: Backbone) -> None:
+    told = tell(GRPOTTA(nano_backbone, LABELS, settings="paper"), drawing(0, "gaussian-noise"))
+    assert len(told.groups) == len(told.views) == 6
+    assert all(len(group.rows) == 3 and len(group.rows[0].percents) == 3 for group in told.groups)
+    assert len(told.steps) == 3
+    _, trace = render(told, "untouched", "cpu")
+    assert trace.count("<caption>Group of view") == 6
+    assert "before step 3" in trace
+
+
+def test_labels_are_escaped_and_nothing_comes_from_outside(nano_backbone: Backbone) -> None:
+    labels = ["<b>star</b>", "heart & co", '"fish"']
+    answer, trace = render(tell(GRPOTTA(nano_backbone, labels), drawing(0, "gaussian-noise")), "fog, severity 4", "cpu")
+    for html in (answer, trace):
+        assert "<b>star" not in html
+        assert "heart &amp; co" in html
+        assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
+    assert "fog, severity 4" in answer
+
+
+def test_equal_rewards_are_told_as_no_step(nano_backbone: Backbone) -> None:
+    told = replace(
+        tell(GRPOTTA(nano_backbone, LABELS), drawing(0, "gaussian-noise")), stepped=False, before="star", after="star"
+    )
+    answer, trace = render(told, "untouched", "cpu")
+    assert "no step was taken" in answer
+    assert "No step was taken" in trace
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "sign", "text"),
+    [(-0.00001, 3, True, "0.000"), (0.0, 2, False, "0.00"), (-1.5, 1, False, "−1.5"), (0.25, 2, True, "+0.25")],
+)
+def test_numbers(value: float, digits: int, sign: bool, text: str) -> None:
+    assert _number(value, digits, sign=sign) == text
+
+
+def test_labels_are_split_at_commas_and_lines() -> None:
+    assert split_labels(" star, heart\nred fish,,\n") == ["star", "heart", "red fish"]
+    with pytest.raises(UserError, match="at most 500"):
+        split_labels(",".join(map(str, range(501))))
+
+
+def test_backbones_are_loaded_once_and_classifiers_are_forgotten(nano_backbone: Backbone) -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> Backbone:
+        loaded.append(name)
+        return nano_backbone
+
+    classifiers = Classifiers(load, kept=2)
+    first = classifiers.get("nano-clip", ["a", "b"], "{}", "default")
+    assert classifiers.get("nano-clip", ["a", "b"], "{}", "default") is first
+    for preset in ("paper", "default"):
+        classifiers.get("nano-clip", ["a", "b", "c"], "{}", preset)
+    assert classifiers.get("nano-clip", ["a", "b"], "{}", "default") is not first
+    assert loaded == ["nano-clip"]
+    with pytest.raises(UserError, match="at least two"):
+        classifiers.get("nano-clip", ["a"], "{}", "default")
+
+
+def test_the_examples_are_there() -> None:
+    for task, number in EXAMPLES:
+        image, labels, template = example(task, number)
+        assert image.size == (64, 64)
+        assert labels.count(",") >= 9
+        assert "{}" in template

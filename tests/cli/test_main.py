@@ -1,0 +1,162 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from grpo_tta.cli.main import main as cli
+
+
+def grpo_tta(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "grpo_tta", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_does_not_import_torch() -> None:
+    code = """
+import sys
+from grpo_tta.cli.main import main
+sys.argv = ["grpo-tta", "--help"]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout
+
+
+def test_predict_answers_the_good_and_names_the_bad(awkward_folder: Path) -> None:
+    done = grpo_tta("predict", str(awkward_folder), "--labels", "star, heart,red circle", "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert [Path(p["path"]).name for p in told["predictions"]] == ["a.jpg", "b.png", "c.png", "d.jpg"]
+    assert told["labels"] == ["star", "heart", "red circle"]
+    assert sum(told["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 2
+    assert "e.jpg: truncated or damaged" in lines[0]
+    assert "f.jpg: not an image" in lines[1]
+
+
+def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
+    done = grpo_tta("predict", str(awkward_folder / "a.jpg"), "--labels", "star,heart", "--template", "a drawing of a {}.")
+    assert done.returncode == 0, done.stderr
+    assert "a.jpg" in done.stdout
+    assert "forward" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--labels", "star"), "at least two"),
+        ((), "Name the classes by --labels"),
+        (("--labels", "star,heart", "--labels-file", "x.txt"), "by one of them alone"),
+        (("--labels", "star,heart", "--json", "--csv"), "use one of them"),
+        (("--labels", "star,heart", "--out", "x"), "--out belongs to --engine ray"),
+        (("--labels", "star,star"), "'star' occurs more than once"),
+        (("--labels", "star,,heart"), "Label 2 is empty"),
+        (("--labels", "star,heart", "--model", "nothing"), "Unknown model 'nothing'"),
+        (("--labels", "star,heart", "--model", "ViT-B-16/openai"), "not on this machine"),
+        (("--labels", "star,heart", "--preset", "x"), "Unknown preset 'x'"),
+        (("--labels", "star,heart", "--template", "x"), "exactly one {}"),
+        (("--labels", "star,heart", "--device", "cuda"), "No CUDA device"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_status_2(awkward_folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = grpo_tta("predict", str(awkward_folder / "a.jpg"), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, awkward_folder: Path) -> None:
+    """Brackets are no markup, and a name of other bytes than text costs no answer."""
+    (tmp_path / "[").mkdir()
+    for name in (b"[draft] cat.png", b"draft].png", b"caf\xe9.png"):
+        (tmp_path / "[" / os.fsdecode(name)).write_bytes((awkward_folder / "b.png").read_bytes())
+    done = grpo_tta("predict", "[", "--labels", "[red] star,[red] heart", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for shown in ("[draft] cat.png", "[/draft].png", "caf\ufffd.png", "[red] "):
+        assert shown in done.stdout
+
+
+def test_predict_reads_names_and_writes_csv(tmp_path: Path, awkward_folder: Path) -> None:
+    (tmp_path / "names.txt").write_text("star\nred_heart\n")
+    done = grpo_tta("predict", str(awkward_folder), "--labels-file", str(tmp_path / "names.txt"), "--csv")
+    assert done.returncode == 1
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [Path(row["path"]).name for row in rows] == ["a.jpg", "b.png", "c.png", "d.jpg", "e.jpg", "f.jpg"]
+    assert {row["label"] for row in rows[:4]} <= {"star", "red heart"}
+    assert all(0.5 <= float(row["probability"]) <= 1 and not row["error"] for row in rows[:4])
+    assert all("jpg: " in row["error"] and not row["label"] for row in rows[4:])
+
+
+def test_an_interrupted_predict_keeps_what_it_has(
+    awkward_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(classifier: object, load: object, count: int, batch: int) -> Iterator[tuple[int, str]]:
+        yield 0, "a.jpg: a problem"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grpo_tta.classify.classify", interrupted)
+    monkeypatch.setattr(sys, "argv", ["grpo-tta", "predict", str(awkward_folder), "--labels", "star,heart"])
+    with pytest.raises(SystemExit) as stop:
+        cli()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.splitlines() == ["a.jpg: a problem", "Interrupted after 1 of 6 images."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "fog", "--template", "nonsense {}"), "belong to your own images"),
+        (("--tasks", "fog", "--labels-file", "nowhere.txt"), "belong to your own images"),
+        (("--tasks", "fog", "--seed", "-1"), "from 0 on"),
+    ],
+)
+def test_bench_refuses_what_it_would_ignore(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = grpo_tta("bench", *arguments, "--methods", "zero-shot", "--limit", "2", "--out", str(tmp_path / "x"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_bench_tells_of_errors(tmp_path: Path, awkward_folder: Path) -> None:
+    """The preset `paper` wants groups of three, and there are two classes."""
+    for label in ("star", "heart"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        (tmp_path / "mine" / label / "1.png").write_bytes((awkward_folder / "b.png").read_bytes())
+    done = grpo_tta("bench", "--data", str(tmp_path / "mine"), "--methods", "grpo-tta-paper", "--out", str(tmp_path / "x"))
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "2 rows hold an error and count as wrong. The first: grpo-tta-paper on" in told
+    assert "only 2 classes" in told
+
+
+def test_demo_writes_what_it_promises(tmp_path: Path) -> None:
+    done = grpo_tta("demo", "--out", str(tmp_path / "x"), "--limit", "4", "--tasks", "source,fog,digits", "--batch", "4")
+    assert done.returncode == 0, done.stderr
+    for word in ("shifted mean", "reward-argmax", "grpo-tta-paper", "forward passes", "milliseconds"):
+        assert word in done.stdout
+    told = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert [t["name"] for t in told["tasks"]] == ["source", "fog", "digits"]
+    for task in told["tasks"]:
+        assert set(task["methods"]) == {"zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta"}
+        for entry in task["methods"].values():
+            assert 0 <= entry["ci95"][0] <= entry["accuracy"] <= entry["ci95"][1] <= 1
+            assert entry["forwards"] >= 1
+            assert entry["ms"] > 0
+    assert told["methods"]["grpo-tta"] == {"protocol": "episodic", "reward": "own"}
+    assert (tmp_path / "x" / "demo.png").is_file()
+    assert grpo_tta("demo", "--tasks", "nothing", "--out", str(tmp_path / "y")).returncode == 2

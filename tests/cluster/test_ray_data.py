@@ -1,0 +1,337 @@
+"""The same work on Ray: the same rows with one worker, with two, with deaths on the way, and after a killed driver."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from grpo_tta.backbones.base import Backbone
+from grpo_tta.baselines.registry import choose_methods
+from grpo_tta.bench.records import TIME_AND_MEMORY, read_records
+from grpo_tta.bench.runner import RunSettings, run
+from grpo_tta.cli.main import app
+from grpo_tta.cluster.attempts import GAVE_UP
+from grpo_tta.data.custom import custom_task
+from grpo_tta.data.tasks import nano_tasks
+from grpo_tta.engine.interface import Method
+from grpo_tta.errors import UserError
+from grpo_tta.images.read import image_key, to_rgb
+
+ray = pytest.importorskip("ray")
+from grpo_tta.cluster.ray_data import (  # noqa: E402
+    BenchJob,
+    Model,
+    RaySettings,
+    TaskSource,
+    bench_on_ray,
+    manifest_source,
+    predict_on_ray,
+    session,
+)
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+TWO = RaySettings(actors=2, cpus=0.5, chunk=4, object_store_mb=200)
+NANO = Model("nano-clip")
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # else a busy machine starves Ray's processes
+        with session(TWO):
+            yield
+    assert not ray.is_initialized()
+
+
+def table(folder: Path) -> pd.DataFrame:
+    rows = read_records([folder]).drop(columns=list(TIME_AND_MEMORY))
+    return rows.sort_values(["task", "image_id", "method"], ignore_index=True)
+
+
+def deadly(method: Method, times: dict[str, int], marks: Path) -> Method:
+    """The method, but its process is killed (as by the system when memory runs out) on some images, some times."""
+    inner = method.run
+
+    def run(policy, batch, state):  # type: ignore[no-untyped-def]
+        for name in batch.image_ids:
+            mark = marks / name.replace("/", "-")
+            deaths = len(mark.read_text()) if mark.exists() else 0
+            if deaths < times.get(name, 0):
+                mark.write_text("x" * (deaths + 1))
+                os.kill(os.getpid(), signal.SIGKILL)
+        return inner(policy, batch, state)
+
+    return replace(method, run=run)
+
+
+@pytest.mark.usefixtures("here")
+def test_workers_and_their_deaths_change_nothing(nano_backbone: Backbone, tmp_path: Path) -> None:
+    tasks, methods, settings = (
+        nano_tasks(["fog", "digits"], "tuning", 12),
+        choose_methods(["zero-shot", "grpo-tta"]),
+        RunSettings(batch=4),
+    )
+    run(nano_backbone, tasks, methods, tmp_path / "local", replace(settings, chunk=4))
+    local = table(tmp_path / "local")
+    assert len(local) == 2 * 2 * 12
+    source = TaskSource(tuple(tasks))
+
+    def same(out: Path) -> None:
+        rows = table(out)
+        pd.testing.assert_frame_equal(rows, local, rtol=1e-4, atol=1e-5)
+        assert (rows["prediction"] == local["prediction"]).all()
+
+    for actors in (1, 2):
+        out = tmp_path / f"ray-{actors}"
+        bench_on_ray(NANO, source, methods, str(out), settings, replace(TWO, actors=actors))
+        same(out)
+    (tmp_path / "marks").mkdir()
+    names = {"nano/fog/tuning/0003": 1, "nano/digits/tuning/0007": 1}
+    mortal = [deadly(methods[0], names, tmp_path / "marks"), methods[1]]
+    bench_on_ray(NANO, source, mortal, str(tmp_path / "killed"), settings, replace(TWO, actors=1))
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+    same(tmp_path / "killed")
+    assert not (tmp_path / "killed" / "attempts").exists()
+    with pytest.raises(UserError, match=r"holds another run \(.*engine"):
+        run(nano_backbone, tasks, methods, tmp_path / "ray-2", settings)
+
+
+@pytest.mark.usefixtures("here")
+def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
+    task = nano_tasks(["fog"], "tuning", 12)[0]
+    names, images = [], []
+    for number in range(12):
+        buffer = io.BytesIO()
+        task.load(number)[0].save(buffer, "PNG")
+        names.append(f"{number}.png")
+        images.append(buffer.getvalue())
+    (tmp_path / "2.png").write_bytes(images[2])
+    huge = io.BytesIO()
+    Image.new("L", (9000, 9000)).save(huge, "PNG")
+    images[1] = images[1][: len(images[1]) // 2]  # corrupted
+    images[5] = huge.getvalue()  # 324 MB once it is RGB
+    images[2:5], images[8] = [None] * 3, None  # not in the manifest, but at a path
+    paths = [None, None, "2.png", "nowhere.png", "nosuch://host/4.png", *[None] * 3, "file:///nowhere/8.png", *[None] * 3]
+    labels = [task.classes[task.load(number)[1]] for number in range(12)]
+    labels[10] = "no class"
+    columns = {"image_id": names, "image": images, "path": paths, "label": labels}
+    pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
+    (tmp_path / "labels.txt").write_text("\n".join(task.classes))
+    (tmp_path / "marks").mkdir()
+    nine = image_key(to_rgb(task.load(9)[0]))  # what a method knows of a user's own image
+    methods = [deadly(choose_methods(["zero-shot"])[0], {nine: 8}, tmp_path / "marks")]
+
+    out = tmp_path / "out"
+    source = manifest_source(str(tmp_path / "manifest.parquet"), str(out), task.template, tmp_path / "labels.txt")
+    limited = replace(TWO, memory_gb=0.25)
+    bench_on_ray(NANO, source, methods, str(out), RunSettings(batch=4), limited)
+    rows = read_records([out]).set_index("image_id")
+    errors = rows["error"].dropna().to_dict()
+    assert sorted(rows.index) == sorted(names)
+    told = {
+        "1.png": "truncated or damaged",
+        "3.png": "no such file",
+        "4.png": "no file system",
+        "5.png": "MemoryError",
+        "8.png": "cannot be read",
+        "9.png": GAVE_UP,
+        "10.png": "'no class' is unknown",
+    }
+    assert set(errors) == set(told)
+    assert all(told[name] in errors[name] for name in told), errors
+    good = rows[rows["error"].isna()]
+    assert good["label"].tolist() == [task.load(int(Path(name).stem))[1] for name in good.index]
+    # Dying over and over is noticed: twice with its neighbours, twice alone, then never again.
+    assert (tmp_path / "marks" / nine).read_text() == "xxxx"
+
+
+def test_an_actor_says_of_a_folder_what_the_local_run_says(nano_backbone: Backbone, tmp_path: Path) -> None:
+    (task,) = nano_tasks(["fog"], "tuning", 4)
+    for number in range(4):
+        image, label = task.load(number)
+        (tmp_path / "in" / f"class_{label % 2}").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "in" / f"class_{label % 2}" / f"{number}.png")
+    (tmp_path / "names.json").write_text('{"class_0": "star", "class_1": "red_circle"}')
+    methods = tuple(choose_methods(["zero-shot", "grpo-tta"]))
+    source = manifest_source(str(tmp_path / "in"), str(tmp_path / "out"), "a {}.", tmp_path / "names.json")
+    rows = BenchJob(NANO, source, methods, RunSettings()).start()(pq.read_table(source.manifest.uri), False).to_pandas()
+    local_task = custom_task(tmp_path / "in", template="a {}.", labels_file=tmp_path / "names.json")
+    run(nano_backbone, [local_task], methods, tmp_path / "local", RunSettings(), timed=False)
+    columns = ["task", "image_id", "method", "label", "prediction", "confidence", "entropy"]
+    one, two = (
+        found[columns].sort_values(["method", "image_id"], ignore_index=True)
+        for found in (rows, read_records([tmp_path / "local"]))
+    )
+    pd.testing.assert_frame_equal(one, two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("here")
+def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -> None:
+    from grpo_tta import GRPOTTA
+
+    labels = ["star", "heart", "red circle"]
+    local = GRPOTTA("nano-clip", labels, batch=4).predict(
+        [awkward_folder / f"{name}" for name in ("a.jpg", "b.png", "c.png", "d.jpg")]
+    )
+    count = predict_on_ray(NANO, labels, str(awkward_folder), str(tmp_path / "out"), 4, {}, replace(TWO, actors=1))
+    rows = pq.read_table(tmp_path / "out" / "predictions").to_pandas().sort_values("image_id", ignore_index=True)
+    assert count == 6
+    assert rows["image_id"].tolist() == ["a.jpg", "b.png", "c.png", "d.jpg", "e.jpg", "f.jpg"]
+    assert rows["label"][:4].tolist() == [answer.label for answer in local]
+    assert rows["probability"][:4].tolist() == pytest.approx([answer.probability for answer in local], abs=1e-5)
+    assert rows["top_labels"][0].tolist()[0] == local[0].label
+    assert "truncated" in rows["error"][4]
+    assert "not an image" in rows["error"][5]
+
+
+DRIVER = """
+import os, sys, time
+from dataclasses import replace
+from grpo_tta.bench.runner import RunSettings
+from grpo_tta.data.tasks import nano_tasks
+from grpo_tta.cluster.ray_data import Model, RaySettings, TaskSource, bench_on_ray
+from grpo_tta.baselines.registry import choose_methods
+
+def noted(method, log, hold):
+    inner = method.run
+
+    def run(policy, batch, state):
+        with open(log, "a") as file:
+            file.write("".join(f"{os.getpid()} {name}\\n" for name in batch.image_ids))
+        place = [line.split()[1] for line in open(log)].index(batch.image_ids[0])
+        while os.path.exists(hold) and place >= 12:
+            time.sleep(0.05)
+        return inner(policy, batch, state)
+
+    return replace(method, run=run)
+
+def main(out, log, hold):
+    source = TaskSource(tuple(nano_tasks(["fog"], "tuning", 64)))
+    methods = [noted(choose_methods(["zero-shot"])[0], log, hold)]
+    settings = RaySettings(actors=2, cpus=0.5, chunk=4, object_store_mb=200)
+    bench_on_ray(Model("nano-clip"), source, methods, out, RunSettings(), settings)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 600
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.usefixtures("here")
+def test_a_killed_driver_resumes_without_a_lost_or_doubled_row(tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    out, log, hold = tmp_path / "out", tmp_path / "log", tmp_path / "hold"
+    hold.touch()
+    command = [sys.executable, str(tmp_path / "driver.py"), str(out), str(log), str(hold)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def begun() -> list[str]:
+        return log.read_text().splitlines() if log.exists() else []
+
+    def committed() -> int:
+        return sum(1 for path in (out / "checkpoint").glob("*.parquet") if ".pending" not in path.name)
+
+    def both_held() -> bool:
+        last = {line.split()[0]: place for place, line in enumerate(begun())}
+        return len(last) == 2 and min(last.values()) >= 12 and len(begun()) == 4 * committed() + 8
+
+    until(both_held, "both workers in the middle of a batch, all batches before on disk")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = begun()
+    workers = {int(line.split()[0]) for line in before}
+    assert len(workers) == 2
+    until(lambda: not any(alive(pid) for pid in workers), "Ray ends its workers")
+    hold.unlink()
+
+    spec: dict[str, object] = {"__name__": "driver"}
+    exec(compile(DRIVER, "driver.py", "exec"), spec)
+    spec["main"](str(out), str(log), str(hold))  # type: ignore[operator]
+    rows = read_records([out])
+    assert sorted(rows["image_id"]) == [f"nano/fog/tuning/{number:04d}" for number in range(64)]
+    times = Counter(line.split()[1] for line in begun())
+    assert len(times) == 64
+    in_hand = {name for pid in workers for name in [line.split()[1] for line in before if line.startswith(f"{pid} ")][-4:]}
+    assert {name for name, count in times.items() if count > 1} == in_hand  # one batch of four a worker, and no other
+    assert max(times.values()) == 2
+
+
+def test_what_cannot_run_is_refused_before_ray_starts(tmp_path: Path) -> None:
+    source = TaskSource(tuple(nano_tasks(["fog"], "tuning", 2)))
+    with pytest.raises(UserError, match="tent depends on the order"):
+        bench_on_ray(NANO, source, choose_methods(["zero-shot", "tent"]), str(tmp_path), RunSettings(), TWO)
+    with pytest.raises(UserError, match="at least 1"):
+        RaySettings(actors=0)
+    with pytest.raises(UserError, match="above 0"):
+        RaySettings(cpus=0)
+    with pytest.raises(UserError, match="both --device cuda and --actor-gpus"):
+        predict_on_ray(replace(NANO, device="cuda"), ["a", "b"], str(_images(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Unknown model 'nothing'"):
+        predict_on_ray(Model("nothing"), ["a", "b"], str(_images(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "--engine", "spark"), "Unknown engine 'spark'"),
+        (("bench", "--engine", "ray", "--shard", "0/2"), "leave out --shard"),
+        (("bench", "--engine", "ray", "--methods", "all"), "cannot run on Ray"),
+        (("bench", "--engine", "ray", "--data", "x", "--corruptions", "fog"), "beside --data also --limit, --corruptions"),
+        (("bench", "--engine", "ray", "--data", "nowhere"), "nowhere: no such file or folder"),
+        (("predict", "a", "b", "--engine", "ray", "--labels", "x,y"), "name one"),
+        (("predict", "a", "--json", "--engine", "ray", "--labels", "x,y"), "without --json"),
+    ],
+)
+def test_the_command_line_refuses_in_a_sentence(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    with pytest.raises(UserError, match=message):
+        app(arguments + out, standalone_mode=False)
+
+
+def test_without_ray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpo_tta.cluster.ray_data", None)
+    with pytest.raises(UserError, match=r"pip install 'grpo-tta\[ray\]'"):
+        app(["bench", "--engine", "ray"], standalone_mode=False)
+
+
+def _images(folder: Path) -> Path:
+    (folder / "images").mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "images" / "a.png")
+    return folder / "images"
