@@ -109,7 +109,7 @@ def test_an_interrupted_predict_keeps_what_it_has(
         yield 0, "a.jpg: a problem"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grpo_tta.classify.classify", interrupted)
+    monkeypatch.setattr("grpo_tta.classifier.classify", interrupted)
     monkeypatch.setattr(sys, "argv", ["grpo-tta", "predict", str(awkward_folder), "--labels", "star,heart"])
     with pytest.raises(SystemExit) as stop:
         cli()

@@ -377,7 +377,7 @@ def _classify(
     """Answers and problems, under a bar on the terminal; of an interrupted run those that were found."""
     from rich.progress import Progress
 
-    from grpo_tta.classify import classify
+    from grpo_tta.classifier import classify
     from grpo_tta.images.read import load_image
 
     answers: list[tuple[Path, Prediction]] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -18,8 +19,22 @@ def image_generator(seed: int, image_id: str, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def gumbel_noise(seed: int, image_ids: Sequence[str], views: int, classes: int) -> Tensor:
-    """Standard Gumbel noise `[B, M, C]`, -log(-log u), from each image's own generator."""
-    uniform = torch.stack([torch.rand((views, classes), generator=image_generator(seed, name, "gumbel")) for name in image_ids])
-    tiny = torch.finfo(uniform.dtype).tiny
-    return -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
+@final
+@dataclass(frozen=True)
+class ImageNoise:
+    """Random numbers for the groups of B images, each from the image's own generator.
+
+    Attributes:
+        seed: of the run.
+        image_ids: one per image.
+    """
+
+    seed: int
+    image_ids: tuple[str, ...]
+
+    def gumbel(self, views: int, classes: int) -> Tensor:
+        """Standard Gumbel noise `[B, views, C]`, -log(-log u)."""
+        generators = [image_generator(self.seed, name, "gumbel") for name in self.image_ids]
+        uniform = torch.stack([torch.rand((views, classes), generator=generator) for generator in generators])
+        tiny = torch.finfo(uniform.dtype).tiny
+        return -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()

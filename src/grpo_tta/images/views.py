@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.restoration import restore_contrast, restore_sharpness
 from grpo_tta.images.seeds import image_generator
 
-CopyKind = Literal["shuffled", "crops"]
-
 
 @final
 @dataclass(frozen=True)
@@ -32,40 +30,34 @@ class ViewSettings:
 
     Attributes:
         views: V, view 0 included.
-        copies: P, content-free copies.
+        content_free: P, content-free views: view 0 with its patches in another order. They keep the image's colours, noise and
+            contrast, and show no object.
         crop_scale: smallest and largest share of the image's area in a crop.
         crop_ratio: narrowest and widest aspect ratio of a crop.
         flip: probability of a left-right flip.
         restored: share of the crops taken from the image with its contrast restored (see `restore_contrast`).
         acutance: least abruptness of the image that crops are taken from; a blurred one is sharpened up to it (see
             `restore_sharpness`). 0 leaves every image as it is.
-        copy_kind: `shuffled`: view 0 with its patches in another order; `crops`: crops so small that the object is not
-            in them. Both keep the image's low-level statistics.
-        patch_grid: a shuffled copy is view 0 cut into patch_grid x patch_grid pieces.
-        copy_scale: smallest and largest share of the image's area in a copy that is a crop.
+        patch_grid: a content-free view is view 0 cut into patch_grid x patch_grid parts.
     """
 
     views: int = 24
-    copies: int = 4
+    content_free: int = 4
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     restored: float = 0.5
     acutance: float = 0.6
-    copy_kind: CopyKind = "shuffled"
     patch_grid: int = 12
-    copy_scale: tuple[float, float] = (0.03, 0.12)
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise UserError(f"{self.views} views cannot be adapted on; set views to at least 1.")
-        if self.copies < 0:
-            raise UserError(f"The number of copies cannot be {self.copies}; set copies to 0 or more.")
-        for name, (low, high) in (("crop_scale", self.crop_scale), ("copy_scale", self.copy_scale)):
-            if not 0 < low <= high <= 1:
-                raise UserError(f"{name} must be two shares with 0 < low <= high <= 1, not {(low, high)}.")
-        if self.copy_kind not in ("shuffled", "crops"):
-            raise UserError(f"Unknown kind of copies {self.copy_kind!r}; choose shuffled or crops.")
+        if self.content_free < 0:
+            raise UserError(f"The number of content-free views cannot be {self.content_free}; set content_free to 0 or more.")
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise UserError(f"crop_scale must be two shares with 0 < low <= high <= 1, not {(low, high)}.")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise UserError(f"crop_ratio must be two positive numbers, low first, not {self.crop_ratio}.")
         if not 0 <= self.restored <= 1:
@@ -215,11 +207,9 @@ class ImageViews:
                 views[(count[of_kind] - begin).to(views.device)] = self._cut(source, self._boxes[of_kind], self._flips[of_kind])
         return views
 
-    def copies(self) -> Tensor:
+    def content_free(self) -> Tensor:
         """`[P, 3, S, S]`."""
-        P, grid = self._settings.copies, self._settings.patch_grid
-        if self._settings.copy_kind == "crops":
-            return self._cut(self._pixels, *self._draw("copies", P, self._settings.copy_scale))
+        P, grid = self._settings.content_free, self._settings.patch_grid
         order = torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies"))
         return shuffle_patches(self._first, order.argsort(-1), grid)
 
