@@ -149,7 +149,7 @@ def parse_axis(text: str, base: Setting) -> Axis:
         other, equals, value = part.partition("=")
         if not equals or len(split_outside(value, ",")) > 1:
             raise UserError(
-                f"{text!r} cannot be read; behind @ goes one setting with one value, for example steps.clip=0.1,0.2@steps.count=3."
+                f"{text!r} cannot be read; behind @ goes one setting with one value, as in steps.clip=0.1,0.2@steps.count=3."
             )
         at.append((other.strip(), _parse(base, other.strip(), value)))
     start = base
@@ -380,7 +380,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _methods(run_group: Leg) -> Iterator[Method]:
+def _methods(run_group: RunGroup) -> Iterator[Method]:
     for name, grpo in run_group.methods.items():
         yield grpo_method(grpo, name)
     for name, grpo in run_group.controls.items():
