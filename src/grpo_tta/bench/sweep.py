@@ -17,9 +17,9 @@ from rich.console import Console
 from grpo_tta.backbones.base import Backbone, load_backbone
 from grpo_tta.backbones.prompts import check_templates
 from grpo_tta.baselines.registry import grpo_method
+from grpo_tta.bench.progress import run_with_progress
 from grpo_tta.bench.records import write_json
-from grpo_tta.bench.runner import RunSettings, check_same, check_seeds
-from grpo_tta.cli.demo import run_with_progress
+from grpo_tta.bench.runs import RunSettings, check_same, check_seeds
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError
