@@ -1,4 +1,4 @@
-"""Memory: of a run over many images, and over many classes. Counted in bytes of tensors, not read off the process."""
+"""Memory: of a run over many images, and over many classes. Counted in bytes of tensors, not taken from the process."""
 
 from __future__ import annotations
 

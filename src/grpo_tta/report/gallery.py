@@ -107,15 +107,11 @@ def _crops(image: Image.Image, key: str, seed: int, settings: ViewSettings) -> l
     return [functional.to_pil_image(view) for view in views[1:]]
 
 
-def _name(classes: Sequence[str], label: int) -> str:
-    return classes[label] if label < len(classes) else f"class {label}"
-
-
 def _group(row: Any, classes: Sequence[str]) -> list[Candidate]:
     rewards, advantages = [float(x) for x in row.rewards], [float(x) for x in row.advantages]
     bars = zip(row.group, rewards, widths_from_lowest(rewards), advantages, bar_widths(advantages), strict=True)
     return [
-        Candidate(_name(classes, label), reward, advantage, reward_width, left, width, label == row.label)
+        Candidate(classes[label], reward, advantage, reward_width, left, width, label == row.label)
         for label, reward, reward_width, advantage, (left, width) in bars
     ]
 
@@ -131,10 +127,10 @@ def _episode(row: Any, settings: ViewSettings, classes: Sequence[str], images: _
         task=row.task,
         image_id=row.image_id,
         seed=row.seed,
-        truth=_name(classes, row.label),
-        before=_name(classes, row.prediction_before),
+        truth=classes[row.label],
+        before=classes[row.prediction_before],
         confidence_before=100 * row.confidence_before,
-        after=_name(classes, row.prediction),
+        after=classes[row.prediction],
         confidence=100 * row.confidence,
         image=shown,
         crops=crops,
@@ -173,6 +169,6 @@ def make_gallery(
         some = some.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["task", "image_id"])
         turn = some.groupby("task", sort=False).cumcount()  # first the best of each task, then the second best
         chosen = some.loc[turn.sort_values(kind="stable").index].head(wanted)
-        return [_episode(row, settings, classes.get(str(row.task), ()), images) for row in chosen.itertuples()]
+        return [_episode(row, settings, classes[str(row.task)], images) for row in chosen.itertuples()]
 
     return Gallery(episodes(repaired), episodes(broken), episodes(wrong), len(repaired), len(broken), len(wrong))

@@ -102,7 +102,7 @@ def _agreed(what: str, infos: Sequence[Mapping[str, Any]], folders: Sequence[Pat
 
 
 def _unfinished(rows: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Tasks of which no method of the runs has a row for every image that was to be seen, shards counted together."""
+    """A sentence for each task where no method of the runs has a row for every image; shards are counted together."""
     seen = rows.groupby(["seed", "task", "method"])["image_id"].nunique().groupby(["seed", "task"]).max()
     wanted = {
         (info["seed"], task): count

@@ -271,27 +271,17 @@ def flips(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def class_count(of_task: pd.DataFrame, classes: Sequence[str]) -> int:
-    """C of a task: as its run declares the classes, else as many as the records name."""
-    if classes:
-        return len(classes)
-    top5 = of_task["top5"].explode().max()
-    highest = max(of_task[["label", "prediction", "prediction_before"]].max().max(), -1 if pd.isna(top5) else top5)
-    return max(int(highest) + 1, 2)
-
-
 def collapse(rows: pd.DataFrame, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Entropy of the histogram of predictions over log C, before and after, beside that of the labels: 0 is collapse.
 
     Args:
         classes: task -> class names.
     """
-    counts = {task: class_count(of_task, classes.get(str(task), ())) for task, of_task in rows.groupby("task", sort=False)}
     out = []
     for about, some in _per_method_and_task(rows):
         fine = some[some["error"].isna()]
         columns = {"labels": "label", "entropy_before": "prediction_before", "entropy": "prediction"}
-        C = counts[about["task"]]
+        C = len(classes[about["task"]])
         values = {k: prediction_entropy(fine[c].to_numpy(), C) if len(fine) else np.nan for k, c in columns.items()}
         out.append(about | {"classes": C} | values)
     return pd.DataFrame(out)
