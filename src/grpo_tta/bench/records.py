@@ -105,7 +105,7 @@ class Record:
     error: str | None = None
 
 
-def short_hash(content: Any) -> str:
+def short_hash(content: Any) -> str:  # MERGE: goes; config.serialise.short_hash
     """Short hash of a (nested) frozen dataclass, of plain values, or of None."""
     plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
     return hashlib.blake2b(json.dumps(plain, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()

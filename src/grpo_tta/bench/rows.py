@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from grpo_tta.bench.records import Record, short_hash
+from grpo_tta.bench.records import Record, short_hash  # MERGE: config.serialise.short_hash
 from grpo_tta.bench.runs import versions
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method

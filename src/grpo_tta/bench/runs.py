@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.bench.records import FORMAT, check_format, read_run, short_hash, write_json
+from grpo_tta.bench.records import FORMAT, check_format, read_run, short_hash, write_json  # MERGE: config.serialise.short_hash
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError
