@@ -33,7 +33,8 @@ from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.registry import choose_methods
 from grpo_tta.bench.records import SCHEMA, write_part
-from grpo_tta.bench.runner import RunSettings, run_chunk, with_counts
+from grpo_tta.bench.runner import run_chunk
+from grpo_tta.bench.runs import RunSettings
 from grpo_tta.cluster.ray_data import Model, RaySettings, TaskSource, bench_on_ray, manifest_source, session
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.engine.batches import make_batch
@@ -160,7 +161,7 @@ def phases(arguments: argparse.Namespace) -> dict[str, Any]:
     policy = Policy(backbone, make_prompts(backbone, task.classes, (task.template,), task.ensemble))
     startup = time.process_time() - started
     (method,) = choose_methods(["grpo-tta"])
-    settings = with_counts(RunSettings().views, [method])
+    settings = replace(RunSettings().views, views=method.views, copies=method.copies)
     seconds: dict[str, float] = {}
 
     def one_pass(seconds: dict[str, float]) -> None:

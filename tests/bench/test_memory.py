@@ -1,4 +1,4 @@
-"""Memory: of a run over many images, and over many classes. Counted in bytes of tensors, not read off the process."""
+"""Memory: of a run over many images, and over many classes. Counted in bytes of tensors, not taken from the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from grpo_tta import GRPOTTA
 from grpo_tta import classifier as classifier_module
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.registry import choose_methods
-from grpo_tta.bench.runner import RunSettings, run
+from grpo_tta.bench.runner import run
+from grpo_tta.bench.runs import RunSettings
 from grpo_tta.data import nano
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.images.read import load_image

@@ -259,13 +259,13 @@ def write_sweep(folder: Path, *, seeds: tuple[int, ...] = (0,), lacking: str = "
     write_json(folder / "sweep.json", about)
     for seed in seeds:
         run_folder = folder / "leg-0" / f"seed-{seed}"
-        write_json(run_folder / "run.json", {"tasks": {"fog": 4, "letters": 4}})
+        write_json(run_folder / "run.json", {"format": 2, "tasks": {"fog": 4, "letters": 4}})
         for place, (task, kind) in enumerate((("fog", "shifted"), ("letters", "cross-domain"))):
             rows = [
                 Record(task=task, kind=kind, image_id=f"nano/{task}/tuning/{i:04d}", order=i, label=1, method=method,
                        protocol="episodic", reward="own", seed=seed, settings_hash="aaa", versions="grpo-tta=0.1.0",
                        prediction_before=0, prediction=int(digit), forwards=28.0, backwards=4.0, milliseconds=2.0,
-                       clipped=0.25, kl=0.0, stepped=True)
+                       clipped=0.25, kl=0.0, updated=True)
                 for method, words in RIGHT.items()
                 for i, digit in enumerate(words[place])
                 if method != lacking

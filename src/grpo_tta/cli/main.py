@@ -86,7 +86,7 @@ def demo(
     """Adapt the shipped nano-clip on the nano suite: both presets and the controls, with a table and a figure."""
     from grpo_tta.backbones.base import load_backbone
     from grpo_tta.baselines.registry import choose_methods
-    from grpo_tta.bench.runner import RunSettings
+    from grpo_tta.bench.runs import RunSettings
     from grpo_tta.cli.demo import run_demo
     from grpo_tta.data.tasks import nano_tasks
 
@@ -253,8 +253,8 @@ def bench(
     from grpo_tta.baselines.registry import choose_methods
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.bench.records import read_errors
-    from grpo_tta.bench.runner import RunSettings
-    from grpo_tta.bench.table import run_table
+    from grpo_tta.bench.runs import RunSettings
+    from grpo_tta.bench.table import TablePlan, run_table
     from grpo_tta.bench.workers import worker_commands
     from grpo_tta.data.choose import Choice, choose_tasks
 
@@ -292,6 +292,12 @@ def bench(
         selected = choose_methods(names)
         if teacher:
             selected += taught_methods(names, load_backbone(teacher, device=device, download=download))
+        words = _options_of(context, ("workers", "task_share", "with_report"))
+        plan = TablePlan(
+            seeds=read_seeds(seeds) if seeds else [seed],
+            expensive_limit=limit_heavy,
+            workers=worker_commands(words, workers) if workers != 1 else (),
+        )
         folders = run_table(
             load_backbone(model, device=device, download=download, dtype=precision),
             chosen,
@@ -299,11 +305,7 @@ def bench(
             Path(out),
             settings,
             console,
-            seeds=read_seeds(seeds) if seeds else [seed],
-            dear_limit=limit_heavy,
-            workers=worker_commands(_options_of(context, ("workers", "task_share", "with_report")), workers)
-            if workers != 1
-            else (),
+            plan,
         )
         if len(errors := read_errors(folders)):
             first = errors.iloc[0]

@@ -45,7 +45,7 @@ def sweep(
     download: Download = False,
 ) -> None:
     """Vary one setting at a time on the tuning split; `report` draws a curve of every axis."""
-    from grpo_tta.bench.runner import RunSettings
+    from grpo_tta.bench.runs import RunSettings
     from grpo_tta.bench.sweep import Setting, choose_axes, run_sweep
     from grpo_tta.data.tasks import nano_tasks
     from grpo_tta.method.settings import PRESETS

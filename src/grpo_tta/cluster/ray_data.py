@@ -33,7 +33,8 @@ from ray.exceptions import RayError, RayTaskError
 from grpo_tta.backbones.base import Backbone, Dtype, load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.bench.records import SCHEMA
-from grpo_tta.bench.runner import RunSettings, check_same_run, describe_run, run_chunk, stream_order, task_policy, versions
+from grpo_tta.bench.runner import run_chunk, stream_order, task_policy
+from grpo_tta.bench.runs import RunSettings, check_same_run, describe_run, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.classifier import classify
 from grpo_tta.cluster.attempts import GAVE_UP, Attempts
@@ -118,10 +119,14 @@ class Source(Protocol):
 
     Attributes:
         counts: task -> how many images.
+        sources: task -> where it comes from, where a report can show its images.
     """
 
     @property
     def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     def policy(self, backbone: Backbone, name: str) -> Policy:
         """The frozen model with the prompts of a task."""
@@ -142,6 +147,10 @@ class TaskSource:
     @property
     def counts(self) -> Mapping[str, int]:
         return {task.name: len(task.image_ids) for task in self.tasks}
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        return {task.name: dict(task.source) for task in self.tasks}
 
     def policy(self, backbone: Backbone, name: str) -> Policy:
         (task,) = (task for task in self.tasks if task.name == name)
@@ -166,6 +175,10 @@ class ManifestSource:
     @property
     def counts(self) -> Mapping[str, int]:
         return {self.manifest.name: self.manifest.rows}
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
     @property
     def _classes(self) -> tuple[str, ...]:
@@ -208,6 +221,7 @@ class BenchJob:
         prompts = {name: self.source.policy(backbone, name).prompts for name in self.source.counts}
         return describe_run(backbone, [], self.methods, self.settings) | {
             "tasks": dict(self.source.counts),
+            "sources": dict(self.source.sources),
             "classes": {name: list(found.labels) for name, found in prompts.items()},
             "templates": {name: list(found.templates) for name, found in prompts.items()},
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +14,11 @@ from grpo_tta.data.public.imagenet import ensemble_templates
 from grpo_tta.data.public.official import fetch, read_official
 from grpo_tta.data.public.published import FAMILIES
 from grpo_tta.data.public.spec import FIELD_TEMPLATE, Benchmark, Listing, NotFoundError, Part
-from grpo_tta.data.tasks import Task, evenly
+from grpo_tta.data.tasks import Task, check_split, evenly
 from grpo_tta.errors import UserError
 
 ALL = "fifteen"
 OWN_TEMPLATE = "coop"
-_PARTS: Mapping[str, Part] = {"reporting": "reporting", "tuning": "tuning"}
 
 
 def part_named(split: str) -> Part:
@@ -27,9 +26,7 @@ def part_named(split: str) -> Part:
     Raises:
         UserError: there is no such split.
     """
-    if split not in _PARTS:
-        raise UserError(f"Unknown split {split!r}; choose reporting or tuning.")
-    return _PARTS[split]
+    return check_split(split)
 
 
 def corruptions_named(names: Sequence[str], severities: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
