@@ -6,11 +6,10 @@ renamed, so a killed run leaves whole parts or none.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -103,12 +102,6 @@ class Record:
     milliseconds: float = float("nan")
     peak_memory_mb: float = float("nan")
     error: str | None = None
-
-
-def short_hash(content: Any) -> str:  # MERGE: goes; config.serialise.short_hash
-    """Short hash of a (nested) frozen dataclass, of plain values, or of None."""
-    plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

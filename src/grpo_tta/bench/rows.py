@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, final
 
-from grpo_tta.bench.records import Record, short_hash  # MERGE: config.serialise.short_hash
+from grpo_tta.bench.records import Record
 from grpo_tta.bench.runs import versions
+from grpo_tta.config.serialise import short_hash
 from grpo_tta.data.tasks import Task
-from grpo_tta.engine.interface import Method
-from grpo_tta.errors import sentence
-from grpo_tta.method.grpo import Adaptation  # MERGE: engine.interface
-from grpo_tta.method.objective import entropy  # MERGE: engine.distributions
+from grpo_tta.engine.distributions import entropy
+from grpo_tta.engine.interface import Adaptation, Method
+from grpo_tta.errors import UserError, sentence
 
 
 @final
@@ -94,24 +94,12 @@ def _values(adaptation: Adaptation) -> Iterator[dict[str, Any]]:
 
 
 def _columns(adaptation: Adaptation) -> Mapping[str, Sequence[Any]]:
-    """What only some methods have to say: column -> one value per image."""
-    # MERGE: return adaptation.trace.columns() if adaptation.trace else {}
-    episode = adaptation.episode
-    if episode is None:
-        return {}
-    proposal = episode.proposal
-    masks = proposal.group.mask[:, 0].cpu()
+    """What only some methods have to say: column -> one value per image.
 
-    def first_view(values: Any) -> list[list[Any]]:
-        return [row[mask].tolist() for row, mask in zip(values[:, 0].cpu(), masks, strict=True)]
-
-    columns: dict[str, Sequence[Any]] = {
-        "group": first_view(proposal.group.classes),
-        "rewards": first_view(proposal.rewards.double()),
-        "advantages": first_view(proposal.advantages.double()),
-        "updated": proposal.stepped.tolist(),
-    }
-    if episode.steps:
-        last = episode.steps[-1]
-        columns |= {"clipped": last.clipped.tolist(), "kl": last.kl.tolist()}
+    Raises:
+        UserError: the records have no such column.
+    """
+    columns = adaptation.trace.columns() if adaptation.trace else {}
+    if unknown := sorted(columns.keys() - {field.name for field in fields(Record)}):
+        raise UserError(f"The records have no column {unknown[0]!r}; leave it out of the method's trace.")
     return columns

@@ -17,18 +17,17 @@ from safetensors.torch import load_file, save_file
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import make_prompts
-from grpo_tta.bench.core import encode_for  # MERGE: engine.encode
 from grpo_tta.bench.records import Record, part_path, write_json, write_part
 from grpo_tta.bench.rows import KnownImage, RowMaker
 from grpo_tta.bench.runs import RunSettings, describe_run, start_run
 from grpo_tta.bench.timing import peak_memory_mb, time_methods
 from grpo_tta.data.tasks import Task, random_key, sample
-from grpo_tta.engine.interface import ImageBatch, Method, State, concatenate
+from grpo_tta.engine.encode import encode_for
+from grpo_tta.engine.interface import Adaptation, ImageBatch, Method, State, concatenate
 from grpo_tta.engine.policy import Policy
 from grpo_tta.engine.retry import batch_or_each
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import to_rgb
-from grpo_tta.method.grpo import Adaptation  # MERGE: engine.interface
 
 Progress = Callable[[str, int], None]
 """(task, images done)."""
@@ -183,7 +182,7 @@ def run_chunk(
                 if method.protocol == "episodic":
                     rows += _adapt(policy, part, given, makers[method.name], states)
                 else:
-                    waiting[method.name].append((given, part.first(method.views, method.copies)))  # MERGE: content_free
+                    waiting[method.name].append((given, part.first(method.views, method.content_free)))
         rows += [makers[m.name].failed(image, error) for image, error in broken for m in methods if wants(m, image)]
     for method in methods:
         if parts := waiting[method.name]:

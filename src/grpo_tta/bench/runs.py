@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, final
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.bench.records import FORMAT, check_format, read_run, short_hash, write_json  # MERGE: config.serialise.short_hash
+from grpo_tta.bench.records import FORMAT, check_format, read_run, write_json
+from grpo_tta.config.serialise import short_hash, to_plain
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError
@@ -79,7 +80,7 @@ def describe_run(backbone: Backbone, tasks: Sequence[Task], methods: Sequence[Me
         "fingerprint": backbone.fingerprint,
         "seed": settings.seed,
         "chunk": settings.chunk,
-        "views": asdict(settings.views),  # MERGE: to_plain
+        "views": to_plain(settings.views),
         "first_only": dict(settings.first_only),
         "tasks": {task.name: len(task.image_ids) for task in tasks},
         "sources": {task.name: dict(task.source) for task in tasks},
@@ -96,8 +97,8 @@ def _describe_method(method: Method) -> dict[str, Any]:
         "reward": method.reward,
         "teacher": method.teacher,
         "views": method.views,
-        "content_free": method.copies,  # MERGE: method.content_free
-        "settings": asdict(method.settings) if method.settings is not None else None,  # MERGE: to_plain(method.settings)
+        "content_free": method.content_free,
+        "settings": to_plain(method.settings),
     }
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 from rich.console import Console
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.bench.core import encode_for  # MERGE: engine.encode
 from grpo_tta.bench.progress import run_with_progress
 from grpo_tta.bench.records import part_path
 from grpo_tta.bench.runner import open_run, task_policy
 from grpo_tta.bench.runs import RunSettings, check_seeds
 from grpo_tta.bench.workers import run_workers
 from grpo_tta.data.tasks import Task, check_limit
+from grpo_tta.engine.encode import encode_for
 from grpo_tta.engine.interface import Method
 from grpo_tta.images.read import to_rgb
 

@@ -12,9 +12,9 @@ from statistics import median
 
 import torch
 
-from grpo_tta.bench.core import encode_for  # MERGE: engine.encode
 from grpo_tta.bench.runs import RunSettings
 from grpo_tta.data.tasks import Task
+from grpo_tta.engine.encode import encode_for
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy
 from grpo_tta.images.read import to_rgb

@@ -35,8 +35,7 @@ from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.bench.records import SCHEMA
 from grpo_tta.bench.runner import run_chunk, stream_order, task_policy
 from grpo_tta.bench.runs import RunSettings, check_same_run, describe_run, versions
-from grpo_tta.classifier import GRPOTTA, Prediction
-from grpo_tta.classifier import classify
+from grpo_tta.classifier import GRPOTTA, Prediction, classify
 from grpo_tta.cluster.attempts import GAVE_UP, Attempts
 from grpo_tta.cluster.manifest import TASK_COLUMNS, Images, Manifest, filesystem, open_manifest, write_tasks
 from grpo_tta.data.custom import class_names, own_names, read_labels

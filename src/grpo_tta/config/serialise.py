@@ -43,9 +43,7 @@ def to_plain(value: Any) -> Any:
         return {"partial": to_plain(value.func), "arguments": to_plain(value.args), "keywords": to_plain(value.keywords)}
     if isinstance(value, FunctionType):
         return _function(value)
-    raise UserError(
-        f"{type(value).__name__} cannot be written down; make it a function, or a frozen dataclass with __call__."
-    )
+    raise UserError(f"{type(value).__name__} cannot be written down; make it a function, or a frozen dataclass with __call__.")
 
 
 def _function(function: FunctionType) -> dict[str, Any]:

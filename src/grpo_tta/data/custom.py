@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from grpo_tta.bench.records import short_hash
+from grpo_tta.config.serialise import short_hash
 from grpo_tta.data.tasks import Kind, Task, evenly
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.read import SUFFIXES, load_image, read_image

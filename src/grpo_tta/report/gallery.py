@@ -19,6 +19,7 @@ from grpo_tta.data.reopen import reopen
 from grpo_tta.data.tasks import Task, random_key
 from grpo_tta.images.read import to_rgb
 from grpo_tta.images.views import ImageViews, ViewSettings
+from grpo_tta.method.parse import from_plain
 from grpo_tta.report.embed import bar_widths, png_uri, widths_from_lowest
 
 CROPS = 3
@@ -102,7 +103,7 @@ class _Images:
 def _crops(image: Image.Image, key: str, seed: int, settings: ViewSettings) -> list[Image.Image]:
     """The first crops that the run saw, made again from the same random numbers."""
     first = functional.resize(functional.to_image(image), [image.height, image.height]).float() / 255
-    few = replace(settings, views=CROPS + 1, copies=0)  # MERGE: content_free=0
+    few = replace(settings, views=CROPS + 1, content_free=0)
     views = ImageViews(image, first, key, seed, few, torch.zeros(3), torch.ones(3)).views(range(few.views))
     return [functional.to_pil_image(view) for view in views[1:]]
 
@@ -162,7 +163,7 @@ def make_gallery(
     mine = rows[(rows["method"] == reference) & rows["error"].isna()]
     right, was_right = mine["prediction"] == mine["label"], mine["prediction_before"] == mine["label"]
     repaired, broken, wrong = mine[right & ~was_right], mine[~right & was_right], mine[~right & ~was_right]
-    settings = ViewSettings(**views)
+    settings = from_plain(views)
     images = _Images(sources, photos_root)
 
     def episodes(some: pd.DataFrame) -> list[Episode]:

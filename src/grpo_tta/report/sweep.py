@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from grpo_tta.bench.records import find_runs, read_records
+from grpo_tta.bench.records import check_format, find_runs, read_records
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report.demo_figure import AFTER, GRID, OTHER
@@ -48,10 +48,10 @@ def read_sweep(folder: Path) -> Sweep:
         UserError: the sweep is not finished, or another version wrote it.
     """
     about = json.loads((folder / FILE).read_text())
-    # MERGE: check_format(folder, about), and the names that the new sweep.json gives to legs
-    runs = [run for group in range(len(about["legs"])) for run in find_runs([folder / f"leg-{group}"])]
+    check_format(folder, about)
+    runs = [run for group in range(len(about["run_groups"])) for run in find_runs([folder / f"group-{group}"])]
     unfinished = f"{folder} holds an unfinished sweep; run the same `grpo-tta sweep` once more, it resumes."
-    if any(not (run / "run.json").is_file() for run in runs) or len(runs) < len(about["legs"]) * len(about["seeds"]):
+    if any(not (run / "run.json").is_file() for run in runs) or len(runs) < len(about["run_groups"]) * len(about["seeds"]):
         raise UserError(unfinished)
     rows = read_records(runs)
     seen = rows.groupby("method").size()
