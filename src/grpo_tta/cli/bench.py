@@ -75,8 +75,8 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
 def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.cluster.jobs import ModelName
-    from grpo_tta.cluster.ray_data import bench_on_ray, manifest_source
-    from grpo_tta.cluster.sources import TaskSource
+    from grpo_tta.cluster.ray_data import bench_on_ray
+    from grpo_tta.cluster.sources import TaskSource, manifest_source
     from grpo_tta.data.choose import choose_tasks
 
     model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype))

@@ -37,9 +37,7 @@ class BenchOptions(RayOptions):
         str, typer.Option(help="Comma-separated names, or all fifteen of ImageNet-C. Made on the fly, except for the -c sets.")
     ] = ""
     severities: Annotated[str, typer.Option(help="Of the corruptions: comma-separated, 1 to 5.")] = "5"
-    official_split: Annotated[
-        bool, typer.Option("--official-split", help="torchvision's own test split of --dataset.")
-    ] = False
+    official_split: Annotated[bool, typer.Option("--official-split", help="torchvision's own test split of --dataset.")] = False
     methods: Annotated[str, typer.Option(help="all, or comma-separated names.")] = "all"
     assignments: Annotated[
         list[str],
@@ -50,15 +48,11 @@ class BenchOptions(RayOptions):
             "May be repeated; all of them make one row.",
         ),
     ] = field(default_factory=list)
-    tasks: Annotated[
-        str, typer.Option(help="all, or comma-separated tasks of the suite. Default: all but the streams.")
-    ] = ""
+    tasks: Annotated[str, typer.Option(help="all, or comma-separated tasks of the suite. Default: all but the streams.")] = ""
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting"
     model: BenchModel = ""
     seed: Seed = 0
-    seeds: Annotated[
-        str, typer.Option(help="Instead of --seed: comma-separated. Each seed is one run, in OUT/seed-N.")
-    ] = ""
+    seeds: Annotated[str, typer.Option(help="Instead of --seed: comma-separated. Each seed is one run, in OUT/seed-N.")] = ""
     limit: Annotated[int | None, typer.Option(help="Images per task.")] = None
     limit_heavy: Annotated[
         int | None,
@@ -69,9 +63,7 @@ class BenchOptions(RayOptions):
     chunk: Part = 128
     workers: Annotated[int, typer.Option(help="Processes that share the tasks and the cores between them.")] = 1
     task_share: Annotated[str, typer.Option(help="i/n: every n-th task, for processes that share a folder.")] = "0/1"
-    teacher: Annotated[
-        str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")
-    ] = ""
+    teacher: Annotated[str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")] = ""
     out: Annotated[str, typer.Option(help="Folder of the records. An existing run is resumed.")] = "runs/bench"
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False
     device: Device = "cpu"

@@ -25,7 +25,8 @@ _RAY = "Ray"
 Model = Annotated[str, typer.Option(help=_MODEL)]
 BenchModel = Annotated[str, typer.Option(help=f"{_MODEL} Default: nano-clip; photo-clip for --suite photos.")]
 Precision = Annotated[
-    str, typer.Option(help="Of the frozen visual encoder: float32 or bfloat16. bfloat16 may change answers that are nearly tied.")
+    str,
+    typer.Option(help="float32 or bfloat16, of the frozen visual encoder. bfloat16 may change answers that are nearly tied."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched. Never done unasked.")]
@@ -57,9 +58,9 @@ class RayOptions:
     ] = "local"
     actors: Annotated[int, typer.Option(help="Processes that hold the model.", rich_help_panel=_RAY)] = 2
     actor_cpus: Annotated[float, typer.Option(help="CPUs of each process, and its threads.", rich_help_panel=_RAY)] = 1.0
-    actor_gpus: Annotated[
-        float, typer.Option(help="GPUs of each process. 0.5 puts two on one GPU.", rich_help_panel=_RAY)
-    ] = 0.0
+    actor_gpus: Annotated[float, typer.Option(help="GPUs of each process. 0.5 puts two on one GPU.", rich_help_panel=_RAY)] = (
+        0.0
+    )
     actor_memory: Annotated[
         float | None, typer.Option(help="GB that each process may take while it adapts.", rich_help_panel=_RAY)
     ] = None
@@ -89,9 +90,7 @@ def ray_settings(options: RayOptions, chunk: int) -> RaySettings | None:
         raise UserError("--engine ray needs Ray; install it with: python -m pip install 'grpo-tta[ray]'.") from None
     from grpo_tta.cluster.settings import RaySettings
 
-    return RaySettings(
-        options.actors, options.actor_cpus, options.actor_gpus, options.actor_memory, chunk, options.ray_address
-    )
+    return RaySettings(options.actors, options.actor_cpus, options.actor_gpus, options.actor_memory, chunk, options.ray_address)
 
 
 def settings_of(preset: str, assignments: Sequence[str]) -> GRPOSettings:

@@ -79,7 +79,7 @@ class Manifest:
     name: str
 
     def labels(self) -> tuple[str, ...]:
-        """The distinct labels, sorted; reads the column of labels once, piece by piece."""
+        """The distinct labels, sorted; reads the column of labels once, batch by batch."""
         fs, path = filesystem(self.uri)
         found: set[str] = set()
         for batch in ds.dataset(path, filesystem=fs, format="parquet").to_batches(columns=["label"]):
