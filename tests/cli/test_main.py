@@ -132,7 +132,7 @@ def test_bench_refuses_what_it_would_ignore(tmp_path: Path, arguments: tuple[str
     assert not (tmp_path / "x").exists()
 
 
-def test_bench_tells_of_errors(tmp_path: Path, awkward_folder: Path) -> None:
+def test_bench_reports_errors(tmp_path: Path, awkward_folder: Path) -> None:
     """The preset `paper` wants groups of three, and there are two classes."""
     for label in ("star", "heart"):
         (tmp_path / "mine" / label).mkdir(parents=True)

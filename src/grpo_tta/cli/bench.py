@@ -143,7 +143,7 @@ def own_rows(assignments: Sequence[str]) -> list[Method]:
     """
     if not assignments:
         return []
-    from grpo_tta.baselines.registry import grpo_method  # MERGE: grpo_tta.method.grpo
+    from grpo_tta.method.grpo import grpo_method
 
     return [grpo_method(settings_of("default", assignments), f"grpo-tta[{','.join(assignments)}]")]
 

@@ -60,9 +60,9 @@ app.add_typer(datasets.app, name="datasets")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from grpo_tta import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"grpo-tta {__version__}")
+        typer.echo(f"grpo-tta {version('grpo-tta')}")
         raise typer.Exit
 
 

@@ -106,10 +106,9 @@ def settings_of(preset: str, assignments: Sequence[str]) -> GRPOSettings:
     settings = PRESETS[preset]
     if not assignments:
         return settings
-    from grpo_tta.method.parse import change_settings  # type: ignore[import-not-found]  # MERGE: drop the comment
+    from grpo_tta.method.parse import change_settings
 
-    changed: GRPOSettings = change_settings(settings, assignments)
-    return changed
+    return change_settings(settings, assignments)
 
 
 def split_list(text: str) -> list[str]:
