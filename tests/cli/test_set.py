@@ -46,11 +46,11 @@ def test_predict_changes_the_preset_of_the_call(awkward_folder: Path, tmp_path: 
     pytest.importorskip("grpo_tta.method.parse")
     (tmp_path / "own.py").write_text(OWN)
     image, few = str(awkward_folder / "a.jpg"), ["--set", "views.views=4"]
-    plain, nucleus = predicted(image, *few), predicted(image, *few, "--set", "group=Nucleus(mass=0.5)")
+    plain, pair = predicted(image, *few), predicted(image, *few, "--set", "group=TopK(2)")
     frozen, own = (predicted(image, *few, "--set", x) for x in ("steps.count=0", f"reward={tmp_path / 'own.py'}:flipped"))
     assert predicted(image, *few) == plain
-    assert len({tuple(found.values()) for found in (plain, nucleus, frozen, own)}) == 4
-    for found in (plain, nucleus, frozen, own):
+    assert len({tuple(found.values()) for found in (plain, pair, frozen, own)}) == 4
+    for found in (plain, pair, frozen, own):
         assert sum(found.values()) == pytest.approx(1, abs=1e-5)
 
 

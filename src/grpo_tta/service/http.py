@@ -199,7 +199,9 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
     @app.get("/healthz", summary="Whether the service is up.", response_model=Health)
     async def healthz() -> Response:
         labels = list(classifier.labels)
-        return JSONResponse({"status": "ok", "model": classifier.backbone.name, "labels": labels, "version": version("grpo-tta")})
+        return JSONResponse(
+            {"status": "ok", "model": classifier.backbone.name, "labels": labels, "version": version("grpo-tta")}
+        )
 
     @app.get(
         "/metrics", summary="Prometheus metrics.", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}}
