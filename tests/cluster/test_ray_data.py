@@ -23,7 +23,9 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.registry import choose_methods
 from grpo_tta.bench.records import TIME_AND_MEMORY, read_records
 from grpo_tta.bench.runner import RunSettings, run
+from grpo_tta.classifier import GRPOTTA
 from grpo_tta.cli.main import app
+from grpo_tta.cli.options import settings_of
 from grpo_tta.cluster.attempts import GAVE_UP
 from grpo_tta.cluster.jobs import BenchJob, ModelName
 from grpo_tta.cluster.settings import RaySettings
@@ -182,8 +184,6 @@ def test_an_actor_says_of_a_folder_what_the_local_run_says(nano_backbone: Backbo
 
 @pytest.mark.usefixtures("here")
 def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -> None:
-    from grpo_tta import GRPOTTA
-
     labels = ["star", "heart", "red circle"]
     local = GRPOTTA("nano-clip", labels, batch=4).predict(
         [awkward_folder / f"{name}" for name in ("a.jpg", "b.png", "c.png", "d.jpg")]
@@ -197,6 +197,23 @@ def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -
     assert rows["top_labels"][0].tolist()[0] == local[0].label
     assert "truncated" in rows["error"][4]
     assert "not an image" in rows["error"][5]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_reward_of_a_file_reaches_the_actors(awkward_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("grpo_tta.method.parse")
+    (tmp_path / "own.py").write_text("def flipped(reference, group):\n    return -group.gather(reference.ensemble[:, None])\n")
+    settings = settings_of("default", ["views.views=4", f"reward={tmp_path / 'own.py'}:flipped"])
+    labels, path = ["star", "heart", "red circle"], awkward_folder / "a.jpg"
+    local, plain = (GRPOTTA("nano-clip", labels, settings=s).predict(path) for s in (settings, "default"))
+    (tmp_path / "one").mkdir()
+    path.rename(tmp_path / "one" / "a.jpg")
+    options, out = {"settings": settings}, str(tmp_path / "out")
+    assert predict_on_ray(NANO, labels, str(tmp_path / "one"), out, 4, options, replace(TWO, actors=1)) == 1
+    (row,) = pq.read_table(tmp_path / "out" / "predictions").to_pylist()
+    assert (row["error"], row["label"]) == (None, local.label)
+    assert row["probability"] == pytest.approx(local.probability, abs=1e-5)
+    assert row["probability"] != pytest.approx(plain.probability, abs=1e-3)
 
 
 DRIVER = """

@@ -63,7 +63,7 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
         settings,
         console,
         seeds=read_seeds(options.seeds) if options.seeds else [options.seed],
-        dear_limit=options.limit_heavy,  # MERGE: the word is expensive
+        dear_limit=options.limit_heavy,  # MERGE: TablePlan
         workers=workers,
     )
     if len(errors := read_errors(folders)):

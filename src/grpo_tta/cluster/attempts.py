@@ -1,9 +1,9 @@
 """Which chunks of work killed the process that did them, noted on disk, so that one image cannot stop a run for good.
 
-An exception on an image is caught where it happens. A process that is killed (by the system, when memory runs out)
-catches nothing, and an engine that hands its work to the next process would kill that one too, forever. So a chunk whose
-process died `PATIENCE` times is done image by image. An image on which alone it died `PATIENCE` times is given up.
-Innocent deaths (a machine that is taken away) cost no image: its next try succeeds.
+An exception on an image is caught where it happens. A process that is killed (by the system, when memory runs out) catches
+nothing. An engine that hands its work to the next process would kill that one too, forever. So a chunk whose process died
+`PATIENCE` times is done image by image. An image on which alone it died `PATIENCE` times is given up. Innocent deaths (a
+machine that is taken away) cost no image: its next try succeeds.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import torch
 
 from grpo_tta.backbones.base import Backbone, Dtype, load_backbone
 from grpo_tta.bench.records import SCHEMA
-from grpo_tta.bench.runner import RunSettings, describe_run, run_chunk
+from grpo_tta.bench.runner import RunSettings, describe_run, run_chunk  # MERGE: bench.runs
 from grpo_tta.classifier import GRPOTTA, Prediction
-from grpo_tta.classify import classify
+from grpo_tta.classify import classify  # MERGE: classifier
 from grpo_tta.cluster.attempts import GAVE_UP
 from grpo_tta.cluster.manifest import Images, Manifest
 from grpo_tta.cluster.sources import Source

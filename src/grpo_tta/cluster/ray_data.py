@@ -1,8 +1,8 @@
 """Past one machine: the same work on Ray Data, whose dispatch, back-pressure, retries and resume these are.
 
-Ray Data reads a Parquet manifest and cuts it into chunks. Actors hold the model once and adapt one chunk at a time; their
-rows stream to Parquet. Resume is Ray Data's checkpointing: the ids of a chunk are written as pending, then its rows, then
-the ids are committed, and a later run drops committed ids while it reads. Episodic methods only.
+Ray Data reads a Parquet manifest and cuts it into chunks. Actors hold the model once and adapt one chunk at a time. Their rows
+stream to Parquet. Resume is Ray Data's checkpointing: the ids of a chunk are written as pending, then its rows, then the ids
+are committed. A later run drops committed ids while it reads. Episodic methods only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError, RayTaskError
 
-from grpo_tta.bench.runner import RunSettings, check_same_run, stream_order, versions
+from grpo_tta.bench.runner import RunSettings, check_same_run, stream_order, versions  # MERGE: bench.runs
 from grpo_tta.cluster.actor import Adapter
 from grpo_tta.cluster.jobs import BenchJob, Job, ModelName, PredictJob
 from grpo_tta.cluster.manifest import TASK_COLUMNS, filesystem, open_manifest, write_tasks
