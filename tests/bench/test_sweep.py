@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from grpo_tta.method.setting_values import change, get, parse, settable, show
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -32,7 +33,6 @@ from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.rewards import RewardWeights
-from grpo_tta.method.setting_values import change, get, parse, settable, show
 from grpo_tta.method.settings import DEFAULT, FAST, PAPER, GRPOSettings
 from grpo_tta.report.html import write_report
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.classifier import GRPOTTA, Explanation
-from grpo_tta.engine.batches import make_batch  # MERGE: engine.encode.prepare_images
+from grpo_tta.engine.encode import prepare_images
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import image_key
 from grpo_tta.report.embed import bar_widths, png_uri
@@ -144,7 +144,7 @@ def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
         groups=_groups(explanation),
         prior=tuple(sorted(((x, 100 * p) for x, p in explanation.content_free.items()), key=lambda pair: -pair[1])[:3]),
         steps=tuple((step.objective, step.kl, 100 * step.clipped, step.gradient_norm) for step in explanation.steps),
-        updated=explanation.stepped,  # MERGE: updated
+        updated=explanation.updated,
         forwards=answer.forwards,
         backwards=answer.backwards,
         milliseconds=milliseconds,
@@ -154,12 +154,14 @@ def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
 def _views(classifier: GRPOTTA, image: Image.Image, explanation: Explanation) -> tuple[View, ...]:
     """The selected views, made again from the same random numbers."""
     backbone = classifier.backbone
-    made, _ = make_batch(backbone, [image], [image_key(image)], classifier.settings.views, classifier.seed)
+    settings = classifier.settings.views
+    (prepared,) = prepare_images(backbone, [image], [image_key(image)], settings, classifier.seed)
+    made = prepared.views(range(settings.views))
     views = []
     for trace in explanation.views[:SHOWN_VIEWS]:
         best = max(trace.candidates, key=lambda candidate: candidate.probabilities[0] if candidate.probabilities else 0.0)
         percent = 100 * best.probabilities[0] if best.probabilities else float("nan")
-        views.append(View(trace.view, png_uri(_denormalised(made[0, trace.view], backbone), 96), best.label, percent))
+        views.append(View(trace.view, png_uri(_denormalised(made[trace.view], backbone), 96), best.label, percent))
     return tuple(views)
 
 

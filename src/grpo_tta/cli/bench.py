@@ -16,7 +16,7 @@ from grpo_tta.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from grpo_tta.bench.runner import RunSettings
+    from grpo_tta.bench.runs import RunSettings
     from grpo_tta.cluster.settings import RaySettings
     from grpo_tta.data.choose import Choice
     from grpo_tta.engine.interface import Method
@@ -43,7 +43,7 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     from grpo_tta.backbones.base import check_dtype, load_backbone
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.bench.records import read_errors
-    from grpo_tta.bench.table import run_table
+    from grpo_tta.bench.table import TablePlan, run_table
     from grpo_tta.bench.workers import worker_commands
     from grpo_tta.data.choose import choose_tasks
 
@@ -54,7 +54,11 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     if options.teacher:
         teacher = load_backbone(options.teacher, device=options.device, download=options.download)
         methods += taught_methods(_names(options), teacher)
-    workers = worker_commands(command_line(options, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else ()
+    plan = TablePlan(
+        seeds=read_seeds(options.seeds) if options.seeds else [options.seed],
+        expensive_limit=options.limit_heavy,
+        workers=worker_commands(command_line(options, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else (),
+    )
     folders = run_table(
         load_backbone(_model(options), device=options.device, download=options.download, dtype=precision),
         tasks,
@@ -62,9 +66,7 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
         Path(options.out),
         settings,
         console,
-        seeds=read_seeds(options.seeds) if options.seeds else [options.seed],
-        dear_limit=options.limit_heavy,  # MERGE: TablePlan
-        workers=workers,
+        plan,
     )
     if len(errors := read_errors(folders)):
         first = errors.iloc[0]
@@ -149,7 +151,7 @@ def own_rows(assignments: Sequence[str]) -> list[Method]:
 
 
 def _run_settings(options: BenchOptions) -> RunSettings:
-    from grpo_tta.bench.runner import RunSettings
+    from grpo_tta.bench.runs import RunSettings
 
     shard, share = read_share(options.shard), read_share(options.task_share)
     return RunSettings(batch=options.batch, chunk=options.chunk, shard=shard, task_share=share)

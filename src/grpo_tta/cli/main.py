@@ -39,7 +39,7 @@ def demo(
     """Adapt the shipped nano-clip on the nano suite: two presets and the controls, with a table and a figure."""
     from grpo_tta.backbones.base import load_backbone
     from grpo_tta.baselines.registry import choose_methods
-    from grpo_tta.bench.runner import RunSettings
+    from grpo_tta.bench.runs import RunSettings
     from grpo_tta.cli.demo import run_demo
     from grpo_tta.data.tasks import nano_tasks
 

@@ -173,7 +173,7 @@ def _classify(classifier: GRPOTTA, paths: Sequence[Path], batch: int) -> Answers
     """Answers and problems, under a bar on the terminal; of an interrupted run those that were found."""
     from rich.progress import Progress
 
-    from grpo_tta.classify import classify  # MERGE: classifier
+    from grpo_tta.classifier import classify
     from grpo_tta.images.read import load_image
 
     found: list[tuple[Path, Prediction]] = []

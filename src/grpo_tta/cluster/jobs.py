@@ -15,12 +15,13 @@ import torch
 
 from grpo_tta.backbones.base import Backbone, Dtype, load_backbone
 from grpo_tta.bench.records import SCHEMA
-from grpo_tta.bench.runner import RunSettings, describe_run, run_chunk  # MERGE: bench.runs
-from grpo_tta.classifier import GRPOTTA, Prediction
-from grpo_tta.classify import classify  # MERGE: classifier
+from grpo_tta.bench.runner import run_chunk
+from grpo_tta.bench.runs import RunSettings, describe_run
+from grpo_tta.classifier import GRPOTTA, Prediction, classify
 from grpo_tta.cluster.attempts import GAVE_UP
 from grpo_tta.cluster.manifest import Images, Manifest
 from grpo_tta.cluster.sources import Source
+from grpo_tta.config.serialise import to_plain
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
@@ -77,6 +78,7 @@ class BenchJob:
         prompts = {name: self.source.policy(backbone, name).prompts for name in self.source.counts}
         return describe_run(backbone, [], self.methods, self.settings) | {
             "tasks": dict(self.source.counts),
+            "sources": dict(self.source.sources),
             "classes": {name: list(found.labels) for name, found in prompts.items()},
             "templates": {name: list(found.templates) for name, found in prompts.items()},
         }
@@ -126,7 +128,7 @@ class PredictJob:
             "labels": list(found.labels),
             "templates": list(found.policy.prompts.templates),
             "seed": found.seed,
-            "settings": asdict(found.settings),  # MERGE: config.serialise.to_plain
+            "settings": to_plain(found.settings),
             "images": self.manifest.rows,
         }
 

@@ -20,7 +20,8 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError, RayTaskError
 
-from grpo_tta.bench.runner import RunSettings, check_same_run, stream_order, versions  # MERGE: bench.runs
+from grpo_tta.bench.runner import stream_order
+from grpo_tta.bench.runs import RunSettings, check_same_run, versions
 from grpo_tta.cluster.actor import Adapter
 from grpo_tta.cluster.jobs import BenchJob, Job, ModelName, PredictJob
 from grpo_tta.cluster.manifest import TASK_COLUMNS, filesystem, open_manifest, write_tasks

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import pyarrow as pa
 from PIL import Image
@@ -26,10 +26,14 @@ class Source(Protocol):
 
     Attributes:
         counts: task -> how many images.
+        sources: task -> where it comes from, where a report can show its images.
     """
 
     @property
     def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     def policy(self, backbone: Backbone, name: str) -> Policy:
         """The frozen model with the prompts of a task."""
@@ -50,6 +54,10 @@ class TaskSource:
     @property
     def counts(self) -> Mapping[str, int]:
         return {task.name: len(task.image_ids) for task in self.tasks}
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        return {task.name: dict(task.source) for task in self.tasks}
 
     def policy(self, backbone: Backbone, name: str) -> Policy:
         (task,) = (task for task in self.tasks if task.name == name)
@@ -74,6 +82,10 @@ class ManifestSource:
     @property
     def counts(self) -> Mapping[str, int]:
         return {self.manifest.name: self.manifest.rows}
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
     @property
     def _classes(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class Classifiers:
     def __init__(self, own: GRPOTTA, *, batch: int, kept: int = 16) -> None:
         """
         Args:
-            own: answers requests without labels. The others share its backbone, templates, settings, reward and seed.
+            own: answers requests without labels. The others share its backbone, templates, settings and seed.
             batch: images adapted in one pass.
             kept: classifiers remembered for labels of requests.
         """
@@ -48,7 +48,6 @@ class Classifiers:
             labels,
             templates=own.policy.prompts.templates,
             settings=own.settings,
-            reward=own.reward,
             seed=own.seed,
             batch=self._batch,
             cache=False,  # strangers' labels must not fill the disk
