@@ -48,7 +48,7 @@ def variants() -> list[Method]:
             DEFAULT, steps=3, optimizer="adam", learning_rate=1e-2, clip=0.05, kl_weight=0.5, last_blocks=None
         ),
         "temperature": replace(DEFAULT, target_temperature=0.5, candidates=3, view_sharpness=2.0),
-        "paper-view": replace(PAPER, views=ViewSettings(views=16, copies=2), selected=4),
+        "paper-view": replace(PAPER, views=ViewSettings(views=16, content_free=2), selected=4),
     }
     return [grpo_method(settings, f"variant-{name}") for name, settings in made.items()]
 

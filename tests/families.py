@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import nn
 
-from grpo_tta.backbones.families import TRANSFORMERS, Family, family_of
+from grpo_tta.backbones.catalogue import TRANSFORMERS, Family, family_of
 
 LABELS = ("cat", "dog", "red fish")
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}

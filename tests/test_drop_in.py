@@ -17,10 +17,10 @@ from grpo_tta.backbones.base import Backbone
 from tests import families
 from tests.families import LABELS
 
-ONE_VIEW = ViewSettings(views=1, copies=0)
+ONE_VIEW = ViewSettings(views=1, content_free=0)
 FROZEN = GRPOSettings(views=ONE_VIEW, selected=1, steps=0, prior_weight=0.0, rewards=RewardWeights(content_free=0.0))
 """No view but the image, no step, no prior: what is left is the model itself."""
-QUICK = GRPOSettings(views=ViewSettings(views=4, copies=1), selected=4, learning_rate=1.0)
+QUICK = GRPOSettings(views=ViewSettings(views=4, content_free=1), selected=4, learning_rate=1.0)
 TASK = "zero-shot-image-classification"
 
 

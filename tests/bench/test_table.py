@@ -28,7 +28,7 @@ from grpo_tta.method.online import StreamSettings, stream_method
 from grpo_tta.method.settings import GRPOSettings
 
 QUIET = Console(quiet=True)
-SMALL = GRPOSettings(views=ViewSettings(views=4, copies=2), selected=4)
+SMALL = GRPOSettings(views=ViewSettings(views=4, content_free=2), selected=4)
 METHODS = [
     *choose_methods(["zero-shot"]),
     grpo_method(SMALL, "small"),

@@ -29,7 +29,7 @@ from grpo_tta.method.settings import DEFAULT, FAST, GRPOSettings
 
 V, P = 6, 2
 NAMES = [f"image-{i}" for i in range(8)]
-OF_ALL = ViewSettings(views=V, copies=P, patch_grid=4)
+OF_ALL = ViewSettings(views=V, content_free=P, patch_grid=4)
 IN_ROUNDS = GRPOSettings(views=OF_ALL, selected=V, stop=0.7, learning_rate=0.5, kl_weight=0.3)
 
 
@@ -93,7 +93,7 @@ def test_views_made_in_parts_are_the_same_views(policy: Policy, which: range) ->
     views, copies = make_batch(policy.backbone, images(), NAMES, OF_ALL, 0)
     prepared = prepare(policy.backbone, images(), NAMES, OF_ALL, 0)
     assert torch.equal(torch.stack([image.views(which) for image in prepared]), views[:, which.start : which.stop])
-    assert torch.equal(torch.stack([image.copies() for image in prepared]), copies)
+    assert torch.equal(torch.stack([image.content_free() for image in prepared]), copies)
 
 
 def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,14 +103,14 @@ def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, mo
     counts = views_read(whole.log_probs[:, :V], IN_ROUNDS.stopping)
     assert len(set(counts.tolist())) > 1, "the images must differ for this test to mean something"
     passed = 0
-    prefix = policy.backbone.prefix
+    stem = policy.backbone.stem
 
     def counting(pixels: Tensor) -> Tensor:
         nonlocal passed
         passed += len(pixels)
-        return prefix(pixels)
+        return stem(pixels)
 
-    monkeypatch.setattr(policy.backbone, "prefix", counting)
+    monkeypatch.setattr(policy.backbone, "stem", counting)
     views, copies, seen = observe_images(policy, images(), NAMES, IN_ROUNDS.views, 0, [plan.first_block], IN_ROUNDS.stopping)
     assert passed == int(counts.sum()) + P * len(NAMES)
     assert (views.shape[1], copies.shape[1], seen.views) == (V, P, V)

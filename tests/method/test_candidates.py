@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.seeds import gumbel_noise
+from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.method.candidates import propose, share
 
 LOG_PROBS = torch.tensor([[[0.1, 0.5, 0.15, 0.25]]]).log()
@@ -33,7 +33,7 @@ def test_sample_adds_the_noise() -> None:
 
 def test_sampling_follows_the_policy() -> None:
     """The first pick of Gumbel top-K is a draw from pi_old: 4,000 images, shares within 3 standard errors."""
-    noise = gumbel_noise(0, [f"image-{i}" for i in range(4000)], 1, 4)
+    noise = ImageNoise(0, tuple(f"image-{i}" for i in range(4000))).gumbel(1, 4)
     first = propose(LOG_PROBS.expand(4000, 1, 4), 3, "sample", gumbel=noise).classes[:, 0, 0]
     shares = torch.bincount(first, minlength=4) / 4000
     expected = LOG_PROBS[0, 0].exp()
@@ -43,8 +43,8 @@ def test_sampling_follows_the_policy() -> None:
 @given(st.integers(0, 3), st.integers(1, 6))
 def test_noise_depends_on_the_image_alone(seed: int, others: int) -> None:
     names = [f"x{i}" for i in range(others)]
-    alone = gumbel_noise(seed, ["mine"], 2, 3)
-    together = gumbel_noise(seed, [*names, "mine"], 2, 3)
+    alone = ImageNoise(seed, ("mine",)).gumbel(2, 3)
+    together = ImageNoise(seed, (*names, "mine")).gumbel(2, 3)
     assert torch.equal(alone[0], together[-1])
 
 

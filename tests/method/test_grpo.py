@@ -20,7 +20,7 @@ from grpo_tta.method.settings import PAPER, GRPOSettings
 
 B, V, P = 8, 6, 3
 NAMES = [f"image-{i}" for i in range(B)]
-BASE = GRPOSettings(views=ViewSettings(views=V, copies=P), selected=4, learning_rate=0.5, steps=2, last_blocks=None)
+BASE = GRPOSettings(views=ViewSettings(views=V, content_free=P), selected=4, learning_rate=0.5, steps=2, last_blocks=None)
 VARIANTS = {
     "default": BASE,
     "all-views": replace(BASE, selected=V),
@@ -34,7 +34,7 @@ VARIANTS = {
     "nucleus": replace(BASE, group="nucleus", nucleus_mass=0.8),
     "view": replace(BASE, prediction="view", prior_weight=0.0),
     "own-groups": replace(BASE, group_of="view", view_sharpness=0.0, adapted_prior=True, gated_prior=False),
-    "paper": replace(PAPER, views=ViewSettings(views=V, copies=P), selected=2),
+    "paper": replace(PAPER, views=ViewSettings(views=V, content_free=P), selected=2),
 }
 
 
@@ -193,7 +193,7 @@ def test_steps_by_hand() -> None:
         ({"view_sharpness": -1.0}, "view_sharpness"),
         ({"prediction": "best"}, "choose view or ensemble"),
         ({"max_kl": 0.0}, "max_kl"),
-        ({"views": ViewSettings(views=V, copies=0)}, "copies"),
+        ({"views": ViewSettings(views=V, content_free=0)}, "copies"),
     ],
 )
 def test_bad_settings_name_the_remedy(changes: dict, message: str) -> None:

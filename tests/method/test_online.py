@@ -13,7 +13,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.online import StreamSettings, stream_method, stream_prior
 
-SMALL = replace(StreamSettings().grpo, views=ViewSettings(views=4, copies=2), selected=4, last_blocks=None)
+SMALL = replace(StreamSettings().grpo, views=ViewSettings(views=4, content_free=2), selected=4, last_blocks=None)
 ONLINE = StreamSettings(SMALL, update_size=4)
 
 

@@ -27,7 +27,7 @@ def grpo_method(settings: GRPOSettings, name: str = "grpo-tta") -> Method:
         return adapt(policy, batch.seen, settings, image_ids=batch.image_ids, seed=batch.seed), state
 
     return Method(
-        name, "episodic", "own", settings.views.views, settings.views.copies, settings, cuts, run, stop=settings.stopping
+        name, "episodic", "own", settings.views.views, settings.views.content_free, settings, cuts, run, stop=settings.stopping
     )
 
 

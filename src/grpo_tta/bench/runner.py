@@ -92,7 +92,7 @@ def with_counts(settings: ViewSettings, methods: Sequence[Method]) -> ViewSettin
     """The same kind of views, as many as the most demanding method needs."""
     views = max(method.views for method in methods)
     copies = max(method.copies for method in methods)
-    return replace(settings, views=views, copies=copies)
+    return replace(settings, views=views, content_free=copies)
 
 
 def describe_run(backbone: Backbone, tasks: Sequence[Task], methods: Sequence[Method], settings: RunSettings) -> dict[str, Any]:

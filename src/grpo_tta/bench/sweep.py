@@ -51,7 +51,7 @@ class Setting:
     @property
     def shared(self) -> tuple[str, str, ViewSettings]:
         """What settings must have in common to be run together: counts of views and copies may differ."""
-        return self.model, self.templates, replace(self.grpo.views, views=1, copies=0)
+        return self.model, self.templates, replace(self.grpo.views, views=1, content_free=0)
 
 
 @final
@@ -162,7 +162,7 @@ def default_axes(base: GRPOSettings) -> dict[str, Axis]:
         Axis("rewards.content_free", (0.0, 0.05, 0.1, 0.3)),
         Axis("rewards.semantic", (0.0, 0.3, 1.0)),
         Axis("views.views", (4, 8, 16, 24, 32)),
-        Axis("views.copies", (1, 2, 4, 8)),
+        Axis("views.content_free", (1, 2, 4, 8)),
         Axis("views.restored", (0.0, 0.25, 0.5, 0.75)),
         Axis("views.crop_scale", ((0.08, 1.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0))),
         Axis("views.acutance", (0.0, 0.56, 0.6, 0.64)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data.custom import custom_task
 from grpo_tta.data.photos import photo_tasks
 from grpo_tta.data.public.corrupted import corrupted_tasks
@@ -22,7 +23,7 @@ class Choice:
         suite, tasks: nano or photos, and which of its tasks (None for all but the streams).
         photos_root: folder that holds the photographs of the suite photos.
         split: reporting or tuning.
-        limit: images a task.
+        limit: images per task.
         data, labels_file: a user's own images and the names of their labels.
         template: prompt of benchmarks and own images, or "coop".
         datasets, root: benchmarks and the folder that holds them.
@@ -38,7 +39,7 @@ class Choice:
     limit: int | None = None
     data: Path | None = None
     labels_file: Path | None = None
-    template: str = "a photo of a {}."
+    template: str = DEFAULT_TEMPLATE
     datasets: tuple[str, ...] = ()
     root: Path | None = None
     official_split: bool = False

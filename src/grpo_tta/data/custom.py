@@ -109,13 +109,24 @@ def custom_task(
     chosen = [ids[i] for i in keep]
     own_name = (path.resolve().name if path.is_dir() else path.stem).lstrip(".") or "data"
     version = _version(path, chosen, numbers)
+    source = {"data": str(path), "labels_file": str(labels_file) if labels_file else None, "template": template, "limit": limit}
     return Task(
-        name or own_name, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels", by_class=True, version=version
+        name or own_name,
+        _KIND,
+        shown,
+        template,
+        (template,),
+        chosen,
+        load,
+        keyed_by="pixels",
+        by_class=True,
+        version=version,
+        source=source,
     )
 
 
 def _version(path: Path, ids: Sequence[str], numbers: Sequence[int]) -> str:
-    """Tells images and labels from others of the same names without opening them: by sizes on disk, and by the labels."""
+    """Distinguishes images and labels from others of the same names without opening them, by sizes on disk and labels."""
     if path.suffix.lower() in (".parquet", ".pq") and path.is_file():
         files = [path]
     else:
@@ -175,8 +186,8 @@ def _folder(path: Path) -> _Parts:
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
-        told = ", separated by commas" if path.suffix.lower() == ".csv" else ""
-        raise UserError(f"{path}: the column {missing[0]!r} is missing; it needs {' and '.join(wanted)}{told}.")
+        how = ", separated by commas" if path.suffix.lower() == ".csv" else ""
+        raise UserError(f"{path}: the column {missing[0]!r} is missing; it needs {' and '.join(wanted)}{how}.")
 
 
 def _csv(path: Path) -> _Parts:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
 
 from PIL import Image
 
@@ -51,6 +51,7 @@ class Task:
     repeated_names: bool = False
     by_class: bool = False
     version: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def templates(self) -> tuple[str, ...]:

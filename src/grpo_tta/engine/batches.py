@@ -28,4 +28,4 @@ def make_batch(
     """Views `[B, V, 3, S, S]` and copies `[B, P, 3, S, S]` of B decoded RGB images, on the backbone's device."""
     prepared = prepare(backbone, images, image_ids, settings, seed)
     views = torch.stack([image.views(range(settings.views)) for image in prepared])
-    return views, torch.stack([image.copies() for image in prepared])
+    return views, torch.stack([image.content_free() for image in prepared])

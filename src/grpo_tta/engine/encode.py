@@ -42,7 +42,7 @@ def observe_images(
         return views, copies, policy.observe(views, copies, cuts)
     V, ends = settings.views, round_ends(settings.views)
     prepared = prepare(policy.backbone, images, image_ids, settings, seed)
-    made, copies = (torch.stack(x) for x in zip(*((p.views(range(ends[0])), p.copies()) for p in prepared), strict=True))
+    made, copies = (torch.stack(x) for x in zip(*((p.views(range(ends[0])), p.content_free()) for p in prepared), strict=True))
     views, whole = _widen(made, ends[0], V), _widened(policy.observe(made, copies, cuts), V)
     active = list(range(len(prepared)))
     for begin, end in pairwise(ends):

@@ -128,6 +128,6 @@ def look(
     Args:
         settings: the kind of views; their numbers are the method's.
     """
-    settings = replace(settings, views=method.views, copies=method.copies)
+    settings = replace(settings, views=method.views, content_free=method.copies)
     cuts = method.cuts(policy.backbone)
     return ImageBatch(image_ids, *observe_images(policy, images, image_ids, settings, seed, cuts, method.stop), seed)

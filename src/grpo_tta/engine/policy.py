@@ -102,7 +102,7 @@ class Policy:
         features: list[Tensor] = []
         kept: dict[int, list[Tensor]] = {cut: [] for cut in cuts}
         for part in torch.cat([views, copies], dim=1).flatten(0, 1).split(chunk):
-            tokens = self.backbone.prefix(part)
+            tokens = self.backbone.stem(part)
             for index, block in enumerate(self.backbone.blocks):
                 if index in kept:
                     kept[index].append(tokens)

@@ -38,4 +38,4 @@ def reward_argmax_method(settings: GRPOSettings, name: str = "reward-argmax") ->
         return reward_argmax(policy, batch.seen, settings), state
 
     views = settings.views
-    return Method(name, "episodic", "own", views.views, views.copies, settings, no_cuts, run, stop=settings.stopping)
+    return Method(name, "episodic", "own", views.views, views.content_free, settings, no_cuts, run, stop=settings.stopping)

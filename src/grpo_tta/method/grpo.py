@@ -24,7 +24,7 @@ from grpo_tta.engine.optim import Update, within_trust
 from grpo_tta.engine.parameters import Plan, make_plan
 from grpo_tta.engine.policy import EncodedViews, Policy
 from grpo_tta.errors import UserError
-from grpo_tta.images.seeds import gumbel_noise
+from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.method import objective
 from grpo_tta.method.candidates import CandidateGroup, propose, share
 from grpo_tta.method.rewards import Reference, combine, content_free_prior, view_weights, weighted_log_mean
@@ -184,7 +184,7 @@ def propose_from(
     K = settings.group_size(C)
     # the distribution that proposes: each view's own, or the views' common opinion
     proposer = old if settings.group_of == "view" else reference.consensus[:, None]  # [B, M or 1, C]
-    gumbel = gumbel_noise(seed, image_ids, proposer.shape[1], C).to(old) if settings.group == "sample" else None
+    gumbel = ImageNoise(seed, tuple(image_ids)).gumbel(proposer.shape[1], C).to(old) if settings.group == "sample" else None
     group = propose(proposer, K, settings.group, mass=settings.nucleus_mass, gumbel=gumbel)
     if settings.group_of == "image":
         group = share(group, old)

@@ -69,7 +69,7 @@ class StreamSettings:
             raise UserError(f"guard must be positive or None, not {self.guard}.")
         if self.grpo.stop is not None:
             raise UserError("A stream reads all views of every image; set stop to None.")
-        if self.guard is not None and self.grpo.views.copies == 0:
+        if self.guard is not None and self.grpo.views.content_free == 0:
             raise UserError("The guard reads the content-free copies; set copies to at least 1, or guard to None.")
 
 
@@ -105,7 +105,7 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     # the prior: what the frozen model has predicted so far, this piece included
     selected, reference = refer(policy, seen, grpo)
     image_sum = image_sum + reference.consensus.exp().sum(0)
-    if grpo.views.copies:
+    if grpo.views.content_free:
         copy_sum = copy_sum + seen.log_probs[:, seen.views :].exp().mean(1).sum(0)
     count += N
     log_prior = stream_prior(image_sum, copy_sum, count, settings).expand(N, -1)
@@ -153,4 +153,4 @@ def stream_method(settings: StreamSettings, name: str) -> Method:
             done.append(adaptation)
         return join(done), state
 
-    return Method(name, settings.protocol, "own", grpo.views.views, grpo.views.copies, settings, cuts, run)
+    return Method(name, settings.protocol, "own", grpo.views.views, grpo.views.content_free, settings, cuts, run)

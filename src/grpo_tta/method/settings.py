@@ -132,7 +132,7 @@ class GRPOSettings:
                     "Views can be read in rounds only where all of them may vote: set selected to the number of views, "
                     "prediction to ensemble and max_kl to None, or stop to None."
                 )
-        if self.views.copies == 0 and (self.rewards.content_free or self.prior_weight):
+        if self.views.content_free == 0 and (self.rewards.content_free or self.prior_weight):
             raise UserError("The content-free prior needs copies; set copies to at least 1, or its two weights to zero.")
 
     def group_size(self, classes: int) -> int:
@@ -164,7 +164,7 @@ DEFAULT = GRPOSettings()
 """What our evidence prefers; tuned on the tuning split of the nano suite alone."""
 
 FAST = GRPOSettings(
-    views=ViewSettings(views=24, copies=0),
+    views=ViewSettings(views=24, content_free=0),
     selected=24,
     stop=0.08,
     rewards=RewardWeights(content_free=0.0),
@@ -175,7 +175,7 @@ FAST = GRPOSettings(
 no copies, and a step on the norms of the head alone, which never runs a block again."""
 
 PAPER = GRPOSettings(
-    views=ViewSettings(views=64, copies=4),
+    views=ViewSettings(views=64, content_free=4),
     selected=6,
     view_sharpness=0.0,
     gated_prior=False,

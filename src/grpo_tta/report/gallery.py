@@ -115,7 +115,7 @@ def _png(image: Image.Image) -> str:
 def _crops(image: Image.Image, image_id: str, seed: int, settings: ViewSettings) -> list[Image.Image]:
     """The first crops that the run saw, made again from the same random numbers."""
     first = functional.resize(functional.to_image(image), [image.height, image.height]).float() / 255
-    few = replace(settings, views=CROPS + 1, copies=0)
+    few = replace(settings, views=CROPS + 1, content_free=0)
     views = ImageViews(image, first, image_id, seed, few, torch.zeros(3), torch.ones(3)).views(range(few.views))
     return [functional.to_pil_image(view) for view in views[1:]]
 

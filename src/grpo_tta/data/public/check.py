@@ -55,7 +55,7 @@ def check_benchmark(
     download: bool = False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Check:
-    """Counts, class order, splits, and (with `decode`) every image; what is wrong is told, not raised."""
+    """Counts, class order, splits, and (with `decode`) every image; what is wrong is reported, not raised."""
     how = (benchmark.source, benchmark.layout, benchmark.licence)
     try:
         listing = list_benchmark(benchmark, root, part, official=official, download=download)
@@ -66,8 +66,8 @@ def check_benchmark(
     if decode:
         damaged = _damaged(listing.ids, listing.read, progress)
         decoded = len(listing.ids)
-        told_missing = any("is missing" in problem for problem in problems)
-        problems += name_some("{}", [text for text in damaged if not (told_missing and "no such file" in text)])
+        known_missing = any("is missing" in problem for problem in problems)
+        problems += name_some("{}", [text for text in damaged if not (known_missing and "no such file" in text)])
     where, classes, images = str(listing.where), len(listing.classes), len(listing.ids)
     return Check(benchmark.name, where, listing.origin, classes, images, decoded, tuple(problems), *how)
 
