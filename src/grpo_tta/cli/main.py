@@ -137,7 +137,7 @@ def predict(
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
-    from grpo_tta.images.read import find_images
+    from grpo_tta.images.folders import find_images
 
     precision = check_dtype(dtype)
     names = _class_names(labels, labels_file)
