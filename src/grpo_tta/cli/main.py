@@ -366,7 +366,7 @@ def _class_names(labels: str, labels_file: Path | None) -> list[str]:
         raise UserError("Name the classes by --labels or by --labels-file, and by one of them alone.")
     if labels_file is None:
         return split_list(labels)
-    from grpo_tta.data.custom import class_names, read_labels
+    from grpo_tta.data.labels import class_names, read_labels
 
     return list(class_names(read_labels(labels_file)))
 

@@ -38,7 +38,7 @@ from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.classify import classify
 from grpo_tta.cluster.attempts import GAVE_UP, Attempts
 from grpo_tta.cluster.manifest import TASK_COLUMNS, Images, Manifest, filesystem, open_manifest, write_tasks
-from grpo_tta.data.custom import class_names, own_names, read_labels
+from grpo_tta.data.labels import class_names, own_names, read_labels
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy

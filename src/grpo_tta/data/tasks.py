@@ -36,6 +36,8 @@ class Task:
         repeated_names: two classes may share a name (OpenAI's ImageNet names do).
         by_class: images stand class by class, so that the first N of them are no fair sample.
         version: tells these images and labels from others that go by the same ids; "" where ids say all.
+        source: how to open the task again, as JSON values.
+        notes: what of the data set was left out, a sentence each, for whoever runs it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     by_class: bool = False
     version: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def templates(self) -> tuple[str, ...]:

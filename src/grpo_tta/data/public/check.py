@@ -31,6 +31,7 @@ class Check:
         decoded: images that were opened; 0 where reading them was skipped.
         problems: what is wrong, a sentence each.
         source, layout, licence: what to download from where, and the files as they should lie.
+        notes: what was left out and is no problem, a sentence each.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Check:
     source: tuple[str, ...]
     layout: tuple[str, ...]
     licence: str
+    notes: tuple[str, ...] = ()
 
 
 def check_benchmark(
@@ -92,7 +94,7 @@ def check_custom(kind: str, path: Path, *, decode: bool = True, progress: Callab
     damaged = _damaged(task.image_ids, lambda number: task.load(number)[0], progress) if decode else []
     count = len(task.image_ids)
     problems = tuple(name_some("{}", damaged))
-    return Check(kind, str(path), "all images", len(task.classes), count, count if decode else 0, problems, *how)
+    return Check(kind, str(path), "all images", len(task.classes), count, count if decode else 0, problems, *how, task.notes)
 
 
 def _damaged(ids: Sequence[str], read: Callable[[int], Image.Image], progress: Callable[[int], None]) -> list[str]:
