@@ -84,9 +84,16 @@ class OpenClipBackbone:
         Raises:
             UserError: a prompt does not fit into the model's context and would be cut off silently.
         """
-        tokens = self._tokenizer(list(prompts)).to(self.device)
+        return self._model.encode_text(self.tokenize(prompts))
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token numbers `[N, L]` of N prompts.
+
+        Raises:
+            UserError: as `encode_text`.
+        """
         self._check_length(prompts)
-        return self._model.encode_text(tokens)
+        return self._tokenizer(list(prompts)).to(self.device)
 
     @torch.no_grad()
     def embed_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -95,8 +102,7 @@ class OpenClipBackbone:
         Raises:
             UserError: a prompt is too long, or this model's text encoder has no token table that can be tuned around.
         """
-        self._check_length(prompts)
-        tokens = self._tokenizer(list(prompts)).to(self.device)
+        tokens = self.tokenize(prompts)
         return F.embedding(tokens, self._token_table()).float(), tokens
 
     def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:

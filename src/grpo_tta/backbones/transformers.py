@@ -118,7 +118,7 @@ class TransformersBackbone:
         Raises:
             UserError: a prompt does not fit into the model's context.
         """
-        return self._encode(self._tokens(prompts))
+        return self._encode(self.tokenize(prompts))
 
     @torch.no_grad()
     def embed_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ class TransformersBackbone:
         Raises:
             UserError: a prompt is too long.
         """
-        tokens = self._tokens(prompts)
+        tokens = self.tokenize(prompts)
         return F.embedding(tokens, self._token_table()).float(), tokens
 
     def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
@@ -143,7 +143,12 @@ class TransformersBackbone:
     def _token_table(self) -> Tensor:
         return self._model.text_model.embeddings.token_embedding.weight
 
-    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token numbers `[N, L]` of N prompts.
+
+        Raises:
+            UserError: as `encode_text`.
+        """
         for prompt, ids in zip(prompts, self._tokenizer(list(prompts), verbose=False)["input_ids"], strict=True):
             if len(ids) > self._context:
                 raise UserError(
