@@ -124,7 +124,7 @@ def test_unusable_images_are_refused(classifier: GRPOTTA, bad: object) -> None:
 
 
 def test_two_labels_and_one_view_are_enough(nano_backbone: Backbone) -> None:
-    settings = replace(DEFAULT, views=ViewSettings(views=1, copies=1), selected=1)
+    settings = replace(DEFAULT, views=ViewSettings(views=1, content_free=1), selected=1)
     answer = GRPOTTA(nano_backbone, ["star", "heart"], settings=settings).predict(images(1)[0])
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
 

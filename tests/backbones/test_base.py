@@ -1,4 +1,4 @@
-"""Prefix, blocks and head against the libraries' own forward, and what is refused."""
+"""Stem, blocks and head against the libraries' own forward, and what is refused."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ VARIANTS = {
 }
 
 
-def run_cut(backbone: OpenClipBackbone, pixels: torch.Tensor) -> torch.Tensor:
-    x = backbone.prefix(pixels)
+def run_split(backbone: OpenClipBackbone, pixels: torch.Tensor) -> torch.Tensor:
+    x = backbone.stem(pixels)
     for block in backbone.blocks:
         x = block(x)
     return backbone.head(x)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_cut_equals_the_full_forward(name: str) -> None:
+def test_the_split_equals_the_full_forward(name: str) -> None:
     changes = VARIANTS[name]
     config = {**TINY, **changes, "vision_cfg": {**TINY["vision_cfg"], **changes.get("vision_cfg", {})}}
     torch.manual_seed(0)
@@ -46,11 +46,11 @@ def test_cut_equals_the_full_forward(name: str) -> None:
     backbone = OpenClipBackbone(name, model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
     pixels = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(run_cut(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run_split(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("pool", "projection"), [("", "linear"), ("map", "none")], ids=["token", "siglip"])
-def test_cut_of_a_timm_backbone_equals_the_full_forward(pool: str, projection: str) -> None:
+def test_the_split_of_a_timm_backbone_equals_the_full_forward(pool: str, projection: str) -> None:
     vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": pool, "timm_proj": projection, "image_size": 224}
     torch.manual_seed(0)
     model = open_clip.model.CustomTextCLIP(192, vision, TINY["text_cfg"])
@@ -58,14 +58,14 @@ def test_cut_of_a_timm_backbone_equals_the_full_forward(pool: str, projection: s
     backbone = OpenClipBackbone("timm", model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
     pixels = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(run_cut(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run_split(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
 
 
 def test_nano_clip_loads_and_equals_open_clip(nano_backbone: OpenClipBackbone) -> None:
     pixels = torch.randn(4, 3, nano_backbone.image_size, nano_backbone.image_size)
     with torch.no_grad():
         torch.testing.assert_close(
-            run_cut(nano_backbone, pixels), nano_backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5
+            run_split(nano_backbone, pixels), nano_backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5
         )
     assert nano_backbone.encode_text(["a photo of a star."]).shape == (1, 128)
 
@@ -119,7 +119,7 @@ def test_unusable_models_name_the_remedy(tmp_path: Path) -> None:
 def test_an_encoder_of_unknown_kind_is_refused() -> None:
     vision = {"timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear", "image_size": 32}
     model = open_clip.model.CustomTextCLIP(32, vision, TINY["text_cfg"])
-    with pytest.raises(UserError, match="the visual encoder ResNet cannot be cut into blocks; `grpo-tta models` lists"):
+    with pytest.raises(UserError, match="the visual encoder ResNet cannot be split into blocks; `grpo-tta models` lists"):
         OpenClipBackbone("rn", model, lambda image: image, lambda texts: torch.zeros(1, 1))
 
 

@@ -1,4 +1,4 @@
-"""A user's own model, cut by hand."""
+"""A user's own model, split by hand."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def own_backbone(**changes: Any) -> CustomBackbone:
     torch.manual_seed(0)
     model = OwnModel()
     settings: dict[str, Any] = {
-        "prefix": model.stem,
+        "stem": model.stem,
         "blocks": list(model.layers),
         "head": model.head,
         "encode_text": model.read,
@@ -66,9 +66,9 @@ def test_it_is_adapted_and_left_as_it_was(image: Image.Image) -> None:
     backbone = own_backbone()
     assert supported_sets(backbone) == ("norm",)
     before = copy.deepcopy(backbone._model.state_dict())
-    told = GRPOTTA(backbone, LABELS).explain(image)
-    assert told.steps[0].gradient_norm > 0
-    assert sum(told.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    explanation = GRPOTTA(backbone, LABELS).explain(image)
+    assert explanation.steps[0].gradient_norm > 0
+    assert sum(explanation.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in backbone._model.state_dict().items())
     assert set(make_plan(backbone, "norm", 1).shapes) == {
         f"{where}.{leaf}" for where in ("blocks.1.norm", "head.norm") for leaf in ("weight", "bias")

@@ -1,4 +1,4 @@
-"""Every family of models: loaded offline from a folder, cut, adapted, and left as it was."""
+"""Every family of models: loaded offline from a folder, split, adapted, and left as it was."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import families
 from tests.families import LABELS, NAMES
 
 pytestmark = pytest.mark.backbones
-SETTINGS = GRPOSettings(views=ViewSettings(views=4, copies=1), selected=4, steps=2, learning_rate=1.0)
+SETTINGS = GRPOSettings(views=ViewSettings(views=4, content_free=1), selected=4, steps=2, learning_rate=1.0)
 B, M = 2, 2
 
 
@@ -55,14 +55,15 @@ def run(backbone: Any, tokens: Tensor, first: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def test_prefix_blocks_and_head_equal_the_librarys_own_forward(backbone: Any) -> None:
+def test_stem_blocks_and_head_equal_the_librarys_own_forward(backbone: Any) -> None:
     x = pixels(backbone, 3)
-    torch.testing.assert_close(run(backbone, backbone.prefix(x)), backbone.reference_forward(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(run(backbone, backbone.stem(x)), backbone.reference_forward(x), atol=1e-5, rtol=1e-5)
 
 
 def test_the_table_says_what_it_tunes_and_the_rest_is_refused(name: str, backbone: Any) -> None:
     supported = supported_sets(backbone)
-    assert families.family(name).tunes == supported
+    names = {"norm": "norm", "lora": "low-rank"}
+    assert families.family(name).tunes == tuple(names[tuned] for tuned in supported if tuned in names)
     for tuned in set(TUNED_SETS) - set(supported):
         with pytest.raises(UserError, match="tune norm instead"):
             make_plan(backbone, tuned)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from grpo_tta import GRPOTTA
 from grpo_tta.backbones.base import load_backbone
-from grpo_tta.backbones.class_token_block import ClassTokenBlock
+from grpo_tta.backbones.blocks import ClassTokenBlock
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.cli.main import app
 from grpo_tta.engine.parameters import PerImage, make_plan

@@ -88,7 +88,7 @@ def test_classes_cost_their_text_features_and_a_few_tensors_of_views_by_classes(
         assert all(len(answer.probabilities) == C for answer in answers)
     C = 10_000
     text_features = 4 * C * classifier.policy.text_features.shape[1]
-    views_by_classes = 4 * B * (DEFAULT.views.views + DEFAULT.views.copies) * C
+    views_by_classes = 4 * B * (DEFAULT.views.views + DEFAULT.views.content_free) * C
     assert made[C] - made[1_000] <= 2 * text_features  # encoded chunk by chunk; the features and their normalised copy
     assert used[C] - used[10] <= 5 * views_by_classes
 

@@ -129,7 +129,7 @@ def test_the_selection_follows_the_views() -> None:
         ("candidates=7", r"candidates at 7: 7 candidates were asked for, but there are only 6 classes"),
         ("selected=30", r"selected at selected=30: 30 of 24 views cannot be selected"),
         ("rewards.stream=1", r"rewards.stream at 1: The stream reward needs an online method"),
-        ("views.copies=0", r"The content-free prior needs copies"),
+        ("views.content_free=0", r"The content-free prior needs copies"),
         ("templates=nothing", r"must hold exactly one \{\}"),
         ("clip=0.3@steps=-1", r"clip@steps=-1 at steps=-1"),
     ],
@@ -172,7 +172,7 @@ def test_the_reporting_split_is_refused(tmp_path: Path) -> None:
 
 # running
 
-SMALL = GRPOSettings(views=ViewSettings(views=4, copies=2), selected=4)
+SMALL = GRPOSettings(views=ViewSettings(views=4, content_free=2), selected=4)
 
 
 def table(folders: list[Path]) -> pd.DataFrame:

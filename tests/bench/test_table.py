@@ -27,7 +27,7 @@ from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.online import StreamSettings, stream_method
 from grpo_tta.method.settings import GRPOSettings
 
-SMALL = GRPOSettings(views=ViewSettings(views=4, copies=2), selected=4)
+SMALL = GRPOSettings(views=ViewSettings(views=4, content_free=2))
 METHODS = [
     *choose_methods(["zero-shot"]),
     grpo_method(SMALL, "small"),

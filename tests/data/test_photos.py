@@ -81,7 +81,7 @@ def test_tasks_travel_to_other_processes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "split", "limit", "told"),
+    ("names", "split", "limit", "message"),
     [
         (["nope"], "reporting", None, "Unknown task 'nope'"),
         ([], "reporting", None, "No task was named"),
@@ -89,8 +89,8 @@ def test_tasks_travel_to_other_processes(root: Path) -> None:
         (None, "reporting", 0, "at least 1"),
     ],
 )
-def test_refused(root: Path, names: list[str] | None, split: str, limit: int | None, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_refused(root: Path, names: list[str] | None, split: str, limit: int | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         photos.photo_tasks(root, names, split, limit)
 
 

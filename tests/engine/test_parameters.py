@@ -29,7 +29,7 @@ def perturbed(tunable: TunableParameters) -> dict[str, Tensor]:
 
 def tokens_at(backbone: OpenClipBackbone, pixels: Tensor, block: int) -> Tensor:
     with torch.no_grad():
-        x = backbone.prefix(pixels.flatten(0, 1))
+        x = backbone.stem(pixels.flatten(0, 1))
         for module in backbone.blocks[:block]:
             x = module(x)
     return x.unflatten(0, pixels.shape[:2])

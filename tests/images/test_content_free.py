@@ -18,7 +18,7 @@ from tests import families, weights
 from tests.families import LABELS
 
 pytestmark = pytest.mark.backbones
-SETTINGS = GRPOSettings(views=ViewSettings(views=6, copies=2), selected=6, steps=2, learning_rate=1.0)
+SETTINGS = GRPOSettings(views=ViewSettings(views=6, content_free=2), selected=6, steps=2, learning_rate=1.0)
 
 
 def clip_pair(folder: Path) -> tuple[Path, Path]:

@@ -105,10 +105,9 @@ def _check(options: CheckOptions) -> list[Check]:
 
 def known() -> list[dict[str, Any]]:
     """What is known, as plain values; classes and images are None where they are the user's own."""
-    from grpo_tta.data.public.catalogue import BENCHMARKS
+    from grpo_tta.data.public.catalogue import BENCHMARKS, FAMILIES
     from grpo_tta.data.public.check import CUSTOM
     from grpo_tta.data.public.corrupted import CORRUPTIONS, SEVERITIES
-    from grpo_tta.data.public.published import FAMILIES
 
     rows: list[dict[str, Any]] = [
         {

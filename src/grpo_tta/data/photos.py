@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data import renditions
 from grpo_tta.data.public.corrupted import CORRUPTIONS, corrupt
 from grpo_tta.data.tasks import Kind, Task, check_limit, check_split, suite_source
@@ -37,8 +38,7 @@ FILES: dict[Which, str] = {"tiny": "tiny-imagenet", "cifar": "cifar10"}
 REPORTING: dict[Which, str] = {"tiny": "val", "cifar": "test"}
 HELD_OUT: dict[Which, int] = {"tiny": 5, "cifar": 100}
 SEVERITIES = (1, 3, 5)
-TEMPLATE = "a photo of a {}."
-ENSEMBLE = (TEMPLATE, "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "a bad photo of a {}.",
+ENSEMBLE = (DEFAULT_TEMPLATE, "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "a bad photo of a {}.",
             "a close-up photo of a {}.", "a photo of the {}.")  # fmt: skip
 SHARED: dict[str, tuple[str, tuple[str, ...]]] = {
     "automobile": ("sports car", ("n04285008", "n03100240", "n02814533", "n03670208")),
@@ -55,7 +55,7 @@ _AT_OWN_SIZE = ("pixelate", "jpeg_compression")
 _RUN = 10  # photographs of one class that follow each other in the correlated stream
 
 Change = Callable[[Image.Image, str], Image.Image]
-"""(photograph, its id) -> what the methods see."""
+"""(photograph, its id) -> the photograph that the methods get."""
 
 
 @final
@@ -145,8 +145,8 @@ def photo_tasks(
     wanted = default_tasks() if names is None else list(known) if list(names) == ["all"] else list(dict.fromkeys(names))
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
-        told = f"Unknown task {unknown[0]!r}" if unknown else "No task was named"
-        raise UserError(f"{told}; choose all, {', '.join(default_tasks())}, tiny-stream-zipf, tiny-stream-correlated or "
+        cause = f"Unknown task {unknown[0]!r}" if unknown else "No task was named"
+        raise UserError(f"{cause}; choose all, {', '.join(default_tasks())}, tiny-stream-zipf, tiny-stream-correlated or "
                         "cifar-CORRUPTION-SEVERITY.")  # fmt: skip
     photos: dict[Which, Photos] = {
         which: read_photos(root, which, split) for which in FILES if any(name.startswith(which) for name in wanted)
@@ -186,7 +186,7 @@ def _task(name: str, kind: Kind, photos: Photos, tiny_names: dict[str, str], spl
 
     ids = [f"photos/{name}/{split}/{photos.ids[row]}" for row in rows]
     source = suite_source("photos", name, split, limit)
-    return Task(name, kind, classes, TEMPLATE, ENSEMBLE, ids, load, ordered=kind == "stream", source=source)
+    return Task(name, kind, classes, DEFAULT_TEMPLATE, ENSEMBLE, ids, load, ordered=kind == "stream", source=source)
 
 
 def _order(name: str, split: str, labels: Sequence[str], known: set[str]) -> list[int]:

@@ -41,6 +41,7 @@ class Task:
         version: distinguishes these images and labels from others with the same ids; "" where ids are enough.
         source: where the task comes from, as JSON values, so that `reopen` can make it again; empty where it cannot.
             A change that `reopen` does not know (a corruption on top) needs a key of its own.
+        notes: what of the data set was left out, a sentence each, for whoever runs it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Task:
     by_class: bool = False
     version: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def templates(self) -> tuple[str, ...]:

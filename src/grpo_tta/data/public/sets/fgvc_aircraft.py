@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from grpo_tta.data.public.spec import Benchmark, Listing, Part, find_folder, name_some, wrong_number
+from grpo_tta.data.public.spec import Benchmark, Listing, Official, Part, find_folder, name_some, wrong_number
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import load_image
 
@@ -46,3 +46,22 @@ def read_aircraft(benchmark: Benchmark, root: Path, part: Part) -> Listing:
         f"{_PARTS[part]} part, {listed}",
         tuple(problems),
     )
+
+
+FGVC_AIRCRAFT = Benchmark(
+    name="fgvc-aircraft",
+    title="FGVC-Aircraft",
+    kind="cross-domain",
+    classes=100,
+    images=3_333,
+    tuning_images=3_333,
+    read=read_aircraft,
+    own_template="a photo of a {}, a type of aircraft.",
+    folders=("fgvc_aircraft", "fgvc-aircraft-2013b/data"),
+    source=("fgvc-aircraft-2013b.tar.gz from www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft; its folder data is renamed",),
+    layout=("fgvc_aircraft/images/0034309.jpg", "fgvc_aircraft/variants.txt", "fgvc_aircraft/images_variant_test.txt"),
+    licence="non-commercial research",
+    zero_shot=23.67,
+    downloads=(("FGVCAircraft", (("split", "test"),)),),
+    official=Official("FGVCAircraft", (("split", "test"), ("annotation_level", "variant")), 3_333),
+)

@@ -1,54 +1,54 @@
-"""How the visual encoders of open_clip are cut into prefix, blocks and head, one class per kind of encoder.
+"""What backbones are made of: visual encoders split into stem, blocks and head, blocks that take tokens alone, own embeddings.
 
-Each cut runs the library's own modules in the library's own order; only the loop over the blocks is ours, and what
-nobody reads is left out (`ClassTokenBlock`).
+Each encoder of open_clip is split by a class of its own. It runs the library's own modules in the library's own order. Only
+the loop over the blocks is ours, and what nobody reads is left out (`ClassTokenBlock`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.fastvit import FastVit
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from grpo_tta.backbones.bound_block import BoundBlock
-from grpo_tta.backbones.class_token_block import ClassTokenBlock, reads_class_token
 
-
-class Cut(Protocol):
+class Split(Protocol):
     """See `grpo_tta.backbones.base.Backbone`."""
 
     blocks: list[nn.Module]
     head_modules: dict[str, nn.Module]
 
-    def prefix(self, pixels: Tensor) -> Tensor: ...
+    def stem(self, pixels: Tensor) -> Tensor: ...
 
     def head(self, tokens: Tensor) -> Tensor: ...
 
 
-def cut(visual: nn.Module) -> Cut | None:
-    """The cut of a visual encoder, None where it is of a kind that is not known."""
+def split(visual: nn.Module) -> Split | None:
+    """A visual encoder as stem, blocks and head; None where it is of a kind that is not known."""
     if isinstance(visual, VisionTransformer):
-        return _PlainCut(visual)
+        return _PlainVit(visual)
     if isinstance(visual, ModifiedResNet):
-        return _ResNetCut(visual)
+        return _ResNet(visual)
     trunk = visual.trunk if isinstance(visual, TimmModel) else None
-    # A subclass with a forward of its own would be cut wrongly and still run.
+    # A subclass with a forward of its own would be split wrongly and still run.
     if isinstance(trunk, TimmVisionTransformer) and type(trunk).forward_features is TimmVisionTransformer.forward_features:
-        return _TimmVitCut(visual)
+        return _TimmVit(visual)
     if type(trunk) is Eva:
-        return _EvaCut(visual)
+        return _TimmEva(visual)
     if type(trunk) is FastVit:
-        return _FastVitCut(visual)
+        return _TimmFastVit(visual)
     if type(trunk) is ConvNeXt:
-        return _ConvNextCut(visual)
+        return _TimmConvNext(visual)
     return None
 
 
@@ -57,7 +57,7 @@ def _present(**modules: nn.Module | None) -> dict[str, nn.Module]:
 
 
 @final
-class _PlainCut:
+class _PlainVit:
     """open_clip's own VisionTransformer (OpenAI, LAION, DataComp, DFN, MetaCLIP, nano-clip)."""
 
     def __init__(self, visual: Any) -> None:
@@ -69,7 +69,7 @@ class _PlainCut:
         pool = visual.attn_pool
         self.head_modules = _present(ln_post=visual.ln_post, **({} if pool is None else {"attn_pool.ln_k": pool.ln_k}))
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         return self._visual._embeds(pixels)
 
     def head(self, tokens: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class _PlainCut:
 
 
 @final
-class _ResNetCut:
+class _ResNet:
     """CLIP's ResNets: the bottlenecks are the blocks; their maps shrink from stage to stage. Its norms are BatchNorms."""
 
     def __init__(self, visual: Any) -> None:
@@ -87,7 +87,7 @@ class _ResNetCut:
         self.blocks: list[nn.Module] = [block for stage in stages for block in stage]
         self.head_modules = _present(attnpool=visual.attnpool)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         return self._visual.stem(pixels)
 
     def head(self, tokens: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _ResNetCut:
 
 
 @final
-class _TimmVitCut:
+class _TimmVit:
     """timm's VisionTransformer (SigLIP, SigLIP 2, MobileCLIP-B with its convolutional stem, ViTamin)."""
 
     def __init__(self, visual: Any) -> None:
@@ -103,7 +103,7 @@ class _TimmVitCut:
         self.blocks: list[nn.Module] = list(trunk.blocks)
         self.head_modules = _present(norm=trunk.norm, attn_pool=trunk.attn_pool, fc_norm=trunk.fc_norm)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         trunk = self._visual.trunk
         return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
 
@@ -113,7 +113,7 @@ class _TimmVitCut:
 
 
 @final
-class _EvaCut:
+class _TimmEva:
     """timm's Eva (EVA-01, EVA-02, Perception Encoder). Rotary positions depend on the grid alone, so they are fixed here."""
 
     def __init__(self, visual: Any) -> None:
@@ -128,7 +128,7 @@ class _EvaCut:
         ]
         self.head_modules = _present(norm=trunk.norm, attn_pool=trunk.attn_pool, fc_norm=trunk.fc_norm)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         trunk = self._visual.trunk
         return trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(pixels))[0])
 
@@ -138,7 +138,7 @@ class _EvaCut:
 
 
 @final
-class _FastVitCut:
+class _TimmFastVit:
     """timm's FastViT (MobileCLIP S0 to S4): downsampling, positions and mixers of all stages are the blocks."""
 
     def __init__(self, visual: Any) -> None:
@@ -147,7 +147,7 @@ class _FastVitCut:
         self.blocks: list[nn.Module] = [unit for unit in units if not isinstance(unit, nn.Identity)]
         self.head_modules = _present(final_conv=trunk.final_conv, head=trunk.head)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         return self._visual.trunk.stem(pixels)
 
     def head(self, tokens: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class _FastVitCut:
 
 
 @final
-class _ConvNextCut:
+class _TimmConvNext:
     """timm's ConvNeXt (LAION's convolutional CLIPs): downsampling and blocks of all stages are the blocks."""
 
     def __init__(self, visual: Any) -> None:
@@ -165,9 +165,82 @@ class _ConvNextCut:
         self.blocks: list[nn.Module] = [unit for unit in units if not isinstance(unit, nn.Identity)]
         self.head_modules = _present(norm_pre=trunk.norm_pre, head=trunk.head)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         return self._visual.trunk.stem(pixels)
 
     def head(self, tokens: Tensor) -> Tensor:
         trunk = self._visual.trunk
         return self._visual.head(trunk.forward_head(trunk.norm_pre(tokens)))
+
+
+@final
+class ClassTokenBlock(nn.Module):
+    """open_clip's block for the class token only: `[N, T, W]` -> `[N, 1, W]`.
+
+    The class token attends to all tokens, but only its own query, output projection and MLP are computed, which leaves
+    the keys and values as the only work on the other tokens: about a sixth of the block. Same modules, same order, same
+    parameter names as the block that it stands for.
+    """
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__()
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        object.__setattr__(self, "_block", block)  # not as a child: that would name every parameter twice
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        block: Any = self._block
+        # torch's attention turns the token axis to the front; a product of a tensor that is only turned, not laid out anew,
+        # takes nine times as long in bfloat16.
+        normed = block.ln_1(tokens).transpose(0, 1).contiguous().transpose(0, 1)
+        x = tokens[:, :1] + block.ls_1(block.attention(q_x=normed[:, :1], k_x=normed, v_x=normed))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def reads_class_token(visual: Any) -> bool:
+    """Whether the head of open_clip's VisionTransformer reads the class token alone, after a block of the plain kind."""
+    last = visual.transformer.resblocks[-1]
+    return (
+        type(last) is ResidualAttentionBlock
+        and not hasattr(last, "ln_1_kv")
+        and last.attn.batch_first
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+    )
+
+
+@final
+class BoundBlock(nn.Module):
+    """Calls `block(tokens, **fixed)`, so that a backbone's blocks can be run one after the other with tokens alone."""
+
+    def __init__(self, block: nn.Module, **fixed: Any) -> None:
+        """
+        Args:
+            fixed: keyword arguments of every call, the same for all images.
+        """
+        super().__init__()
+        self.block = block
+        self._fixed = fixed
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.block(tokens, **self._fixed)
+
+
+@final
+class EmbeddedTokens(TorchFunctionMode):
+    """Inside, looking tokens up in `table` returns `embeddings` `[N, L, W]`, whatever the tokens are.
+
+    Local to the thread and to the `with` block, as `grpo_tta.engine.parameters.PerImage`.
+    """
+
+    def __init__(self, table: Tensor, embeddings: Tensor) -> None:
+        super().__init__()
+        self._table, self._embeddings = table, embeddings
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # torch hands either name over, depending on whether the functional form checks for overrides itself.
+        if func in (torch.embedding, F.embedding) and any(arg is self._table for arg in args):
+            return self._embeddings.to(self._table.dtype)
+        return func(*args, **(kwargs or {}))
