@@ -117,14 +117,14 @@ def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, mo
     counts = RULE.views_read(whole.log_probs[:, :V])
     assert len(set(counts.tolist())) > 1, "the images must differ for this test to mean something"
     passed = 0
-    stem = policy.backbone.prefix
+    stem = policy.backbone.stem
 
     def counting(pixels: Tensor) -> Tensor:
         nonlocal passed
         passed += len(pixels)
         return stem(pixels)
 
-    monkeypatch.setattr(policy.backbone, "prefix", counting)
+    monkeypatch.setattr(policy.backbone, "stem", counting)
     batch = encode_images(policy, images(), NAMES, IN_ROUNDS.views, 0, cached_blocks=[block], early_exit=RULE)
     encoded = batch.encoded
     assert passed == int(counts.sum()) + P * len(NAMES)

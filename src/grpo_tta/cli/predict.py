@@ -110,7 +110,7 @@ def _class_names(options: PredictOptions) -> list[str]:
         raise UserError("Name the classes by --labels or by --labels-file, and by one of them alone.")
     if options.labels_file is None:
         return split_list(options.labels)
-    from grpo_tta.data.custom import class_names, read_labels
+    from grpo_tta.data.labels import class_names, read_labels
 
     return list(class_names(read_labels(options.labels_file)))
 
@@ -138,7 +138,7 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
-    from grpo_tta.images.read import find_images
+    from grpo_tta.images.folders import find_images
 
     if options.out:
         raise UserError("--out belongs to --engine ray; write the output of --json or --csv to a file instead: --csv > FILE.")
@@ -153,7 +153,8 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         download=options.download,
         dtype=check_dtype(options.dtype),
     )
-    answers = _classify(classifier, find_images([Path(path) for path in options.paths]), options.batch)
+    found = find_images([Path(path) for path in options.paths], note=lambda text: typer.echo(as_text(text), err=True))
+    answers = _classify(classifier, found, options.batch)
     if options.as_json:
         _print_json(answers, options.model, classifier.labels)
     elif options.as_csv:

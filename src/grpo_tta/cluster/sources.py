@@ -15,7 +15,7 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.bench.runner import task_policy
 from grpo_tta.cluster.manifest import Images, Manifest, open_manifest
-from grpo_tta.data.custom import class_names, own_names, read_labels
+from grpo_tta.data.labels import class_names, own_names, read_labels
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError

@@ -39,7 +39,7 @@ def encode_views(
     features: list[Tensor] = []
     kept: dict[int, list[Tensor]] = {index: [] for index in cached_blocks}
     for part in torch.cat([views, content_free], dim=1).flatten(0, 1).split(chunk):
-        tokens = backbone.prefix(part)
+        tokens = backbone.stem(part)
         for index, block in enumerate(backbone.blocks):
             if index in kept:
                 kept[index].append(tokens)
