@@ -10,11 +10,11 @@ import pytest
 from tests.docs.sentences import LONGEST_90TH, ROOT, pages, percentile_90, sentences, words
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-CARDS = [
-    *sorted((ROOT / "src" / "grpo_tta" / "models").glob("*/README.md")),
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "perf" / "README.md",
-]
+CARDS = sorted((ROOT / "src" / "grpo_tta" / "models").glob("*/README.md"))
+BESIDE = [*CARDS, ROOT / "CONTRIBUTING.md", ROOT / "perf" / "README.md"]
+CODE = [*EXAMPLES, *sorted((ROOT / "docs").glob("*.ipynb")), ROOT / "docs" / "make_figures.py"]
+RATED = r"(?:\d|points|passes|images|photographs|milliseconds|seconds?|ms|GB|MB|settings?)"
+RATES = r"(?:image|task|view|second|chunk|class|batch|step|method)"
 RETIRED = {
     "told": r"\b(?:un)?told\b|\btells?\b",
     "at a loss": r"\bat a loss\b",
