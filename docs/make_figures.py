@@ -13,7 +13,7 @@ from PIL import Image
 
 from grpo_tta import GRPOTTA
 from grpo_tta.data import nano
-from grpo_tta.engine.batches import make_batch
+from grpo_tta.engine.encode import encode_images
 from grpo_tta.images.read import image_key
 from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER
 
@@ -46,12 +46,12 @@ def bars(ax: Axes, names: list[str], values: list[float], colour: str | list[str
 
 
 def method_figure(path: Path) -> None:
-    """Views and content-free views above; group, rewards, advantages, answer below."""
+    """Views and content-free views above; ensemble prediction, rewards, advantages, prediction below."""
     spec = nano.TASKS[TASK]
     image = Image.fromarray(nano.item(TASK, "tuning", NUMBER).image)
     classifier = GRPOTTA("nano-clip", spec.classes, templates=spec.template)
     backbone, explanation = classifier.backbone, classifier.explain(image)
-    views, content_free = make_batch(backbone, [image], [image_key(image)], classifier.settings.views, classifier.seed)
+    batch = encode_images(classifier.policy, [image], [image_key(image)], classifier.settings.views, classifier.seed)
 
     def show(ax: Axes, pixels: torch.Tensor | np.ndarray, title: str) -> None:
         if isinstance(pixels, torch.Tensor):
@@ -65,24 +65,24 @@ def method_figure(path: Path) -> None:
     row = above.subplots(1, SHOWN + 4)
     show(row[0], np.asarray(image), "image")
     for number in range(SHOWN):
-        show(row[1 + number], views[0, number], "1 views, 2 π₀" if number == 0 else "")
+        show(row[1 + number], batch.views[0, number], "1 views, 2 π₀" if number == 0 else "")
     for number in range(3):
-        show(row[1 + SHOWN + number], content_free[0, number], "content-free views" if number == 0 else "")
+        show(row[1 + SHOWN + number], batch.content_free[0, number], "content-free views" if number == 0 else "")
 
     group = [candidate.label for candidate in explanation.views[0].candidates]
     before, after = explanation.prediction.probabilities_before, explanation.prediction.probabilities
     advantages = [float(np.mean([view.candidates[k].advantage for view in explanation.views])) for k in range(len(group))]
-    mean = [
+    ensemble = [
         100 * float(np.mean([view.candidates[k].probabilities[0] for view in explanation.views])) for k in range(len(group))
     ]
     rewards = [candidate.reward for candidate in explanation.views[0].candidates]
     signs = ["#0f766e" if advantage >= 0 else "#be123c" for advantage in advantages]
     panels = below.subplots(1, 5)
-    bars(panels[0], group, mean, OTHER, "3 group: the views' mean, %")
+    bars(panels[0], group, ensemble, OTHER, "3 group: mean of the views, %")
     bars(panels[1], group, rewards, OTHER, "4 rewards, nats", 1)
     bars(panels[2], group, advantages, signs, "5 advantages", 2)
     bars(panels[3], group, [100 * before[label] for label in group], BEFORE, "zero-shot, %")
-    bars(panels[4], group, [100 * after[label] for label in group], AFTER, "6 step, 7 answer, %")
+    bars(panels[4], group, [100 * after[label] for label in group], AFTER, "6 step, 7 predict, %")
     figure.savefig(path)
 
 

@@ -2,15 +2,15 @@
 
     python perf/fewer_views.py --limit 100 --json build/fewer.json   # tuning split of the nano suite, minutes on 2 cores
 
-No policy step is taken: the reading is the default's confidence-weighted mean. The unit of cost is one forward pass of a
-view at full size; a pass over part of the tokens or of the blocks counts as that part, and view 0 always counts.
+No policy step is taken: the prediction is the default's confidence-weighted mean. The unit of cost is one forward pass of one
+view at full size. A pass over part of the tokens or of the blocks counts as that part, and view 0 always counts.
 
 - `first`: the first V of the same views.
 - `gate`: all views only where the entropy of view 0 is above the threshold, view 0 alone elsewhere.
-- `rounds`: what the library does (`stop`): views in rounds until the lead of the best class is above a share of what is left,
-  where what is left weighs what was read weighs on average; eight at most where the model is at a loss about an image.
-- `sequential`: views one after another until no view that is left could change the best class (share 1), or until the lead
-  of the best class is above that share of what is left.
+- `rounds`: what the library does (`Rounds`). Views come in rounds until the lead of the best class is above a share of what is
+  left. A view that is left weighs what an encoded view weighs on average. An uncertain image gets no more views after seven.
+- `sequential`: views one after another until no view that is left could change the best class (share 1). With a smaller share
+  it stops when the lead of the best class is above that share of what is left.
 - `smaller`: crops at fewer pixels, with interpolated positions.
 - `tokens`: a crop is a rectangle of view 0's own tokens, positions kept: no pixels are resampled.
 - `early`: all views through the first blocks, and only those of lowest entropy there through the rest.
@@ -52,14 +52,14 @@ CHUNK = 20
 @final
 @dataclass(frozen=True)
 class Answers:
-    """Of one option on some images: the predicted classes `[N]`, and passes of a full view an image `[N]`."""
+    """Of one option on some images: the predicted classes `[N]`, and passes of a full view per image `[N]`."""
 
     classes: Tensor
     cost: Tensor
 
 
 def vote(log_probs: Tensor, read: Tensor | None = None) -> Tensor:
-    """The default's reading: `[B, V, C]`, and of which views if not all, `[B, V]` -> `[B]` classes."""
+    """The default's ensemble prediction: `[B, V, C]`, and of which views if not all, `[B, V]` -> `[B]` classes."""
     return weighted_log_mean(log_probs, view_weights(log_probs, DEFAULT.view_sharpness, read)).argmax(-1)
 
 
@@ -72,13 +72,13 @@ def first(log_probs: Tensor, count: int) -> Answers:
 
 
 def gate(log_probs: Tensor, threshold: float) -> Answers:
-    sure = entropy(log_probs[:, 0]) < threshold
-    classes = torch.where(sure, log_probs[:, 0].argmax(-1), vote(log_probs))
-    return Answers(classes, torch.where(sure, 1.0, float(log_probs.shape[1])))
+    certain = entropy(log_probs[:, 0]) < threshold
+    classes = torch.where(certain, log_probs[:, 0].argmax(-1), vote(log_probs))
+    return Answers(classes, torch.where(certain, 1.0, float(log_probs.shape[1])))
 
 
-def rounds(log_probs: Tensor, share: float, doubt: float) -> Answers:
-    read = read_mask(log_probs, Stop(share, doubt, DEFAULT.view_sharpness))
+def rounds(log_probs: Tensor, share: float, min_confidence: float) -> Answers:
+    read = read_mask(log_probs, Stop(share, min_confidence, DEFAULT.view_sharpness))
     return Answers(vote(log_probs, read), read.sum(1).float())
 
 
@@ -177,7 +177,7 @@ def options(encoder: Encoder, seed: int) -> dict[str, Callable[[Tensor, Tensor, 
     for t in (0.1, 0.2, 0.4, 0.7, 1.0, 1.5):
         every[f"gate {t}"] = lambda p, v, i, t=t: gate(p, t)
     for s, d in ((0.3, 0.2), (0.16, 0.2), (0.12, 0.2), (0.08, 0.2), (0.08, 0.0), (0.04, 0.2)):
-        every[f"rounds {s}, doubt {d}"] = lambda p, v, i, s=s, d=d: rounds(p, s, d)
+        every[f"rounds {s}, min_confidence {d}"] = lambda p, v, i, s=s, d=d: rounds(p, s, d)
     for s in (1.0, 0.25, 0.06, 0.03):
         every[f"sequential {s}"] = lambda p, v, i, s=s: sequential(p, s)
     for g in (5, 4, 3):
@@ -230,8 +230,10 @@ def measure(split: str, limit: int, seed: int) -> dict[str, Any]:
 def table(
     correct: dict[str, list[np.ndarray]], cost: dict[str, list[float]], flips: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
-    """One row an option: passes, accuracy, the difference to all views in points with a paired 95 % interval, and the share of
-    images that it answers in another way than all views do."""
+    """One row per option: passes, accuracy, and the difference to all views in points with a paired 95 % interval.
+
+    `flips` is the share of images that it answers in another way than all views do.
+    """
     whole = correct[f"first {V}"]
     rows = []
     for name, found in correct.items():
@@ -247,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--split", choices=("tuning", "reporting"), default="tuning")
-    parser.add_argument("--limit", type=int, default=100, help="images a task")
+    parser.add_argument("--limit", type=int, default=100, help="images per task")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     result = measure(given.split, given.limit, given.seed)

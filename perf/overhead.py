@@ -3,26 +3,28 @@
     python perf/overhead.py --model ViT-B-16 --views 64 --json overhead.json   # about 10 minutes on 2 quiet cores
     python perf/overhead.py --model nano-clip --views 64 --json overhead.json --throughput --memory
 
-The model is an architecture of open_clip in its true size with random weights (nano-clip: its own), the classes are random
-unit vectors and the images low-pass noise, so nothing has to be downloaded: these change no count of operations. One
-image at a time. Every round measures everything once, in one process, after a round that is thrown away; odd rounds go
-through the measurements backwards, and what is short is repeated within its turn. A ratio is the median over the rounds of
-the ratio within a round, of wall clock:
+The model is an architecture of open_clip in its true size with random weights (nano-clip: its own). The classes are random
+unit vectors, and the images low-pass noise. So nothing has to be downloaded, and no count of operations changes. Images are
+adapted one at a time. Every round measures everything once, in one process, after a warm-up round. Odd rounds go through the
+measurements backwards, and what is short is repeated within its turn. A ratio is the median over the rounds of the ratio
+within a round, of wall clock:
 
-- episode_over_views: an episode on V views (the best 6, one step on the norms of the last four blocks, view 0, no copies)
-  over the frozen forward pass of these views.
-- accurate_over_views: an episode with the default settings over the forward pass of its views and copies.
-- naive_over_accurate, naive_over_fast: `naive`, below, over an episode of the two presets; all with the making of the views,
-  from a decoded image. `fast` reads as many views as the image needs; of random weights, which are at a loss about all
-  classes, seven.
-- trunk_over_matmul: operations a second in the forward pass of the V views over those in a product of large matrices.
+- episode_over_views: an episode on V views over the frozen forward pass of these views. It takes the best 6 views and one step
+  on the norms of the last four blocks, predicts on view 0, and has no content-free views.
+- accurate_over_views: an episode with the default settings over the forward pass of its views and content-free views.
+- naive_over_accurate, naive_over_fast: `naive`, below, over an episode of `default` and of `fast`. All start from a decoded
+  image and make their views. `fast` encodes as many views as the image needs. A model of random weights is uncertain about
+  all images, so these are seven.
+- trunk_over_matmul: operations per second in the forward pass of the V views over those in a product of large matrices.
 
 Beside them `rlcf_over_views`: the settings of `naive` on the library's own code (`rlcf-full` of the tables) over the forward
 pass of the same V views.
 
-With `--dtype bfloat16` the frozen model is in bfloat16 (the tuned parameters stay float32), and so is the matrix product;
-`naive` stays float32. `flips` then counts how often the best class is another one than in float32. With random weights most
-views and classes are nearly tied, so that this is an upper bound more than an estimate for a trained model.
+With `--dtype bfloat16` the frozen model is in bfloat16, and so is the matrix product. The tuned parameters and `naive` stay
+float32. `flips` then counts how often the best class is another one than in float32. With random weights most views and
+classes are nearly tied, so this is an upper bound more than an estimate for a trained model.
+
+`accurate` in these names is the default: they keep the name, so that old and new results can be compared.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ from grpo_tta.method.rewards import RewardWeights
 from grpo_tta.method.settings import DEFAULT, FAST, GRPOSettings
 
 CLASSES = 200
-PICTURE = (500, 375)
+IMAGE_SIZE = (500, 375)
 SEED = 0
 SELECTED = 6
 BLOCKS = 4
@@ -112,8 +114,8 @@ def make_policy(model: str, dtype: torch.dtype, classes: int = CLASSES) -> Polic
 def draw_image(number: int) -> Image.Image:
     """Low-pass noise of a photograph's size: coarse noise, blown up, with a little fine noise on top."""
     rng = np.random.default_rng([SEED, number])
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(PICTURE, Image.Resampling.BICUBIC)
-    fine = rng.normal(0, 8, (PICTURE[1], PICTURE[0], 3))
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(IMAGE_SIZE, Image.Resampling.BICUBIC)
+    fine = rng.normal(0, 8, (IMAGE_SIZE[1], IMAGE_SIZE[0], 3))
     return Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8))
 
 
@@ -155,7 +157,7 @@ def naive(visual: nn.Module, scale: float, text: Tensor, make: Callable[[Image.I
 
 
 def episode_settings(V: int, blocks: int) -> GRPOSettings:
-    """Of `episode_over_views`: V views, the best 6, one step on the norms of the last four blocks, view 0, no copies."""
+    """Of `episode_over_views`, as the top of this file explains it."""
     return GRPOSettings(
         views=ViewSettings(views=V, content_free=0),
         selected=min(SELECTED, V),
@@ -201,7 +203,7 @@ def measure_short(call: Callable[[], object]) -> float:
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """Operations a second in the best of several products of two large matrices."""
+    """Operations per second in the best of several products of two large matrices."""
     a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
     return 2 * MATRIX**3 / min(measure(lambda: a @ b) for _ in range(PRODUCTS))
 
@@ -337,7 +339,7 @@ def flips(bench: Bench, model: str, rounds: int) -> Numbers:
 
 
 def throughput(policy: Policy, counts: Sequence[int], settings: GRPOSettings) -> Numbers:
-    """Images a second, views included, against how many are in flight; each count warmed up once."""
+    """Images per second, views included, against how many are in flight; each count warmed up once."""
     found = {}
     for count in counts:
         images = [draw_image(number) for number in range(count)]
@@ -435,8 +437,8 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         found = one_round(bench, max(0, number), per_view)
         if number >= 0:
             rounds.append(found)
-        told = " ".join(f"{name} {value:.3f}" for name, value in found["ratios"].items())
-        print(f"round {number + 1}" if number >= 0 else "warm-up", told, file=sys.stderr, flush=True)
+        line = " ".join(f"{name} {value:.3f}" for name, value in found["ratios"].items())
+        print(f"round {number + 1}" if number >= 0 else "warm-up", line, file=sys.stderr, flush=True)
     counts = (1, 4, 16, 64) if arguments.model in SHIPPED else (1, 4, 16)
     per_second = throughput(bench.policy, counts, DEFAULT) if arguments.throughput else {}
     extra = {"flips": flips(bench, arguments.model, arguments.rounds)} if arguments.dtype != "float32" else {}
@@ -456,7 +458,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
             "dtype": arguments.dtype,
             "rounds": arguments.rounds,
             "classes": CLASSES,
-            "image": PICTURE,
+            "image": IMAGE_SIZE,
             "seed": SEED,
             "gflop_per_view": per_view / 1e9,
             "episode": asdict(bench.episode),
@@ -475,7 +477,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument("--json", type=Path, help="where the document goes; printed where not given")
-    parser.add_argument("--throughput", action="store_true", help="also images a second against images in flight")
+    parser.add_argument("--throughput", action="store_true", help="also images per second against images in flight")
     parser.add_argument("--memory", action="store_true", help="also peak memory against views, K, classes and images (Linux)")
     parser.add_argument("--peaks-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

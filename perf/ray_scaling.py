@@ -1,10 +1,10 @@
-"""What Ray costs: actors against plain processes, the phases of an image, and the driver's memory.
+"""What Ray costs: actors against plain processes, the phases of one image, and the driver's memory.
 
     python perf/ray_scaling.py throughput --out build/ray   # about 5 minutes on 2 quiet cores
     python perf/ray_scaling.py phases                       # about 1 minute
     python perf/ray_scaling.py memory --rows 1000 --out build/ray-memory   # then 10000 and 100000, a process each
 
-Every process runs one thread. Each command prints one JSON document; docs/scaling.md says what is made of them.
+Every process runs one thread. Each command prints one JSON document; docs/scaling.md explains what is made of them.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def noted(method: Method, log: Path) -> Method:
 
 
 def rate(log: Path, finished: float) -> tuple[float, float]:
-    """Images a second from when every process has its first batch behind it until the last row is on disk; and
-    processor milliseconds an image of the processes that adapt, which other jobs of the machine do not lengthen much."""
+    """Images per second, from when every process has its first batch behind it until the last row is on disk. Also processor
+    milliseconds per image of the processes that adapt, which other jobs of the machine do not lengthen much."""
     lines = [line.split() for line in log.read_text().splitlines()]
     by_process: dict[str, list[tuple[float, int, float]]] = {}
     for pid, ended, images, used in lines:
@@ -151,7 +151,7 @@ def decode(encoded: list[bytes]) -> list[Image.Image]:
 
 
 def phases(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Processor milliseconds an image in each phase of a chunk (one thread), and bytes an image in and out."""
+    """Processor milliseconds per image in each phase of a chunk (one thread), and bytes per image in and out."""
     torch.set_num_threads(1)
     (task,) = nano_tasks(["fog"], "reporting", arguments.limit)
     encoded = []

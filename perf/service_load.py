@@ -1,9 +1,9 @@
 """Load test of the service: N clients for a while against `grpo-tta serve` on loopback, every answer compared.
 
-Prints one JSON document: requests, wrong answers, errors, images a second offline (in batches, before and after) and
-served, their ratio, processor time an image on both sides (which other work on the machine disturbs less), and the server's
-memory over time. Exit status 1 where an answer was wrong, a request failed, the ratio is under 0.8, or memory grew by more
-than a tenth from the first quarter to the last.
+Prints one JSON document: requests, wrong answers, errors, images per second offline (in batches, before and after) and served,
+and their ratio. Also processor time per image on both sides, which other work on the machine disturbs less, and the server's
+memory over time. The exit status is 1 where an answer was wrong or a request failed. So it is where the ratio is under 0.8, or
+memory grew by more than a tenth from the first quarter to the last.
 
     python perf/service_load.py --clients 64 --seconds 60
 """
@@ -33,7 +33,7 @@ TOLERANCE = 1e-5  # probabilities; another batch size rounds differently
 
 
 def offline_rate(classifier: GRPOTTA, files: list[bytes], seconds: float) -> tuple[float, float]:
-    """Images a second of `predict`, decoding included, at the same batch size; and processor milliseconds an image."""
+    """Images per second of `predict`, decoding included, at the same batch size; and processor milliseconds per image."""
     began, worked, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
         classifier.predict([Image.open(io.BytesIO(content)) for content in files])
@@ -128,7 +128,7 @@ def main() -> int:
         for name in ("sum", "count")
     )
     offline = (before + after) / 2
-    told = {
+    report = {
         "clients": arguments.clients,
         "seconds": arguments.seconds,
         **counts,
@@ -141,7 +141,7 @@ def main() -> int:
         "load_average": [round(x, 1) for x in os.getloadavg()],
         "exit_status_of_server": server.returncode,
     }
-    print(json.dumps(told, indent=2))
+    print(json.dumps(report, indent=2))
     quarter = max(1, len(memory) // 4)
     flat = median(memory[-quarter:]) < 1.1 * median(memory[:quarter])
     good = counts["right"] > 0 and not counts["wrong"] and not counts["errors"] and served >= 0.8 * offline and flat

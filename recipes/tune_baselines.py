@@ -1,9 +1,9 @@
-"""Tunes the baselines on the tuning split of the nano suite: a grid each, with the default's own number of views.
+"""Tunes the baselines on the tuning split of the nano suite: one grid per method, with the default's own number of views.
 
     python recipes/tune_baselines.py --out tuned.json [--methods tpt,ttl] [--images 12] [--stream-images 96]
 
-Prints the mean accuracy over the shifted tasks for every setting, the first that of the official code (at the default's
-number of views), and writes the same as JSON after every task; the same command goes on where it was stopped.
+Prints the mean accuracy over the shifted tasks for every setting. The first setting of a grid is that of the official code, at
+the default's number of views. The same is written as JSON after every task, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def summarise(found: dict[str, dict[str, list[float]]], chosen: dict[str, list[M
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="all")
-    parser.add_argument("--images", type=int, default=12, help="a task, for episodic methods")
-    parser.add_argument("--stream-images", type=int, default=96, help="a task, for methods that carry state")
+    parser.add_argument("--images", type=int, default=12, help="images per task, for episodic methods")
+    parser.add_argument("--stream-images", type=int, default=96, help="images per task, for methods that carry state")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     every = grids()

@@ -2,7 +2,7 @@
 
 Python blocks share one namespace a page. Shell commands that begin with `grpo-tta` are run (with small limits, in this
 process; `serve` and `app` beside it), and so is `curl`; `python -m pip install` is what `test_packaging` and .ci/run do.
-Anything else must say in the line above its block why it is not run here: *Not run by the tests: REASON.*
+Anything else must say in a comment above its block why it is not run here: `<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXEMPT = re.compile(r"^\*Not run by the tests: (.{10,})\*$")
+COMMENT = re.compile(r"<!--\s*(.*?)\s*-->", re.DOTALL)
+COMMENTS_ABOVE = re.compile(r"(?:<!--(?:(?!-->).)*-->\s*)+\Z", re.DOTALL)
+EXEMPT = re.compile(r"not run: (.{10,})", re.DOTALL)
 NO_CODE = {"text", "json"}
 SERVED = "127.0.0.1:8000"
 
@@ -48,13 +50,13 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """The code blocks of a page; `exempt` is the reason why one is not run."""
+    """The code blocks of a page; `exempt` is the reason why one is not run, from the comments right above it."""
     found = []
     for match in FENCE.finditer(text):
-        above = [line for line in text[: match.start()].splitlines() if line.strip() and not line.startswith("<!--")]
-        reason = EXEMPT.match(above[-1]) if above else None
+        above = COMMENTS_ABOVE.search(text, 0, match.start())
+        reasons = [reason[1] for comment in COMMENT.findall(above[0]) if (reason := EXEMPT.fullmatch(comment))] if above else []
         line = text[: match.start()].count("\n") + 2
-        found.append(Block(line, match[1], match[2], reason[1] if reason else None))
+        found.append(Block(line, match[1], match[2], reasons[0] if reasons else None))
     return found
 
 
@@ -101,7 +103,7 @@ class Shell:
             done = subprocess.run(words, capture_output=True, text=True)
             assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
         elif words[0] != "grpo-tta":
-            pytest.fail(f"{where}: {words[0]} is not run here; say why above the block: *Not run by the tests: REASON*")
+            pytest.fail(f"{where}: {words[0]} is not run here; say why above the block: <!-- not run: REASON -->")
         elif words[1] in ("serve", "app"):
             self._start(words, where)
         elif tuple(words) not in self._done:
@@ -189,31 +191,88 @@ def test_there_are_pages_and_a_notebook() -> None:
     names = {page.stem for page in PAGES}
     assert names >= {
         "README",
-        "quick-start",
-        "method",
+        "add-a-data-set",
         "adapt-your-own",
-        "protocols",
+        "api",
         "cost",
-        "reproduce",
-        "add-a-baseline",
         "design",
+        "enter-your-method",
+        "method",
+        "presets",
+        "protocols",
+        "quick-start",
+        "reproduce",
     }
-    assert NOTEBOOKS
-    assert sum(len(blocks(page.read_text())) for page in PAGES) > 25
+    assert [notebook.name for notebook in NOTEBOOKS] == ["walkthrough.ipynb"]
+    run = [block for page in PAGES for block in blocks(page.read_text()) if not block.exempt and block.language not in NO_CODE]
+    assert len(run) > 40
+
+
+def test_a_page_that_is_not_run_at_all_is_one_that_cannot_be() -> None:
+    """Benchmarks and clusters are not on this machine; every other page has a block that runs, or none at all."""
+    silent = set()
+    for page in PAGES:
+        found = [block for block in blocks(page.read_text()) if block.language not in NO_CODE]
+        if found and all(block.exempt for block in found):
+            silent.add(page.stem)
+    assert silent == {"benchmarks", "evidence", "scaling", "table"}
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and MkDocs make of a page's headings."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE):
+        text = re.sub(r"[^\w\s-]", "", heading.lower().strip())
+        found.add(re.sub(r"\s+", "-", text))
+    return found
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
-        for target in re.findall(r"\]\(([^)#]+)\)", FENCE.sub("", page.read_text())):
-            if not target.startswith(("http:", "https:")):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """To a file that is there and, in a page, to a heading that is there."""
+    count = 0
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "perf" / "README.md"]:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", FENCE.sub("", page.read_text())):
+            if target.startswith(("http:", "https:")):
+                continue
+            count += 1
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"
+    assert count > 60
+
+
+def test_pages_link_inside_the_documentation_or_to_the_web() -> None:
+    """The site holds docs/ alone: a link out of it would lead nowhere there."""
+    for page in (ROOT / "docs").glob("*.md"):
+        assert "](../" not in FENCE.sub("", page.read_text()), page.name
 
 
 def test_what_is_exempt_says_why() -> None:
-    text = "x\n\n*Not run by the tests: it needs the moon.*\n\n<!-- test -->\n```bash\nfly\n```\n\n```bash\nfly\n```\n"
-    first, second = blocks(text)
-    assert (first.exempt, second.exempt) == ("it needs the moon.", None)
-    assert (first.line, second.line) == (7, 11)
+    text = (
+        "x\n\n<!-- not run: it needs the moon -->\n<!-- test -->\n```bash\nfly\n```\n\n"
+        "```bash\nfly\n```\n\n<!-- not run: why -->\n```bash\nfly\n```\n\n"
+        "<!-- not run: it needs the moon -->\nText between.\n```bash\nfly\n```\n"
+    )
+    found = blocks(text)
+    assert [block.exempt for block in found] == ["it needs the moon", None, None, None]  # too short a reason is none
+    assert (found[0].line, found[1].line) == (6, 10)
+
+
+def test_the_readme_names_one_test_command_that_ci_can_find() -> None:
+    """.ci/run takes the block after the comment `test`, by the same two marks."""
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("<!-- test -->") == 1
+    (block,) = [block for block in blocks(readme) if "pytest" in block.code]
+    assert block.exempt
+    ran = subprocess.run(
+        "sed -n '/<!-- test -->/,/^```$/p' README.md | sed -e '/<!--/d' -e '/^```/d'",
+        shell=True, capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert ran.stdout == block.code
+    assert "sed -n '/<!-- test -->/,/^```$/p' README.md | sed -e '/<!--/d' -e '/^```/d'" in (ROOT / ".ci" / "run").read_text()
+    for step in ('pip install -e ".[dev]"', "ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest -n 2"):
+        assert step in block.code
 
 
 def test_an_unknown_command_without_a_reason_fails(shell: Shell) -> None:
@@ -233,6 +292,16 @@ def test_an_unknown_command_without_a_reason_fails(shell: Shell) -> None:
 def test_commands_are_made_small(line: str, run: str) -> None:
     (words,) = commands(line)
     assert smaller(words) == run.split()
+
+
+def test_figures_are_shown_where_they_are_explained() -> None:
+    assert "](docs/demo.png)" in (ROOT / "README.md").read_text()
+    assert "](method.png)" in (ROOT / "docs" / "method.md").read_text()
+    caption = re.search(r"\*Figure: (.+?)\*", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert caption
+    for said in ("grpo-tta demo --limit 200", "version", "nano-clip", "n = 200", "seed 0"):
+        assert said in caption[1], f"the caption of demo.png does not say {said}"
+    assert "current" not in caption[1]
 
 
 def test_the_figure_can_be_drawn(tmp_path: Path) -> None:

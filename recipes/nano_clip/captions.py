@@ -1,4 +1,4 @@
-"""Captions of drawn scenes: any part of the scene may go unsaid, as in captions found beside pictures."""
+"""Captions of drawn scenes: any part of the scene may go unsaid, as in captions found beside images."""
 
 from __future__ import annotations
 

@@ -71,16 +71,16 @@ def training_scene(rng: np.random.Generator) -> scenes.Scene:
 
 
 def make_example(job: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
-    """One training picture and eight captions of it."""
+    """One training image and eight captions of it."""
     seed, index = job
     rng = np.random.default_rng([seed, index, 0x7241])
     scene = training_scene(rng)
     return scenes.draw(rng, scene), [caption(rng, scene) for _ in range(8)]
 
 
-def random_crops(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_crops(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Random resized crops (40 to 100 % of the area), normalised: uint8 [B, 3, 64, 64] -> float [B, 3, 48, 48]."""
-    B = len(pictures)
+    B = len(images)
     area = torch.empty(B).uniform_(0.4, 1.0, generator=generator)
     ratio = torch.empty(B).uniform_(-0.28, 0.28, generator=generator).exp().sqrt()
     w, h = (area.sqrt() * ratio).clamp(max=1.0), (area.sqrt() / ratio).clamp(max=1.0)
@@ -89,7 +89,7 @@ def random_crops(pictures: torch.Tensor, generator: torch.Generator) -> torch.Te
     zero = torch.zeros(B)
     theta = torch.stack([torch.stack([w, zero, cx], 1), torch.stack([zero, h, cy], 1)], 1)
     grid = F.affine_grid(theta, [B, 3, IMAGE, IMAGE], align_corners=False)
-    return F.grid_sample(pictures.float() / 127.5 - 1.0, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images.float() / 127.5 - 1.0, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def contrastive_loss(
@@ -108,7 +108,7 @@ def contrastive_loss(
 def hits(
     model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, task: str, images: list[np.ndarray], labels: list[int]
 ) -> list[bool]:
-    """Which pictures the model gets right by zero-shot classification among a task's classes."""
+    """Which images the model gets right by zero-shot classification among a task's classes."""
     spec = nano.TASKS[task]
     text = model.encode_text(tokenizer([spec.template.format(c) for c in spec.classes]), normalize=True)
     pixels = torch.stack([torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images]).float() / 127.5 - 1
@@ -126,7 +126,7 @@ def save(model: open_clip.CLIP, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--steps", type=int, default=6_400)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -137,8 +137,8 @@ def main() -> None:
     log = (args.out / "training_log.jsonl").open("w")
 
     with multiprocessing.Pool() as pool:
-        examples = pool.map(make_example, [(args.seed, i) for i in range(args.pictures)], chunksize=500)
-    pictures = torch.from_numpy(np.stack([image for image, _ in examples])).permute(0, 3, 1, 2)
+        examples = pool.map(make_example, [(args.seed, i) for i in range(args.images)], chunksize=500)
+    images = torch.from_numpy(np.stack([image for image, _ in examples])).permute(0, 3, 1, 2)
     texts = Counter(text for _, captions in examples for text in captions)
     merges = write_vocabulary(args.out / "bpe.txt.gz", texts, MERGES, "nano-clip")
     CONFIG["model_cfg"]["text_cfg"]["vocab_size"] = 512 + merges + 2  # type: ignore[index]
@@ -147,7 +147,7 @@ def main() -> None:
     tokens = tokenizer(list(unique))
     assert int((tokens[:, -1] != 0).sum()) == 0, "a caption is longer than the context"
     caption_ids = torch.tensor([[unique[text] for text in captions] for _, captions in examples])
-    print(f"{len(pictures)} pictures, {len(unique)} captions, {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{len(images)} images, {len(unique)} captions, {time.monotonic() - started:.0f} s", flush=True)
 
     torch.manual_seed(args.seed)
     model = open_clip.model.CLIP(**CONFIG["model_cfg"])  # type: ignore[arg-type]
@@ -171,11 +171,11 @@ def main() -> None:
         watched[task] = ([item.image for item in drawn], [item.label for item in drawn])
     running = 0.0
     for step in range(1, args.steps + 1):
-        rows = torch.randint(len(pictures), (args.batch,), generator=generator)
+        rows = torch.randint(len(images), (args.batch,), generator=generator)
         which = caption_ids[rows, torch.randint(8, (args.batch,), generator=generator)]
         distinct, inverse = which.unique(return_inverse=True)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image_features = model.encode_image(random_crops(pictures[rows], generator), normalize=True)
+            image_features = model.encode_image(random_crops(images[rows], generator), normalize=True)
             text_features = model.encode_text(tokens[distinct], normalize=True)[inverse]
         scale = model.logit_scale.exp()
         loss = contrastive_loss(image_features.float(), text_features.float(), which, scale)
@@ -206,7 +206,7 @@ def main() -> None:
             log.write(json.dumps(row) + "\n")
             log.flush()
     save(average.eval(), args.out)
-    print(f"done in {time.monotonic() - started:.0f} s; templates seen: {len(TEMPLATES)}")
+    print(f"done in {time.monotonic() - started:.0f} s; templates: {len(TEMPLATES)}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_sequential_with_all_that_is_left_never_differs_from_the_whole_vote(fewe
     assert found.cost.max() <= 24
 
 
-def test_gate_asks_the_views_only_where_the_first_is_unsure(fewer: ModuleType) -> None:
+def test_gate_uses_the_views_only_where_the_first_is_uncertain(fewer: ModuleType) -> None:
     sure, unsure = torch.tensor([0.99, 0.01]).log(), torch.tensor([0.6, 0.4]).log()
     against = torch.tensor([0.01, 0.99]).log()
     log_probs = torch.stack([torch.stack([sure, against, against]), torch.stack([unsure, against, against])])
@@ -76,7 +76,7 @@ def test_it_measures_every_option(fewer: ModuleType, tmp_path: Path, capsys: pyt
     by_name = {row["option"]: row for row in found["options"]}
     assert by_name["first 24"]["to_all_views"] == (0.0, 0.0, 0.0)
     assert by_name["first 24"]["flips"] == by_name["sequential 1.0"]["flips"] == 0
-    assert by_name["rounds 0.08, doubt 0.2"]["passes"] < by_name["rounds 0.3, doubt 0.2"]["passes"]
+    assert by_name["rounds 0.08, min_confidence 0.2"]["passes"] < by_name["rounds 0.3, min_confidence 0.2"]["passes"]
     assert by_name["smaller 8 x 24 px"]["passes"] == pytest.approx(1 + 7 * 10 / 37)
     assert by_name["early 6 of 24 after 1"]["passes"] == pytest.approx(24 / 6 + 6 * 5 / 6)
     assert all(row["passes"] <= 24 for row in found["options"])

@@ -19,7 +19,7 @@ RATIOS = {"episode_over_views", "accurate_over_views", "naive_over_accurate", "n
 def overhead(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_script("perf/overhead.py", monkeypatch)
     monkeypatch.setattr(module, "MATRIX", 64)
-    monkeypatch.setattr(module, "PICTURE", (100, 75))
+    monkeypatch.setattr(module, "IMAGE_SIZE", (100, 75))
     monkeypatch.setattr(module, "REPEAT_FOR", 0.0)
     return module
 
