@@ -71,7 +71,7 @@ def _prompt_features(policy: Policy, classes: Tensor, known: dict[str, Tensor]) 
 
 
 def clipartt_step(policy: Policy, batch: ImageBatch, settings: CLIPArTTSettings) -> Adaptation:
-    """Adapts to N images together and predicts them; steps + 1 forward and steps backward passes an image, and at most
+    """Adapts to N images together and predicts them; steps + 1 forward and steps backward passes per image, and at most
     `steps` text passes (an image's prompt is encoded again only if its classes change).
 
     Raises:

@@ -91,7 +91,7 @@ def _on_template(
 
 
 def watt_step(policy: Policy, batch: ImageBatch, settings: WATTSettings) -> Adaptation:
-    """Adapts to N images together and predicts them; rounds * H * inner_steps backward passes an image and one forward
+    """Adapts to N images together and predicts them; rounds * H * inner_steps backward passes per image and one forward
     pass more than that; C * H text passes once per task."""
     tunable = NormAffine()(policy.backbone)
     tokens = batch.encoded.tokens[tunable.first_block][:, 0]  # [N, T, W]

@@ -23,7 +23,7 @@ def to_plain(value: Any) -> Any:
     """The value as JSON knows it: dataclasses as `{"type": NAME, field: …}`, functions by path and source.
 
     Raises:
-        UserError: something that cannot be written down, so that two of them could not be told apart.
+        UserError: something that cannot be written down: two of them would look alike.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -161,9 +161,9 @@ def _first_block(backbone: Backbone, last_blocks: int | None, least: int) -> int
     return n - last_blocks
 
 
-def _norm_affine(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
+def _norm_affine(place: str, module: nn.Module) -> dict[str, nn.Parameter]:
     found: dict[str, nn.Parameter] = {}
-    for name, child in module.named_modules(prefix=prefix):
+    for name, child in module.named_modules(prefix=place):
         if isinstance(child, _NORMS) or type(child).__name__.lower().endswith("norm"):
             found |= {f"{name}.{leaf}": parameter for leaf, parameter in child.named_parameters(recurse=False)}
     return found

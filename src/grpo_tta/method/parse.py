@@ -238,7 +238,7 @@ def from_plain(plain: Any) -> Any:
     """Settings from what `to_plain` wrote, user's own functions excepted.
 
     Raises:
-        UserError: an unknown part, or a function, which cannot be had again from its name.
+        UserError: an unknown part, or a function, which its name alone does not bring back.
     """
     if isinstance(plain, list):
         return tuple(map(from_plain, plain))
