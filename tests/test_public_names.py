@@ -34,7 +34,6 @@ def test_the_names_are_these() -> None:
 
 
 def test_every_name_is_there_and_documented() -> None:
-    pytest.importorskip("grpo_tta.method.types")
     for name in NAMES - {"__version__"}:
         value = getattr(grpo_tta, name)
         assert value.__name__ == ("known_models" if name == "list_models" else name)

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import ClassPrompts
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from tests.conftest import TINY, tiny_model
@@ -130,17 +131,17 @@ def test_an_attentional_poolers_queries_are_not_tuned() -> None:
     model = open_clip.model.CLIP(**{**TINY, "vision_cfg": vision})
     model.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     backbone = OpenClipBackbone("coca", model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
-    plan = make_plan(backbone, "norm", 1)
-    assert {name.rsplit(".", 1)[0] for name in plan.shapes if name.startswith("head.")} == {
+    tunable = NormAffine(1)(backbone)
+    assert {name.rsplit(".", 1)[0] for name in tunable.shapes if name.startswith("head.")} == {
         "head.ln_post",
         "head.attn_pool.ln_k",
     }
     policy = Policy(backbone, ClassPrompts(tuple("abc"), ("{}",), ("{}",), torch.eye(3, 32)))
     views = torch.randn(3, 4, 3, 32, 32)
-    tokens = policy.observe(views, views[:, :0], [plan.first_block]).tokens[plan.first_block]
-    own = {name: value + 0.1 * torch.randn_like(value) for name, value in plan.start(3).items()}
+    tokens = encode_views(policy, views, views[:, :0], [tunable.first_block]).tokens[tunable.first_block]
+    own = {name: value + 0.1 * torch.randn_like(value) for name, value in tunable.start(3).items()}
     with torch.no_grad():
-        together = policy.adapted(tokens, plan, own)
+        together = policy.adapted(tokens, tunable, own)
         for b in range(3):
-            alone = policy.adapted(tokens[b : b + 1], plan, {name: value[b : b + 1] for name, value in own.items()})
+            alone = policy.adapted(tokens[b : b + 1], tunable, {name: value[b : b + 1] for name, value in own.items()})
             torch.testing.assert_close(together[b : b + 1], alone, atol=1e-4, rtol=0)

@@ -237,7 +237,7 @@ def test_openai_weights_get_quick_gelu_at_true_size(cache: Path, tmp_path: Path,
             tokens = block(tokens)
         torch.testing.assert_close(backbone.head(tokens), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
     before = backbone.fingerprint
-    settings = GRPOSettings(views=ViewSettings(views=3, content_free=1), selected=3, last_blocks=1)
+    settings = GRPOSettings(views=ViewSettings(views=3, content_free=1))
     explanation = GRPOTTA(backbone, ["cat", "dog"], settings=settings).explain(image)
     assert explanation.steps[0].gradient_norm > 0
     assert sum(explanation.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)

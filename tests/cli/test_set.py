@@ -43,7 +43,6 @@ def test_without_assignments_the_preset_is_untouched() -> None:
 
 
 def test_predict_changes_the_preset_of_the_call(awkward_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("grpo_tta.method.parse")
     (tmp_path / "own.py").write_text(OWN)
     image, few = str(awkward_folder / "a.jpg"), ["--set", "views.views=4"]
     plain, pair = predicted(image, *few), predicted(image, *few, "--set", "group=TopK(2)")
@@ -55,7 +54,6 @@ def test_predict_changes_the_preset_of_the_call(awkward_folder: Path, tmp_path: 
 
 
 def test_bench_adds_one_row_and_leaves_the_others(tmp_path: Path) -> None:
-    pytest.importorskip("grpo_tta.method.parse")
     (tmp_path / "own.py").write_text(OWN)
     common = ["bench", "--tasks", "fog", "--limit", "3", "--methods", "grpo-tta", "--split", "tuning"]
     run(*common, "--out", str(tmp_path / "plain"))
@@ -72,7 +70,6 @@ def test_bench_adds_one_row_and_leaves_the_others(tmp_path: Path) -> None:
 
 
 def test_a_reward_of_a_file_reaches_the_workers(tmp_path: Path) -> None:
-    pytest.importorskip("grpo_tta.method.parse")
     (tmp_path / "own.py").write_text(OWN)
     reward = f"reward={tmp_path / 'own.py'}:flipped"
     words = ["bench", "--tasks", "fog,digits", "--limit", "2", "--methods", "zero-shot", "--split", "tuning", "--set", reward]
@@ -86,7 +83,6 @@ def test_a_reward_of_a_file_reaches_the_workers(tmp_path: Path) -> None:
 
 
 def test_a_sweep_starts_from_what_is_set(tmp_path: Path) -> None:
-    pytest.importorskip("grpo_tta.method.parse")
     words = ["sweep", "--vary", "steps.count=0,1", "--set", "views.views=4", "--tasks", "fog", "--limit", "2"]
     run(*words, "--out", str(tmp_path / "x"))
     base = json.loads((tmp_path / "x" / "sweep.json").read_text())["base"]
@@ -95,7 +91,6 @@ def test_a_sweep_starts_from_what_is_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["predict", "bench", "sweep"])
 def test_a_setting_that_cannot_be_read_is_refused(command: str, tmp_path: Path, awkward_folder: Path) -> None:
-    pytest.importorskip("grpo_tta.method.parse")
     more = {
         "predict": [str(awkward_folder / "a.jpg"), "--labels", "star,heart"],
         "bench": ["--tasks", "fog", "--limit", "1", "--methods", "zero-shot", "--out", str(tmp_path / "x")],

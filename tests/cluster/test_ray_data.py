@@ -201,7 +201,6 @@ def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("here")
 def test_a_reward_of_a_file_reaches_the_actors(awkward_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("grpo_tta.method.parse")
     (tmp_path / "own.py").write_text("def flipped(reference, group):\n    return -group.gather(reference.ensemble[:, None])\n")
     settings = settings_of("default", ["views.views=4", f"reward={tmp_path / 'own.py'}:flipped"])
     labels, path = ["star", "heart", "red circle"], awkward_folder / "a.jpg"

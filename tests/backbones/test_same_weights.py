@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from grpo_tta import GRPOTTA, GRPOSettings, ViewSettings, load_backbone
 from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.engine.optim import SGD
+from grpo_tta.method.settings import Steps
 from tests import families, weights
 from tests.families import LABELS
 
 pytestmark = pytest.mark.backbones
-SETTINGS = GRPOSettings(views=ViewSettings(views=6, content_free=2), selected=6, steps=2, learning_rate=1.0)
+SETTINGS = GRPOSettings(views=ViewSettings(views=6, content_free=2), steps=Steps(2, SGD(1.0)))
 
 
 def clip_pair(folder: Path) -> tuple[Path, Path]:
