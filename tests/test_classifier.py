@@ -65,18 +65,18 @@ def test_threads_can_share_a_classifier(classifier: GRPOTTA) -> None:
         assert list(a.probabilities.values()) == pytest.approx(list(b.probabilities.values()), abs=1e-4)
 
 
-def test_explain_tells_the_whole_episode(classifier: GRPOTTA) -> None:
+def test_explain_shows_the_whole_episode(classifier: GRPOTTA) -> None:
     image = images(3)[2]
-    told = classifier.explain(image)
-    assert told.prediction.probabilities == pytest.approx(classifier.predict(image).probabilities, abs=1e-5)
-    assert len(told.views) == DEFAULT.selected
-    assert len(told.steps) == DEFAULT.steps
-    for view in told.views:
+    explained = classifier.explain(image)
+    assert explained.prediction.probabilities == pytest.approx(classifier.predict(image).probabilities, abs=1e-5)
+    assert len(explained.views) == DEFAULT.views.views
+    assert len(explained.steps) == DEFAULT.steps.count
+    for view in explained.views:
         assert sum(c.advantage for c in view.candidates) == pytest.approx(0, abs=1e-5)
-        assert all(len(c.probabilities) == DEFAULT.steps for c in view.candidates)
-        assert [c.label for c in view.candidates] == [c.label for c in told.views[0].candidates]  # one group an image
-    assert told.steps[0].kl == pytest.approx(0, abs=1e-6)
-    assert sum(told.content_free.values()) == pytest.approx(1, abs=1e-5)
+        assert all(len(c.probabilities) == DEFAULT.steps.count for c in view.candidates)
+        assert [c.label for c in view.candidates] == [c.label for c in explained.views[0].candidates]  # one group per image
+    assert explained.steps[0].kl == pytest.approx(0, abs=1e-6)
+    assert sum(explained.content_free.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_paths_arrays_and_images_are_the_same(classifier: GRPOTTA, tmp_path: Path) -> None:
