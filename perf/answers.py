@@ -19,16 +19,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone, load_backbone
-from grpo_tta.baselines.registry import grpo_method, known_methods
+from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.baselines.registry import known_methods
 from grpo_tta.baselines.teacher import taught_methods
-from grpo_tta.bench.runner import task_policy
 from grpo_tta.data.photos import photo_tasks
 from grpo_tta.data.tasks import Task, nano_tasks, random_key
-from grpo_tta.engine.interface import Method, look
+from grpo_tta.engine.encode import encode_for
+from grpo_tta.engine.interface import Method
+from grpo_tta.engine.optim import SGD, Adam
+from grpo_tta.engine.parameters import LowRank, NormAffine
+from grpo_tta.engine.policy import Policy
 from grpo_tta.images.read import to_rgb
 from grpo_tta.images.views import ViewSettings
-from grpo_tta.method.rewards import RewardWeights
-from grpo_tta.method.settings import DEFAULT, PAPER
+from grpo_tta.method.candidates import Nucleus, Sample, TopK
+from grpo_tta.method.grpo import grpo_method
+from grpo_tta.method.objective import Centred, Target, ZScore
+from grpo_tta.method.rewards import Alignment, ContentFree, Semantic
+from grpo_tta.method.settings import DEFAULT, PAPER, Steps
+from grpo_tta.method.weighting import ByEntropy, MostConfident
 
 NANO, PHOTOS, STREAM = ("fog", "digits", "sketch"), ("tiny-gaussian_noise-3", "tiny-as-cifar"), "stream-zipf"
 
@@ -36,19 +44,17 @@ NANO, PHOTOS, STREAM = ("fog", "digits", "sketch"), ("tiny-gaussian_noise-3", "t
 def variants() -> list[Method]:
     """Settings for ablation that no preset uses."""
     made = {
-        "nucleus": replace(DEFAULT, group="nucleus", nucleus_mass=0.9, candidates=6),
-        "sample": replace(DEFAULT, group="sample"),
-        "sample-view": replace(DEFAULT, group="sample", group_of="view"),
-        "centred": replace(DEFAULT, advantage="center"),
-        "zscore": replace(DEFAULT, advantage="zscore"),
-        "low-rank": replace(DEFAULT, tuned="lora", rank=4, last_blocks=3, learning_rate=0.05),
-        "max-kl": replace(DEFAULT, steps=3, learning_rate=3.0, max_kl=0.01),
-        "semantic": replace(DEFAULT, rewards=RewardWeights(semantic=0.3), advantage="zscore"),
-        "clip-and-kl": replace(
-            DEFAULT, steps=3, optimizer="adam", learning_rate=1e-2, clip=0.05, kl_weight=0.5, last_blocks=None
-        ),
-        "temperature": replace(DEFAULT, target_temperature=0.5, candidates=3, view_sharpness=2.0),
-        "paper-view": replace(PAPER, views=ViewSettings(views=16, copies=2), selected=4),
+        "nucleus": replace(DEFAULT, group=Nucleus(mass=0.9, at_most=6)),
+        "sample": replace(DEFAULT, group=Sample()),
+        "sample-view": replace(DEFAULT, group=Sample(per="view")),
+        "centred": replace(DEFAULT, advantage=Centred()),
+        "zscore": replace(DEFAULT, advantage=ZScore()),
+        "low-rank": replace(DEFAULT, tune=LowRank(rank=4, last_blocks=3), steps=Steps(1, SGD(0.05))),
+        "max-kl": replace(DEFAULT, steps=Steps(3, SGD(3.0), max_kl=0.01)),
+        "semantic": replace(DEFAULT, reward=Alignment() + 0.05 * ContentFree() + 0.3 * Semantic(), advantage=ZScore()),
+        "clip-and-kl": replace(DEFAULT, tune=NormAffine(), steps=Steps(3, Adam(1e-2, max_norm=1.0), clip=0.05, kl=0.5)),
+        "temperature": replace(DEFAULT, advantage=Target(0.5), group=TopK(3), weighting=ByEntropy(2.0)),
+        "paper-view": replace(PAPER, views=ViewSettings(views=16, content_free=2), weighting=MostConfident(4)),
     }
     return [grpo_method(settings, f"variant-{name}") for name, settings in made.items()]
 
@@ -59,7 +65,8 @@ def methods_of(backbone: Backbone) -> list[Method]:
 
 def answers(backbone: Backbone, task: Task, count: int, batches: int = 1) -> Iterator[tuple[str, Tensor]]:
     """Method and task -> log-probabilities `[N, C]` after adaptation, and passes of each image."""
-    policy = task_policy(backbone, task)
+    prompts = make_prompts(backbone, task.classes, task.templates, task.ensemble, repeats=task.repeated_names)
+    policy = Policy(backbone, prompts)
     images = [to_rgb(task.load(number)[0]) for number in range(count)]
     names = tuple(random_key(task, number, image) for number, image in enumerate(images))
     for method in methods_of(backbone):
@@ -69,7 +76,7 @@ def answers(backbone: Backbone, task: Task, count: int, batches: int = 1) -> Ite
         size = count // batches
         for first in range(0, count, size):
             some = slice(first, first + size)
-            batch = look(policy, images[some], names[some], ViewSettings(), 0, method)
+            batch = encode_for([method], policy, images[some], names[some], ViewSettings(), 0)
             adaptation, state = method(policy, batch, state)
             where = f"{task.name}/{method.name}/{first}"
             yield f"{where}/after", adaptation.after.contiguous()

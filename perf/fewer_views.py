@@ -147,7 +147,7 @@ def tokens(
     settings = replace(DEFAULT.views, crop_scale=scale)
     rows, cost = [], torch.ones(B)
     for b in range(B):
-        boxes, _ = draw_boxes(image_generator(seed, ids[b], "crops"), count - 1, side, side, scale, settings)
+        boxes, _ = draw_boxes(image_generator(seed, ids[b], "crops"), count - 1, side, side, settings)
         seen = [log_probs[b, 0]]
         for top, left, height, width in boxes.round().long().tolist():
             kept = torch.zeros(side, side, dtype=torch.bool)
@@ -208,7 +208,8 @@ def measure(split: str, limit: int, seed: int) -> dict[str, Any]:
             pairs = [task.load(number) for number in numbers]
             ids = tuple(task.image_ids[number] for number in numbers)
             labels = torch.tensor([label for _, label in pairs])
-            views, copies = make_batch(backbone, [to_rgb(p) for p, _ in pairs], ids, replace(DEFAULT.views, copies=0), seed)
+            few = replace(DEFAULT.views, content_free=0)
+            views, copies = make_batch(backbone, [to_rgb(p) for p, _ in pairs], ids, few, seed)
             log_probs = policy.observe(views, copies).log_probs
             for name, option in options(Encoder(policy), seed).items():
                 answers = option(log_probs, views, ids)

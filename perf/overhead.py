@@ -159,7 +159,7 @@ def naive(visual: nn.Module, scale: float, text: Tensor, make: Callable[[Image.I
 def episode_settings(V: int, blocks: int) -> GRPOSettings:
     """Of `episode_over_views`, as the top of this file explains it."""
     return GRPOSettings(
-        views=ViewSettings(views=V, copies=0),
+        views=ViewSettings(views=V, content_free=0),
         selected=min(SELECTED, V),
         rewards=RewardWeights(content_free=0.0),
         prior_weight=0.0,

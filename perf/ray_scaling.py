@@ -34,7 +34,11 @@ from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.registry import choose_methods
 from grpo_tta.bench.records import SCHEMA, write_part
 from grpo_tta.bench.runner import RunSettings, run_chunk, with_counts
-from grpo_tta.cluster.ray_data import Model, RaySettings, TaskSource, bench_on_ray, manifest_source, session
+from grpo_tta.cluster.jobs import ModelName
+from grpo_tta.cluster.ray_data import bench_on_ray
+from grpo_tta.cluster.session import session
+from grpo_tta.cluster.settings import RaySettings
+from grpo_tta.cluster.sources import TaskSource, manifest_source
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.engine.batches import make_batch
 from grpo_tta.engine.interface import ImageBatch, Method, observe
@@ -105,7 +109,7 @@ def on_ray(actors: int, limit: int, chunk: int, out: Path) -> tuple[float, float
     out.mkdir(parents=True)
     source = TaskSource(tuple(nano_tasks(["fog"], "reporting", limit)))
     methods = [noted(choose_methods(["grpo-tta"])[0], out / "log")]
-    bench_on_ray(Model("nano-clip"), source, methods, str(out), RunSettings(batch=BATCH), RaySettings(actors, chunk=chunk))
+    bench_on_ray(ModelName("nano-clip"), source, methods, str(out), RunSettings(batch=BATCH), RaySettings(actors, chunk=chunk))
     return rate(out / "log", max(path.stat().st_mtime for path in (out / "checkpoint").iterdir()))
 
 
@@ -222,7 +226,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     source = manifest_source(str(manifest), str(out), "a photo of a {}.", None)
     settings = RaySettings(actors=2, chunk=arguments.chunks[0], object_store_mb=200)
-    bench_on_ray(Model("nano-clip"), source, choose_methods(["zero-shot"]), str(out), RunSettings(batch=64), settings)
+    bench_on_ray(ModelName("nano-clip"), source, choose_methods(["zero-shot"]), str(out), RunSettings(batch=64), settings)
     done.set()
     watcher.join()
     seconds = time.perf_counter() - began

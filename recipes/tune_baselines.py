@@ -114,7 +114,7 @@ def main() -> None:
             wanted = [(key, m) for key, grid in chosen.items() for m in grid if (m.protocol == "episodic") == episodic]
             if not wanted:
                 continue
-            views = ViewSettings(views=max(m.views for _, m in wanted), copies=0)
+            views = ViewSettings(views=max(m.views for _, m in wanted), content_free=0)
             batches, labels = [], []
             for first in range(0, count, 16):
                 numbers = range(first, min(first + 16, count))

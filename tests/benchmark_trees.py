@@ -1,6 +1,6 @@
 """Miniature trees in the true layouts: real class folders and list files, one or two small images a class.
 
-An image's colour tells the label that the builder meant, so that a test can see whether the reader agrees.
+An image's colour gives the label that the builder meant, so that a test can see whether the reader agrees.
 """
 
 from __future__ import annotations

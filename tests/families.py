@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import nn
 
-from grpo_tta.backbones.families import TRANSFORMERS, Family, family_of
+from grpo_tta.backbones.catalogue import TRANSFORMERS, Family, family_of
 
 LABELS = ("cat", "dog", "red fish")
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
@@ -206,7 +206,7 @@ def _write_siglip2(folder: Path) -> None:
     randomise(model)
     model.save_pretrained(folder)
     Siglip2ImageProcessorPil(patch_size=8, max_num_patches=9).save_pretrained(folder)
-    write_word_tokenizer(folder)
+    write_piece_tokenizer(folder)
 
 
 def write_clip_tokenizer(folder: Path) -> None:
@@ -228,6 +228,24 @@ def write_word_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s]"), "")])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_input_names=["input_ids"]
+    )
+    fast.save_pretrained(folder)
+
+
+def write_piece_tokenizer(folder: Path) -> None:
+    """Letters, and the words of the usual template as one piece each: transformers makes a Gemma tokenizer of every SigLIP 2's
+    vocabulary and merges, whatever else the file says."""
+    from tokenizers import Tokenizer, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    merges = [(word[:n], word[n]) for word in ("▁a", "▁of", "▁photo") for n in range(1, len(word))]
+    pieces = ["<unk>", "</s>", "<s>", *sorted({letter for word in WORDS for letter in word} | {"▁", "."})]
+    pieces += ["".join(pair) for pair in merges]
+    vocabulary = {piece: n for n, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>", model_input_names=["input_ids"]

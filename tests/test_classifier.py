@@ -15,6 +15,7 @@ from PIL import Image
 from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.data import nano
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.method.settings import DEFAULT
 
 LABELS = list(nano.TASKS["source"].classes)
@@ -108,8 +109,7 @@ def test_an_empty_list_has_no_answers(classifier: GRPOTTA) -> None:
         ({"templates": []}, "No template"),
         ({"settings": "best"}, "Unknown preset 'best'"),
         ({"batch": 0}, "at least 1"),
-        ({"settings": GRPOSettings(candidates=30)}, "there are only 24 classes; lower candidates to 24"),
-        ({"settings": GRPOSettings(last_blocks=9)}, "has 6 blocks; use 0 to 6"),
+        ({"settings": GRPOSettings(tune=NormAffine(last_blocks=9))}, "has 6 blocks; use 0 to 6"),
     ],
 )
 def test_bad_arguments_name_the_remedy(nano_backbone: Backbone, arguments: dict, message: str) -> None:
@@ -124,7 +124,7 @@ def test_unusable_images_are_refused(classifier: GRPOTTA, bad: object) -> None:
 
 
 def test_two_labels_and_one_view_are_enough(nano_backbone: Backbone) -> None:
-    settings = replace(DEFAULT, views=ViewSettings(views=1, copies=1), selected=1)
+    settings = replace(DEFAULT, views=ViewSettings(views=1, content_free=1))
     answer = GRPOTTA(nano_backbone, ["star", "heart"], settings=settings).predict(images(1)[0])
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
 

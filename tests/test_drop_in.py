@@ -12,15 +12,20 @@ import pytest
 from PIL import Image
 
 import grpo_tta
-from grpo_tta import GRPOTTA, GRPOSettings, RewardWeights, UserError, ViewSettings, load_backbone
+from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings, load_backbone
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.engine.optim import SGD
+from grpo_tta.method.prediction import Ensemble
+from grpo_tta.method.rewards import Alignment
+from grpo_tta.method.settings import Steps
 from tests import families
 from tests.families import LABELS
 
-ONE_VIEW = ViewSettings(views=1, copies=0)
-FROZEN = GRPOSettings(views=ONE_VIEW, selected=1, steps=0, prior_weight=0.0, rewards=RewardWeights(content_free=0.0))
+FROZEN = GRPOSettings(
+    views=ViewSettings(views=1, content_free=0), reward=Alignment(), steps=Steps(0), predict=Ensemble(prior=0.0)
+)
 """No view but the image, no step, no prior: what is left is the model itself."""
-QUICK = GRPOSettings(views=ViewSettings(views=4, copies=1), selected=4, learning_rate=1.0)
+QUICK = GRPOSettings(views=ViewSettings(views=4, content_free=1), steps=Steps(1, SGD(1.0)))
 TASK = "zero-shot-image-classification"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final, overload
 
@@ -15,13 +15,15 @@ from PIL import Image
 
 from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, load_backbone
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, make_prompts
-from grpo_tta.engine.encode import observe_images
-from grpo_tta.engine.parameters import make_plan
-from grpo_tta.engine.policy import EncodedViews, Policy
-from grpo_tta.errors import UserError
+from grpo_tta.engine.encode import encode_for
+from grpo_tta.engine.interface import Adaptation, EncodedViews
+from grpo_tta.engine.policy import Policy
+from grpo_tta.engine.retry import batch_or_each
+from grpo_tta.errors import UserError, sentence
 from grpo_tta.images.read import image_key, load_image, to_rgb
-from grpo_tta.method.grpo import Adaptation, Reward, adapt
+from grpo_tta.method.grpo import grpo_method
 from grpo_tta.method.settings import PRESETS, GRPOSettings
+from grpo_tta.method.types import Episode, RewardFunction, ScoredGroup
 
 ImageLike = Image.Image | np.ndarray | str | Path
 
@@ -88,16 +90,16 @@ class Explanation:
         prediction: the answer.
         views: the selected views with candidates, rewards, advantages and probabilities step by step.
         steps: the policy steps.
-        stepped: false where all advantages were zero and no step was taken.
+        updated: false where all advantages were zero and no step was taken.
         content_free: label -> the content-free prior that was taken from the answer: what the frozen model sees in the
-            patch-shuffled copies, or, where these favour the same class as the views and nothing is taken, alike for all
-            labels (empty without copies).
+            content-free views. Where these favour the same class as the views nothing is taken, and all labels stand alike.
+            Empty without content-free views.
     """
 
     prediction: Prediction
     views: tuple[ViewTrace, ...]
     steps: tuple[StepTrace, ...]
-    stepped: bool
+    updated: bool
     content_free: dict[str, float]
 
 
@@ -122,11 +124,11 @@ class GRPOTTA:
         download: bool = False,
         dtype: Dtype = "float32",
         cache: bool = True,
-        reward: Reward | None = None,
+        reward: RewardFunction | None = None,
     ) -> None:
         """
         Args:
-            model: a model's name (see `grpo_tta.backbones.base.load_backbone`) or a backbone, your own among them.
+            model: a model's name (see `grpo_tta.load_backbone`) or a backbone, your own among them.
             labels: at least two distinct class names.
             templates: one or more prompts with `{}` where the label goes; several are averaged.
             settings: `default`, `fast`, `paper`, or settings of your own.
@@ -134,18 +136,20 @@ class GRPOTTA:
             device: where a model named by a string runs.
             batch: images adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
-            dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.backbones.base.load_backbone`).
+            dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.load_backbone`).
             cache: whether text features may be kept on disk.
-            reward: your own, in place of the settings' (see `grpo_tta.method.grpo.Reward`).
+            reward: your own, in place of the settings': a function (reference, group) -> `[B, M, K]` (see `grpo_tta.Reward`).
 
         Raises:
-            UserError: unknown model or preset, an incomplete backbone, missing weights, unusable labels or templates, K > C, or
-                batch < 1.
+            UserError: unknown model or preset, an incomplete backbone, missing weights, unusable labels or templates,
+                settings that do not fit, or batch < 1.
         """
         if isinstance(settings, str):
             if settings not in PRESETS:
                 raise UserError(f"Unknown preset {settings!r}; choose {' or '.join(PRESETS)}.")
             settings = PRESETS[settings]
+        if reward is not None:
+            settings = replace(settings, reward=reward)
         if batch < 1:
             raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
@@ -155,9 +159,9 @@ class GRPOTTA:
             self.backbone = check_backbone(model)
         with _plain(self.backbone):
             self.policy = Policy(self.backbone, make_prompts(self.backbone, labels, templates, cache=cache))
-        self.settings, self.seed, self.reward, self._batch = settings, seed, reward, batch
-        settings.group_size(self.policy.classes)
-        self._plan = make_plan(self.backbone, settings.tuned, settings.last_blocks, settings.rank)
+        self.settings, self.seed, self._batch = settings, seed, batch
+        self._method = grpo_method(settings)
+        self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -198,7 +202,7 @@ class GRPOTTA:
         """
         if isinstance(images, Image.Image | np.ndarray | str | Path):
             return self._scores(*self._adapt([_read(images)]))[0]
-        return [scores for seen, adaptation in self._batches(images) for scores in self._scores(seen, adaptation)]
+        return [scores for encoded, adaptation in self._batches(images) for scores in self._scores(encoded, adaptation)]
 
     def explain(self, image: ImageLike) -> Explanation:
         """The answer for one image, with candidates, rewards, advantages and probabilities at every step.
@@ -207,32 +211,35 @@ class GRPOTTA:
             UserError: the image is missing, damaged or of an unusable type.
         """
         _, adaptation = self._adapt([_read(image)])
-        episode = adaptation.episode
-        assert episode is not None, "GRPO-TTA always tells its episode"
-        group, labels = episode.proposal.group, self.labels
-        read = episode.proposal.reference.read
-        views = []
-        for m, view in enumerate(episode.proposal.selected[0].tolist()):
-            if read is not None and not read[0, m]:
-                continue
-            candidates = [
-                Candidate(
-                    labels[int(group.classes[0, m, k])],
-                    float(episode.proposal.rewards[0, m, k]),
-                    float(episode.proposal.advantages[0, m, k]),
-                    tuple(float(step.log_probs[0, m, k].exp()) for step in episode.steps),
-                )
-                for k in range(group.classes.shape[-1])
-                if group.mask[0, m, k]
-            ]
-            views.append(ViewTrace(view, tuple(candidates)))
+        episode = adaptation.trace
+        assert isinstance(episode, Episode), "GRPO-TTA always keeps its episode"
+        scored, reference = episode.scored, episode.scored.reference
+        views = [
+            ViewTrace(view, self._candidates(scored, m, episode))
+            for m, view in enumerate(reference.views[0].tolist())
+            if reference.view_mask[0, m]
+        ]
         steps = tuple(
             StepTrace(float(s.objective[0]), float(s.kl[0]), float(s.clipped[0]), float(s.gradient_norm[0]))
             for s in episode.steps
         )
-        prior = episode.proposal.reference.content_free
-        content_free = {} if prior is None else dict(zip(labels, prior[0].exp().tolist(), strict=True))
-        return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(episode.proposal.stepped[0]), content_free)
+        content_free = {}
+        if reference.content_free is not None:
+            content_free = dict(zip(self.labels, reference.content_free_prior()[0].exp().tolist(), strict=True))
+        return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(scored.update_mask[0]), content_free)
+
+    def _candidates(self, scored: ScoredGroup, m: int, episode: Episode) -> tuple[Candidate, ...]:
+        group = scored.group
+        return tuple(
+            Candidate(
+                self.labels[int(group.classes[0, m, k])],
+                float(scored.rewards[0, m, k]),
+                float(scored.advantages[0, m, k]),
+                tuple(float(step.log_probs[0, m, k].exp()) for step in episode.steps),
+            )
+            for k in range(group.classes.shape[-1])
+            if group.mask[0, m, k]
+        )
 
     def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[EncodedViews, Adaptation]]:
         """Batch after batch, so that no more images than one batch's are ever held decoded."""
@@ -240,17 +247,16 @@ class GRPOTTA:
         while some := [_read(image) for image in itertools.islice(waiting, self._batch)]:
             yield self._adapt(some)
 
-    def _adapt(self, pictures: Sequence[Image.Image]) -> tuple[EncodedViews, Adaptation]:
-        keys = [image_key(image) for image in pictures]
-        cuts, stop = [self._plan.first_block], self.settings.stopping
+    def _adapt(self, images: Sequence[Image.Image]) -> tuple[EncodedViews, Adaptation]:
+        keys = [image_key(image) for image in images]
         with _plain(self.backbone):
-            _, _, seen = observe_images(self.policy, pictures, keys, self.settings.views, self.seed, cuts, stop)
-            return seen, adapt(self.policy, seen, self.settings, image_ids=keys, seed=self.seed, reward=self.reward)
+            batch = encode_for([self._method], self.policy, images, keys, self.settings.views, self.seed)
+            return batch.encoded, self._method(self.policy, batch, {})[0]
 
-    def _scores(self, seen: EncodedViews, adaptation: Adaptation) -> list[dict[str, float]]:
+    def _scores(self, encoded: EncodedViews, adaptation: Adaptation) -> list[dict[str, float]]:
         scores = adaptation.after.exp()  # [B, C]
         if self.backbone.logit_bias is not None:
-            cosine = seen.features[:, 0] @ self.policy.text_features.T  # [B, C]
+            cosine = encoded.features[:, 0] @ self.policy.text_features.T  # [B, C]
             evidence = (self.backbone.logit_scale * cosine + self.backbone.logit_bias).logsumexp(-1, keepdim=True)
             scores = (adaptation.after + evidence).sigmoid()
         return [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
@@ -297,3 +303,28 @@ def _read(image: ImageLike) -> Image.Image:
     except Exception as error:  # opened by the caller, and read only now
         raise UserError(f"The image cannot be read: truncated or damaged ({error}).") from None
     return to_rgb(image)
+
+
+def classify(
+    classifier: GRPOTTA, load: Callable[[int], Image.Image], count: int, batch: int
+) -> Iterator[tuple[int, Prediction | str]]:
+    """An answer for each image, or a sentence that says why not; never more than a batch of images in memory.
+
+    Args:
+        classifier: the model.
+        load: number of an image -> RGB image; may raise.
+        count: how many images.
+        batch: images adapted in one pass.
+    """
+    for first in range(0, count, batch):
+        loaded: list[tuple[int, Image.Image]] = []
+        for number in range(first, min(first + batch, count)):
+            try:
+                loaded.append((number, load(number)))
+            except Exception as error:
+                yield number, sentence(error)
+        for some, found in batch_or_each(loaded, lambda some: classifier.predict([image for _, image in some])):
+            if isinstance(found, Exception):
+                yield some[0][0], sentence(found)
+            else:
+                yield from zip([number for number, _ in some], found, strict=True)

@@ -125,7 +125,7 @@ def pipeline(
         device: a torch device, or transformers' number of a GPU (-1 for the CPU).
         batch_size: images adapted in one pass; changes speed and memory, not answers.
         settings: `default`, `fast`, `paper`, or settings of your own.
-        seed: of views, copies and sampled groups.
+        seed: of views, content-free views and sampled groups.
         download: whether weights may be fetched.
 
     Raises:

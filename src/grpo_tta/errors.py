@@ -9,8 +9,14 @@ class UserError(ValueError):
 
 
 def as_text(name: str) -> str:
-    """A file's name, or a sentence with one in it, as text: as far as its bytes are, where they are of another encoding."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    """A file's name, or a sentence with one in it, as text that can be written anywhere.
+
+    Bytes of another encoding are written out, such as `\\xe7`, so that different names stay different.
+    """
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # a half character that stands for no byte, as JSON may hold
+        return name.encode(errors="backslashreplace").decode()
 
 
 def sentence(error: Exception) -> str:

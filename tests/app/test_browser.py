@@ -54,7 +54,7 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(browser: Browser, address: str, width: int, height: int) -> tuple[Page, list[str], list[str]]:
-    """The page with its first episode told, every address it asked for, and what it complained of."""
+    """The page with its first episode, every address it asked for, and what it complained of."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
@@ -78,7 +78,7 @@ def bars(page: Page) -> dict[str, list[str]]:
     return {row.locator("th").inner_text(): row.locator("td .tta-number").all_inner_texts() for row in rows}
 
 
-def told(page: Page, wait_for: str) -> None:
+def wait_for_answer(page: Page, wait_for: str) -> None:
     page.wait_for_function(
         "text => { const t = document.querySelector('#tta-answer'); return t && t.innerText.includes(text); }", arg=wait_for
     )
@@ -95,7 +95,7 @@ def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_backbone
     page.locator("#tta-labels textarea").fill(", ".join(LABELS))
     page.locator("#tta-shift").get_by_label("none").check()
     page.get_by_role("button", name="Adapt").click()
-    told(page, "untouched")
+    wait_for_answer(page, "untouched")
     page.wait_for_function("() => document.querySelectorAll('table.tta-bars tbody tr').length === 4")
     mine = bars(page)
     assert set(mine) == set(LABELS)  # written as typed, run as nothing
@@ -112,7 +112,7 @@ def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_backbone
     assert "forward passes" in page.locator("#tta-answer").inner_text()
 
     page.locator("#tta-shift").get_by_label("noise").check()  # adapts at once
-    told(page, "noise, severity 4")
+    wait_for_answer(page, "noise, severity 4")
     assert bars(page) != mine
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     assert (tmp_path / "page.png").stat().st_size > 50_000
@@ -148,7 +148,7 @@ def test_the_keyboard_is_enough(browser: Browser, address: str) -> None:
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.value === 'blur'"):
             page.keyboard.press("Space")
-            told(page, "blur, severity 4")
+            wait_for_answer(page, "blur, severity 4")
         if page.evaluate("document.activeElement.id === 'tta-adapt'"):
             break
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"  # one sees where one is

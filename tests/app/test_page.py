@@ -1,4 +1,4 @@
-"""The web page without a browser: shifts, what is told of an episode, what is drawn, what is refused."""
+"""The web page without a browser: shifts, what an episode holds, what is drawn, what is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from grpo_tta import GRPOTTA, UserError
-from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, split_labels, tell
+from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, make_episode, split_labels
 from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, render
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.backbones.base import Backbone
@@ -59,20 +59,21 @@ def test_unknown_shifts_are_refused() -> None:
         shift(photo(), "fog", 6, 48)
 
 
-def test_an_episode_tells_what_predict_and_explain_say(nano_backbone: Backbone) -> None:
+def test_an_episode_holds_what_predict_and_explain_say(nano_backbone: Backbone) -> None:
     classifier, image = GRPOTTA(nano_backbone, LABELS), drawing(2, "gaussian-noise")
-    told, answer, explained = tell(classifier, image), classifier.predict(image), classifier.explain(image)
-    assert (told.before, told.after) == (answer.label_before, answer.label)
-    assert told.percent_after == pytest.approx(100 * answer.probability, abs=1e-3)
-    assert len(told.bars) == SHOWN_LABELS
-    for bar in told.bars:
+    episode = make_episode(classifier, image)
+    answer, explained = classifier.predict(image), classifier.explain(image)
+    assert (episode.before, episode.after) == (answer.label_before, answer.label)
+    assert episode.percent_after == pytest.approx(100 * answer.probability, abs=1e-3)
+    assert len(episode.bars) == SHOWN_LABELS
+    for bar in episode.bars:
         assert bar.after == pytest.approx(100 * answer.probabilities[bar.label], abs=1e-3)
         assert bar.before == pytest.approx(100 * answer.probabilities_before[bar.label], abs=1e-3)
-    assert answer.label_before in [bar.label for bar in told.bars]
-    assert told.rest[0] == len(LABELS) - SHOWN_LABELS
-    assert sum(bar.after for bar in told.bars) + told.rest[2] == pytest.approx(100)
-    assert (len(told.views), told.more_views) == (SHOWN_VIEWS, len(explained.views) - SHOWN_VIEWS)
-    (group,) = told.groups  # shared by all views
+    assert answer.label_before in [bar.label for bar in episode.bars]
+    assert episode.rest[0] == len(LABELS) - SHOWN_LABELS
+    assert sum(bar.after for bar in episode.bars) + episode.rest[2] == pytest.approx(100)
+    assert (len(episode.views), episode.more_views) == (SHOWN_VIEWS, len(explained.views) - SHOWN_VIEWS)
+    (group,) = episode.groups  # shared by all views
     for k, row in enumerate(group.rows):
         of_views = [view.candidates[k] for view in explained.views]
         assert row.label == of_views[0].label
@@ -80,7 +81,7 @@ def test_an_episode_tells_what_predict_and_explain_say(nano_backbone: Backbone) 
         assert row.percents == pytest.approx([100 * np.mean([c.probabilities[0] for c in of_views])], abs=1e-3)
         assert row.answer == pytest.approx(100 * answer.probabilities[row.label], abs=1e-3)
     assert max(row.width for row in group.rows) == 50
-    assert told.milliseconds > 0
+    assert episode.milliseconds > 0
 
 
 def test_view_0_is_shown_as_the_model_sees_it(nano_backbone: Backbone) -> None:
@@ -88,26 +89,26 @@ def test_view_0_is_shown_as_the_model_sees_it(nano_backbone: Backbone) -> None:
     import io
 
     image = drawing(0, "gaussian-noise")
-    told = tell(GRPOTTA(nano_backbone, LABELS), image)
-    (first,) = [view for view in told.views if view.number == 0]
+    episode = make_episode(GRPOTTA(nano_backbone, LABELS), image)
+    (first,) = [view for view in episode.views if view.number == 0]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.image.split(",")[1]))), float)
     expected = (nano_backbone.preprocess(image) * nano_backbone.std[:, None, None] + nano_backbone.mean[:, None, None]).numpy()
     assert np.abs(shown - 255 * expected.transpose(1, 2, 0)).max() <= 1
 
 
-def test_the_paper_preset_has_a_group_a_view(nano_backbone: Backbone) -> None:
-    told = tell(GRPOTTA(nano_backbone, LABELS, settings="paper"), drawing(0, "gaussian-noise"))
-    assert len(told.groups) == len(told.views) == 6
-    assert all(len(group.rows) == 3 and len(group.rows[0].percents) == 3 for group in told.groups)
-    assert len(told.steps) == 3
-    _, trace = render(told, "untouched", "cpu")
+def test_the_paper_preset_has_a_group_per_view(nano_backbone: Backbone) -> None:
+    episode = make_episode(GRPOTTA(nano_backbone, LABELS, settings="paper"), drawing(0, "gaussian-noise"))
+    assert len(episode.groups) == len(episode.views) == 6
+    assert all(len(group.rows) == 3 and len(group.rows[0].percents) == 3 for group in episode.groups)
+    assert len(episode.steps) == 3
+    _, trace = render(episode, "untouched", "cpu")
     assert trace.count("<caption>Group of view") == 6
     assert "before step 3" in trace
 
 
 def test_labels_are_escaped_and_nothing_comes_from_outside(nano_backbone: Backbone) -> None:
     labels = ["<b>star</b>", "heart & co", '"fish"']
-    answer, trace = render(tell(GRPOTTA(nano_backbone, labels), drawing(0, "gaussian-noise")), "fog, severity 4", "cpu")
+    answer, trace = render(make_episode(GRPOTTA(nano_backbone, labels), drawing(0, "gaussian-noise")), "fog, severity 4", "cpu")
     for html in (answer, trace):
         assert "<b>star" not in html
         assert "heart &amp; co" in html
@@ -115,11 +116,10 @@ def test_labels_are_escaped_and_nothing_comes_from_outside(nano_backbone: Backbo
     assert "fog, severity 4" in answer
 
 
-def test_equal_rewards_are_told_as_no_step(nano_backbone: Backbone) -> None:
-    told = replace(
-        tell(GRPOTTA(nano_backbone, LABELS), drawing(0, "gaussian-noise")), stepped=False, before="star", after="star"
-    )
-    answer, trace = render(told, "untouched", "cpu")
+def test_equal_rewards_are_shown_as_no_step(nano_backbone: Backbone) -> None:
+    episode = make_episode(GRPOTTA(nano_backbone, LABELS), drawing(0, "gaussian-noise"))
+    episode = replace(episode, updated=False, before="star", after="star")
+    answer, trace = render(episode, "untouched", "cpu")
     assert "no step was taken" in answer
     assert "No step was taken" in trace
 
@@ -128,7 +128,9 @@ def test_equal_rewards_are_told_as_no_step(nano_backbone: Backbone) -> None:
     ("value", "digits", "sign", "text"),
     [(-0.00001, 3, True, "0.000"), (0.0, 2, False, "0.00"), (-1.5, 1, False, "−1.5"), (0.25, 2, True, "+0.25")],
 )
-def test_numbers(value: float, digits: int, sign: bool, text: str) -> None:
+def test_numbers_are_rounded_with_a_true_minus_sign_and_none_before_zero(
+    value: float, digits: int, sign: bool, text: str
+) -> None:
     assert _number(value, digits, sign=sign) == text
 
 

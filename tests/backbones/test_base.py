@@ -1,4 +1,4 @@
-"""Prefix, blocks and head against the libraries' own forward, and what is refused."""
+"""Stem, blocks and head against the libraries' own forward, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import ClassPrompts
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from tests.conftest import TINY, tiny_model
@@ -29,15 +30,15 @@ VARIANTS = {
 }
 
 
-def run_cut(backbone: OpenClipBackbone, pixels: torch.Tensor) -> torch.Tensor:
-    x = backbone.prefix(pixels)
+def run_split(backbone: OpenClipBackbone, pixels: torch.Tensor) -> torch.Tensor:
+    x = backbone.stem(pixels)
     for block in backbone.blocks:
         x = block(x)
     return backbone.head(x)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_cut_equals_the_full_forward(name: str) -> None:
+def test_the_split_equals_the_full_forward(name: str) -> None:
     changes = VARIANTS[name]
     config = {**TINY, **changes, "vision_cfg": {**TINY["vision_cfg"], **changes.get("vision_cfg", {})}}
     torch.manual_seed(0)
@@ -46,11 +47,11 @@ def test_cut_equals_the_full_forward(name: str) -> None:
     backbone = OpenClipBackbone(name, model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
     pixels = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(run_cut(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run_split(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("pool", "projection"), [("", "linear"), ("map", "none")], ids=["token", "siglip"])
-def test_cut_of_a_timm_backbone_equals_the_full_forward(pool: str, projection: str) -> None:
+def test_the_split_of_a_timm_backbone_equals_the_full_forward(pool: str, projection: str) -> None:
     vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": pool, "timm_proj": projection, "image_size": 224}
     torch.manual_seed(0)
     model = open_clip.model.CustomTextCLIP(192, vision, TINY["text_cfg"])
@@ -58,14 +59,14 @@ def test_cut_of_a_timm_backbone_equals_the_full_forward(pool: str, projection: s
     backbone = OpenClipBackbone("timm", model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
     pixels = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(run_cut(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run_split(backbone, pixels), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
 
 
 def test_nano_clip_loads_and_equals_open_clip(nano_backbone: OpenClipBackbone) -> None:
     pixels = torch.randn(4, 3, nano_backbone.image_size, nano_backbone.image_size)
     with torch.no_grad():
         torch.testing.assert_close(
-            run_cut(nano_backbone, pixels), nano_backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5
+            run_split(nano_backbone, pixels), nano_backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5
         )
     assert nano_backbone.encode_text(["a photo of a star."]).shape == (1, 128)
 
@@ -119,7 +120,7 @@ def test_unusable_models_name_the_remedy(tmp_path: Path) -> None:
 def test_an_encoder_of_unknown_kind_is_refused() -> None:
     vision = {"timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear", "image_size": 32}
     model = open_clip.model.CustomTextCLIP(32, vision, TINY["text_cfg"])
-    with pytest.raises(UserError, match="the visual encoder ResNet cannot be cut into blocks; `grpo-tta models` lists"):
+    with pytest.raises(UserError, match="the visual encoder ResNet cannot be split into blocks; `grpo-tta models` lists"):
         OpenClipBackbone("rn", model, lambda image: image, lambda texts: torch.zeros(1, 1))
 
 
@@ -130,17 +131,17 @@ def test_an_attentional_poolers_queries_are_not_tuned() -> None:
     model = open_clip.model.CLIP(**{**TINY, "vision_cfg": vision})
     model.visual.preprocess_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     backbone = OpenClipBackbone("coca", model, lambda image: image, lambda texts: torch.zeros(len(texts), 16, dtype=torch.long))
-    plan = make_plan(backbone, "norm", 1)
-    assert {name.rsplit(".", 1)[0] for name in plan.shapes if name.startswith("head.")} == {
+    tunable = NormAffine(1)(backbone)
+    assert {name.rsplit(".", 1)[0] for name in tunable.shapes if name.startswith("head.")} == {
         "head.ln_post",
         "head.attn_pool.ln_k",
     }
     policy = Policy(backbone, ClassPrompts(tuple("abc"), ("{}",), ("{}",), torch.eye(3, 32)))
     views = torch.randn(3, 4, 3, 32, 32)
-    tokens = policy.observe(views, views[:, :0], [plan.first_block]).tokens[plan.first_block]
-    own = {name: value + 0.1 * torch.randn_like(value) for name, value in plan.start(3).items()}
+    tokens = encode_views(policy, views, views[:, :0], [tunable.first_block]).tokens[tunable.first_block]
+    own = {name: value + 0.1 * torch.randn_like(value) for name, value in tunable.start(3).items()}
     with torch.no_grad():
-        together = policy.adapted(tokens, plan, own)
+        together = policy.adapted(tokens, tunable, own)
         for b in range(3):
-            alone = policy.adapted(tokens[b : b + 1], plan, {name: value[b : b + 1] for name, value in own.items()})
+            alone = policy.adapted(tokens[b : b + 1], tunable, {name: value[b : b + 1] for name, value in own.items()})
             torch.testing.assert_close(together[b : b + 1], alone, atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""A user's own model, cut by hand."""
+"""A user's own model, split by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from grpo_tta import GRPOTTA, UserError
 from grpo_tta.backbones.custom import CustomBackbone
 from grpo_tta.backbones.prompts import make_prompts
-from grpo_tta.engine.parameters import make_plan, supported_sets
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.parameters import NormAffine, supported_sets
 from grpo_tta.engine.policy import Policy
 
 pytestmark = pytest.mark.backbones
@@ -51,7 +52,7 @@ def own_backbone(**changes: Any) -> CustomBackbone:
     torch.manual_seed(0)
     model = OwnModel()
     settings: dict[str, Any] = {
-        "prefix": model.stem,
+        "stem": model.stem,
         "blocks": list(model.layers),
         "head": model.head,
         "encode_text": model.read,
@@ -66,11 +67,11 @@ def test_it_is_adapted_and_left_as_it_was(image: Image.Image) -> None:
     backbone = own_backbone()
     assert supported_sets(backbone) == ("norm",)
     before = copy.deepcopy(backbone._model.state_dict())
-    told = GRPOTTA(backbone, LABELS).explain(image)
-    assert told.steps[0].gradient_norm > 0
-    assert sum(told.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    explanation = GRPOTTA(backbone, LABELS).explain(image)
+    assert explanation.steps[0].gradient_norm > 0
+    assert sum(explanation.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in backbone._model.state_dict().items())
-    assert set(make_plan(backbone, "norm", 1).shapes) == {
+    assert set(NormAffine(1)(backbone).shapes) == {
         f"{where}.{leaf}" for where in ("blocks.1.norm", "head.norm") for leaf in ("weight", "bias")
     }
 
@@ -78,12 +79,12 @@ def test_it_is_adapted_and_left_as_it_was(image: Image.Image) -> None:
 def test_a_batch_norm_in_training_is_refused(image: Image.Image) -> None:
     backbone = own_backbone()
     policy = Policy(backbone, make_prompts(backbone, LABELS))
-    plan = make_plan(backbone)
+    tunable = NormAffine()(backbone)
     views = torch.randn(2, 2, 3, 32, 32)
-    tokens = policy.observe(views, views[:, :0], [0]).tokens[0]
+    tokens = encode_views(policy, views, views[:, :0], [0]).tokens[0]
     backbone._model.train()
     with pytest.raises(UserError, match="put the model in eval mode"):
-        policy.adapted(tokens, plan, plan.start(2))
+        policy.adapted(tokens, tunable, tunable.start(2))
 
 
 def test_a_parameter_that_is_read_in_another_way_is_named(image: Image.Image) -> None:

@@ -20,9 +20,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings, load_backbone
-from grpo_tta.backbones.catalogue import KnownModel, known_models
-from grpo_tta.backbones.families import family_of
-from grpo_tta.backbones.fingerprint import fingerprint
+from grpo_tta.backbones.base import fingerprint
+from grpo_tta.backbones.catalogue import KnownModel, family_of, known_models
 from grpo_tta.backbones.names import SHIPPED, resolve
 from grpo_tta.backbones.open_clip import pretrained_tags
 from grpo_tta.cli.main import app
@@ -174,7 +173,7 @@ def test_damaged_folders_name_the_remedy(clip_folder: Path, tmp_path: Path) -> N
     strange = copy("strange")
     (strange / "vocab.json").write_text(json.dumps({"a": 0}))
     (strange / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(UserError, match="its tokenizer cannot tell words apart"):
+    with pytest.raises(UserError, match="its tokenizer cannot distinguish words"):
         load_backbone(str(strange))
     large = copy("large")
     preprocessing = json.loads((large / "preprocessor_config.json").read_text())
@@ -233,15 +232,15 @@ def test_openai_weights_get_quick_gelu_at_true_size(cache: Path, tmp_path: Path,
     assert isinstance(backbone.blocks[0].mlp.gelu, QuickGELU)
     pixels = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        tokens = backbone.prefix(pixels)
+        tokens = backbone.stem(pixels)
         for block in backbone.blocks:
             tokens = block(tokens)
         torch.testing.assert_close(backbone.head(tokens), backbone.reference_forward(pixels), atol=1e-5, rtol=1e-5)
     before = backbone.fingerprint
-    settings = GRPOSettings(views=ViewSettings(views=3, copies=1), selected=3, last_blocks=1)
-    told = GRPOTTA(backbone, ["cat", "dog"], settings=settings).explain(image)
-    assert told.steps[0].gradient_norm > 0
-    assert sum(told.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    settings = GRPOSettings(views=ViewSettings(views=3, content_free=1))
+    explanation = GRPOTTA(backbone, ["cat", "dog"], settings=settings).explain(image)
+    assert explanation.steps[0].gradient_norm > 0
+    assert sum(explanation.prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert fingerprint(backbone._model) == before
 
 
@@ -254,7 +253,7 @@ def test_the_list_of_known_models() -> None:
     assert by_name["RN50/openai"].norms == "BatchNorm"
     assert by_name["MobileCLIP-S2/datacompdr"].family == "mobileclip"
     assert by_name["EVA02-L-14/merged2b_s4b_b131k"].family == "eva-02"
-    assert by_name["ViT-L-14/openai"].tunes == ("norm", "lora", "blocks")
+    assert by_name["ViT-L-14/openai"].tunes == ("norm", "low-rank")
     assert by_name["openai/clip-vit-base-patch16"].library == "transformers"
     # every architecture with weights belongs to a family: whatever open_clip offers can be adapted
     for architecture, tags in TAGS.items():
@@ -270,13 +269,13 @@ def test_the_commands_know_the_cache(cache: Path, tmp_path: Path, clip_folder: P
         assert done.exit_code == 0
         return done.output
 
-    told = json.loads(command("models", "--cached", "--json"))
-    assert [entry["name"] for entry in told] == [*SHIPPED, "someone/clip"]
-    assert told[-1] == {
+    printed = json.loads(command("models", "--cached", "--json"))
+    assert [entry["name"] for entry in printed] == [*SHIPPED, "someone/clip"]
+    assert printed[-1] == {
         "name": "someone/clip",
         "library": "transformers",
         "family": "clip",
-        "tunes": ["norm", "lora", "blocks"],
+        "tunes": ["norm", "low-rank"],
         "norms": "LayerNorm",
         "cached": True,
         "missing": [],
@@ -285,6 +284,8 @@ def test_the_commands_know_the_cache(cache: Path, tmp_path: Path, clip_folder: P
     assert "ViT-B-16/openai" in table
     assert "no weights" in table
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
-    told = json.loads(command("predict", str(tmp_path / "red.png"), "--labels", "cat,dog", "--model", "someone/clip", "--json"))
-    assert told["model"] == "someone/clip"
-    assert len(told["predictions"]) == 1
+    printed = json.loads(
+        command("predict", str(tmp_path / "red.png"), "--labels", "cat,dog", "--model", "someone/clip", "--json")
+    )
+    assert printed["model"] == "someone/clip"
+    assert len(printed["predictions"]) == 1

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from grpo_tta import GRPOTTA
 from grpo_tta.backbones.base import load_backbone
-from grpo_tta.backbones.class_token_block import ClassTokenBlock
+from grpo_tta.backbones.blocks import ClassTokenBlock
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.cli.main import app
-from grpo_tta.engine.parameters import PerImage, make_plan
+from grpo_tta.engine.parameters import LowRank, NormAffine, Tune
+from grpo_tta.engine.per_image import PerImage
 from grpo_tta.errors import UserError
 from tests import families
 from tests.conftest import TINY, tiny_model
@@ -49,9 +50,9 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("last_blocks", [1, 2])
 def test_projections_are_one_product_and_not_one_a_token(backbone: OpenClipBackbone, last_blocks: int) -> None:
     """torch turns a turned tensor's projection into a batch of products, nine times as slow in bfloat16."""
-    plan = make_plan(backbone, "norm", last_blocks)
+    tunable = NormAffine(last_blocks)(backbone)
     tokens = torch.randn(4, 17, 64)
-    with torch.no_grad(), PerImage(plan, plan.start(2)), Operations() as operations:
+    with torch.no_grad(), PerImage(tunable, tunable.start(2)), Operations() as operations:
         backbone.head(torch.nn.Sequential(*backbone.blocks[-last_blocks:])(tokens))
     assert "addmm" in operations.seen
     assert "bmm" not in operations.seen
@@ -68,21 +69,21 @@ def test_a_head_that_reads_all_tokens_keeps_the_whole_block(head: dict[str, obje
     assert not isinstance(backbone.blocks[-1], ClassTokenBlock)
 
 
-@pytest.mark.parametrize("tuned", ["norm", "lora", "blocks"])
-def test_own_parameters_of_the_last_block_as_in_the_whole_block(backbone: OpenClipBackbone, tuned: str) -> None:
+@pytest.mark.parametrize("tune", [NormAffine(1), LowRank(last_blocks=1)])
+def test_own_parameters_of_the_last_block_as_in_the_whole_block(backbone: OpenClipBackbone, tune: Tune) -> None:
     """Two images' own parameters against the plain block that holds them."""
-    plan = make_plan(backbone, tuned, 1)  # type: ignore[arg-type]
-    own = {name: value.detach() + 0.1 * torch.randn_like(value) for name, value in plan.start(2).items()}
+    tunable = tune(backbone)
+    own = {name: value.detach() + 0.1 * torch.randn_like(value) for name, value in tunable.start(2).items()}
     tokens = torch.randn(4, 17, 64)  # two views of two images
-    with torch.no_grad(), PerImage(plan, own):
+    with torch.no_grad(), PerImage(tunable, own):
         made = backbone.head(backbone.blocks[-1](tokens))
     visual = tiny_model().visual
     for b in range(2):
         values = {name: parameter.clone() for name, parameter in visual.named_parameters()}
-        for name in plan.replaced:
+        for name in tunable.replaced:
             place = name.replace("blocks.", "transformer.resblocks.").replace("head.", "")
             values[place] = own[name][b]
-        for name, (_, pairs) in plan.deltas.items():
+        for name, (_, pairs) in tunable.deltas.items():
             place = name.replace("blocks.", "transformer.resblocks.")
             for pair in pairs:
                 values[place][pair.rows] += own[pair.up][b] @ own[pair.down][b]
@@ -110,8 +111,8 @@ def test_bfloat16_is_of_the_visual_encoder_alone(image: Image.Image, tmp_path: P
     near, exact = (GRPOTTA("nano-clip", labels, dtype=d).predict(image) for d in ("bfloat16", "float32"))  # type: ignore[arg-type]
     assert near.probability == pytest.approx(exact.probability, abs=0.1)
     assert near.probability != exact.probability
-    plan = make_plan(half, "norm", 1)
-    assert {value.dtype for value in plan.start(1).values()} == {torch.float32}
+    tunable = NormAffine(1)(half)
+    assert {value.dtype for value in tunable.start(1).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("family", ["transformers-clip", "transformers-siglip"])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import make_prompts
-from grpo_tta.engine.interface import ImageBatch, Method, observe
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.interface import ImageBatch, Method
 from grpo_tta.engine.policy import Policy
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
@@ -86,8 +87,10 @@ def make_images(policy: Policy, method: Method, names: Sequence[str] = ("p", "q"
         base = torch.randn(1, 3, 24, 24, generator=generator)
         views.append(base + 0.5 * torch.randn(method.views, 3, 24, 24, generator=generator))
     stacked = torch.stack(views)
-    copies = stacked[:, :0]
-    return ImageBatch(tuple(names), stacked, copies, observe(policy, stacked, copies, [method]), 0)
+    none = stacked[:, :0]
+    return ImageBatch(
+        tuple(names), stacked, none, encode_views(policy, stacked, none, method.cached_blocks(policy.backbone)), 0
+    )
 
 
 def _check_method(policy: Policy, method: Method) -> None:
@@ -98,7 +101,7 @@ def _check_method(policy: Policy, method: Method) -> None:
     assert torch.isfinite(out.after).all()
     assert not out.after.requires_grad
     torch.testing.assert_close(out.after.exp().sum(-1), torch.ones(3))
-    torch.testing.assert_close(out.before, batch.seen.log_probs[:, 0])
+    torch.testing.assert_close(out.before, batch.encoded.log_probs[:, 0])
     assert all(torch.equal(a, b) for a, b in zip(weights, policy.backbone.parameters(), strict=True))
     if method.protocol == "online":
         return

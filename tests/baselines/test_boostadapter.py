@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from grpo_tta.baselines.boostadapter import BoostAdapterSettings, boostadapter_method
 from grpo_tta.baselines.tda import TDASettings, tda_method
-from grpo_tta.engine.interface import ImageBatch
-from grpo_tta.engine.policy import EncodedViews
+from grpo_tta.engine.interface import EncodedViews, ImageBatch
 from grpo_tta.errors import UserError
 
 
@@ -20,8 +19,8 @@ def test_own_crop_boosts_its_class_by_hand(policy):
     image, vague = F.normalize(0.9 * text[2] + 0.1 * text[0], dim=-1), F.normalize(text.sum(0), dim=-1)
     features = torch.stack([image, vague, text[2]])[None]
     log_probs = policy.log_probs(features)
-    seen = EncodedViews(features, log_probs, {}, 3)
-    batch = ImageBatch(("p",), torch.zeros(1, 3, 3, 2, 2), torch.zeros(1, 0, 3, 2, 2), seen, 0)
+    encoded = EncodedViews(features, log_probs, {}, 3)
+    batch = ImageBatch(("p",), torch.zeros(1, 3, 3, 2, 2), torch.zeros(1, 0, 3, 2, 2), encoded, 0)
     settings = BoostAdapterSettings(views=3, selected=1, tda=TDASettings(negative_alpha=0.0))
     out, state = boostadapter_method(settings)(policy, batch, {})
     expected = log_probs[0, 0].clone()

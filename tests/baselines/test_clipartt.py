@@ -7,7 +7,7 @@ import torch
 
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.clipartt import CLIPArTTSettings, clipartt_method, joined_labels
-from grpo_tta.baselines.transductive import transductive_agreement, transductive_target
+from grpo_tta.baselines.common import transductive_agreement, transductive_target
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from grpo_tta.baselines.encoder_entropy import EncoderEntropySettings, encoder_entropy_method, mean_confidence
+from grpo_tta.engine.distributions import entropy
 from grpo_tta.engine.own_weights import read_parameters
 from grpo_tta.errors import UserError
-from grpo_tta.method import objective
 
 
 def test_the_loss_is_the_entropy_of_the_mean():
@@ -24,7 +24,7 @@ def test_steps_lower_the_entropy(policy, images, check_method, tuned):
     method = encoder_entropy_method(EncoderEntropySettings(views=6, selected=3, tuned=tuned, learning_rate=1e-3))
     check_method(policy, method)
     out, _ = method(policy, images(policy, method), {})
-    assert objective.entropy(out.after).mean() < objective.entropy(out.before).mean()
+    assert entropy(out.after).mean() < entropy(out.before).mean()
 
 
 def test_the_whole_visual_encoder_is_tuned_and_nothing_of_the_text(policy):

@@ -11,7 +11,7 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.registry import known_methods
 from grpo_tta.bench.records import read_records
 from grpo_tta.bench.runner import RunSettings, run
-from grpo_tta.bench.table import dear_methods
+from grpo_tta.bench.table import expensive_methods
 from grpo_tta.data.tasks import nano_tasks
 
 MARGIN = 1e-4
@@ -22,7 +22,7 @@ EPISODIC = [method for method in known_methods().values() if method.protocol == 
 
 def test_one_by_one_and_sixteen_in_two_shards_are_the_same(nano_backbone: Backbone, tmp_path: Path) -> None:
     tasks = nano_tasks(["fog", "letters"], "tuning", 12)
-    dear = dear_methods(nano_backbone, tasks[0], EPISODIC, RunSettings())
+    dear = expensive_methods(nano_backbone, tasks[0], EPISODIC, RunSettings())
     assert {"grpo-tta-paper", "rlcf-full", "ttl", "encoder-entropy-full"} <= set(dear)
     few = RunSettings(chunk=3, first_only=dict.fromkeys(dear, 3))
     run(nano_backbone, tasks, EPISODIC, tmp_path / "one", replace(few, batch=1), timed=False)

@@ -13,8 +13,8 @@ from grpo_tta import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
 from grpo_tta.baselines.teacher import TaughtSettings, taught_methods, taught_rlcf_method
-from grpo_tta.bench.records import short_hash
 from grpo_tta.cli.main import app
+from grpo_tta.config.serialise import short_hash
 from grpo_tta.engine.policy import Policy
 from tests import families
 

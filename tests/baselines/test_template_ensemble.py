@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from grpo_tta.backbones.prompts import encode_classes, make_prompts
-from grpo_tta.baselines.prompt_features import ensemble_features, template_features
+from grpo_tta.baselines.common import ensemble_features, template_features
 from grpo_tta.baselines.template_ensemble import template_ensemble_method
 from grpo_tta.engine.policy import Policy
 

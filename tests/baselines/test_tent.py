@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load, save
 
 from grpo_tta.baselines.tent import TentSettings, tent_method
+from grpo_tta.engine.distributions import entropy
 from grpo_tta.errors import UserError
-from grpo_tta.method import objective
 
 STREAM = tuple("abcdef")
 
@@ -52,7 +52,7 @@ def test_equals_torch_adam_on_a_copy_of_the_model(policy, images):
     for start in range(0, 6, 2):
         optimizer.zero_grad()
         log_probs = policy.log_probs(visual(batch.views[start : start + 2, 0]))
-        objective.entropy(log_probs).mean().backward()
+        entropy(log_probs).mean().backward()
         optimizer.step()
         expected.append(log_probs.detach())
     torch.testing.assert_close(out.after.exp(), torch.cat(expected).exp(), atol=1e-3, rtol=0)

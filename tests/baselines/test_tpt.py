@@ -6,9 +6,9 @@ import torch
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.encoder_entropy import mean_confidence
 from grpo_tta.baselines.tpt import ContextPrompts, TPTSettings, tpt_method
+from grpo_tta.engine.distributions import entropy
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method import objective
 
 
 def test_the_context_is_four_tokens_and_starts_as_the_prompt_itself(policy):
@@ -47,15 +47,15 @@ def test_one_step_is_adamw_through_the_whole_text_encoder(policy, images):
     prompts = ContextPrompts(policy)
     context = torch.nn.Parameter(prompts.context[None].clone())
     optimizer = torch.optim.AdamW([context], lr=5e-3, weight_decay=0.01)
-    entropies = objective.entropy(batch.seen.log_probs[0])
-    chosen = batch.seen.features[0, entropies.argsort()[:3]]
+    entropies = entropy(batch.encoded.log_probs[0])
+    chosen = batch.encoded.features[0, entropies.argsort()[:3]]
     scale = policy.backbone.logit_scale
     log_probs = (scale * chosen @ prompts.encode(context, torch.arange(5)).T).log_softmax(-1)
     (-mean_confidence(log_probs[None]).sum()).backward()
     optimizer.step()
     with torch.no_grad():
         text = prompts.encode(context, torch.arange(5))
-    expected = (scale * batch.seen.features[0, 0] @ text.T).log_softmax(-1)
+    expected = (scale * batch.encoded.features[0, 0] @ text.T).log_softmax(-1)
     torch.testing.assert_close(out.after[0], expected, atol=1e-4, rtol=0)
     assert (out.after - out.before).abs().max() > 1e-3
 
@@ -64,4 +64,4 @@ def test_three_steps_lower_the_entropy(policy, images, check_method):
     method = tpt_method(TPTSettings(views=8, selected=8, steps=3, learning_rate=2e-2))
     check_method(policy, method)
     out, _ = method(policy, images(policy, method), {})
-    assert objective.entropy(out.after).mean() < objective.entropy(out.before).mean()
+    assert entropy(out.after).mean() < entropy(out.before).mean()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from grpo_tta.baselines.ttl import TTLSettings, ttl_method, weighted_confidence
+from grpo_tta.engine.distributions import entropy
 from grpo_tta.errors import UserError
-from grpo_tta.method import objective
 
 
 def test_weighted_entropy_by_hand():
@@ -19,7 +19,7 @@ def test_weighted_entropy_by_hand():
 
 def test_no_gradient_through_the_weights():
     logits = torch.tensor([[[0.3, 0.0]]], requires_grad=True)
-    H = objective.entropy(logits.log_softmax(-1))
+    H = entropy(logits.log_softmax(-1))
     (plain,) = torch.autograd.grad(-H.sum(), logits)
     (found,) = torch.autograd.grad(weighted_confidence(logits.log_softmax(-1), 0.4).sum(), logits)
     torch.testing.assert_close(found, plain * math.exp(0.4 - H.item()))
@@ -29,7 +29,7 @@ def test_a_step_sharpens(policy, images, check_method):
     method = ttl_method(TTLSettings(views=6, last_blocks=1))
     check_method(policy, method)
     out, _ = method(policy, images(policy, method), {})
-    assert objective.entropy(out.after).mean() < objective.entropy(out.before).mean()
+    assert entropy(out.after).mean() < entropy(out.before).mean()
     assert out.cost.backwards == pytest.approx(6 / 3)
 
 

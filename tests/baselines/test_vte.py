@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from grpo_tta.baselines.prompt_features import ensemble_features, read_off
+from grpo_tta.baselines.common import class_log_probs, ensemble_features
 from grpo_tta.baselines.vte import VTESettings, vte, vte_method
-from grpo_tta.engine.policy import EncodedViews
+from grpo_tta.engine.interface import EncodedViews
 from grpo_tta.errors import UserError
 
 
@@ -15,12 +15,12 @@ def test_mean_of_the_confident_view(policy):
     text = ensemble_features(policy)
     between = F.normalize(text.mean(0), dim=-1)
     features = torch.stack([between, text[2], between])[None]  # [1, 3, D]
-    seen = EncodedViews(features, policy.log_probs(features), {}, 3)
-    out = vte(policy, seen, VTESettings(views=3, selected=1))
-    torch.testing.assert_close(out.after[0], read_off(policy, text[2], text))
-    out = vte(policy, seen, VTESettings(views=3, selected=3))
+    encoded = EncodedViews(features, policy.log_probs(features), {}, 3)
+    out = vte(policy, encoded, VTESettings(views=3, selected=1))
+    torch.testing.assert_close(out.after[0], class_log_probs(policy, text[2], text))
+    out = vte(policy, encoded, VTESettings(views=3, selected=3))
     mean = F.normalize(features[0].mean(0), dim=-1)
-    torch.testing.assert_close(out.after[0], read_off(policy, mean, text))
+    torch.testing.assert_close(out.after[0], class_log_probs(policy, mean, text))
 
 
 def test_small_setting(policy, check_method):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grpo_tta.baselines.prompt_features import ensemble_features, read_off
+from grpo_tta.baselines.common import class_log_probs, ensemble_features
 from grpo_tta.baselines.watt import WATTSettings, average_weights, watt_method
 from grpo_tta.errors import UserError
 
@@ -36,7 +36,7 @@ def test_predicts_with_the_mean_of_the_templates(policy, images):
     method = watt_method(WATTSettings(learning_rate=1e-12, rounds=1))
     batch = images(policy, method)
     out, _ = method(policy, batch, {})
-    expected = read_off(policy, batch.seen.features[:, 0], ensemble_features(policy))
+    expected = class_log_probs(policy, batch.encoded.features[:, 0], ensemble_features(policy))
     torch.testing.assert_close(out.after, expected, atol=1e-4, rtol=0)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grpo_tta.baselines.zero import ZeroSettings, count_votes, zero
-from grpo_tta.engine.policy import EncodedViews
+from grpo_tta.engine.interface import EncodedViews
 from grpo_tta.errors import UserError
 
 

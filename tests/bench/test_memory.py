@@ -1,4 +1,4 @@
-"""Memory: of a run over many images, and over many classes. Counted in bytes of tensors, not read off the process."""
+"""Memory: of a run over many images, and over many classes. Counted in bytes of tensors, not taken from the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from grpo_tta import GRPOTTA
 from grpo_tta import classifier as classifier_module
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.registry import choose_methods
-from grpo_tta.bench.runner import RunSettings, run
+from grpo_tta.bench.runner import run
+from grpo_tta.bench.runs import RunSettings
 from grpo_tta.data import nano
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.images.read import load_image
@@ -87,7 +88,7 @@ def test_classes_cost_their_text_features_and_a_few_tensors_of_views_by_classes(
         assert all(len(answer.probabilities) == C for answer in answers)
     C = 10_000
     text_features = 4 * C * classifier.policy.text_features.shape[1]
-    views_by_classes = 4 * B * (DEFAULT.views.views + DEFAULT.views.copies) * C
+    views_by_classes = 4 * B * (DEFAULT.views.views + DEFAULT.views.content_free) * C
     assert made[C] - made[1_000] <= 2 * text_features  # encoded chunk by chunk; the features and their normalised copy
     assert used[C] - used[10] <= 5 * views_by_classes
 

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason=
 MEASURE = """
 import sys
 from pathlib import Path
-from grpo_tta.bench.runner import RunSettings, run
+from grpo_tta.bench.runner import run
+from grpo_tta.bench.runs import RunSettings
 from grpo_tta.data.custom import custom_task
 from grpo_tta.baselines.registry import choose_methods
 from grpo_tta.backbones.base import load_backbone

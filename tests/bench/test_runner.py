@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.registry import choose_methods
-from grpo_tta.bench.records import TIME_AND_MEMORY, read_records
-from grpo_tta.bench.runner import RunSettings, run, stream_order
+from grpo_tta.bench.records import TIME_AND_MEMORY, read_records, write_json
+from grpo_tta.bench.runner import run, stream_order
+from grpo_tta.bench.runs import RunSettings
 from grpo_tta.bench.workers import run_workers
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.engine.interface import Method
@@ -54,6 +56,24 @@ def test_an_existing_run_is_resumed_and_another_refused(nano_backbone: Backbone,
     assert all(p.stat().st_mtime_ns == when for p, when in kept.items())
     with pytest.raises(UserError, match=r"holds another run \(seed"):
         go(nano_backbone, tmp_path / "x", chunk=4, seed=1)
+
+
+def test_a_folder_of_another_version_is_neither_resumed_nor_read(nano_backbone: Backbone, tmp_path: Path) -> None:
+    go(nano_backbone, tmp_path / "x", limit=2, tasks=("fog",))
+    info = json.loads((tmp_path / "x" / "run.json").read_text())
+    assert info["sources"]["fog"] == {"suite": "nano", "task": "fog", "split": "tuning", "limit": 2}
+    write_json(tmp_path / "x" / "run.json", {**info, "format": 1})
+    with pytest.raises(UserError, match="written by another version"):
+        go(nano_backbone, tmp_path / "x", limit=2, tasks=("fog",))
+    with pytest.raises(UserError, match="written by another version"):
+        read_records([tmp_path / "x"])
+
+
+def test_where_images_lie_is_not_what_a_run_is(nano_backbone: Backbone, tmp_path: Path) -> None:
+    (task,) = nano_tasks(["fog"], "tuning", 2)
+    methods = choose_methods(["zero-shot"])
+    for source in ({"data": "here"}, {"data": "./here"}):
+        run(nano_backbone, [replace(task, source=source)], methods, tmp_path / "x", RunSettings(), timed=False)
 
 
 def test_a_bad_image_is_a_row_and_the_rest_goes_on(nano_backbone: Backbone, tmp_path: Path) -> None:
@@ -103,7 +123,7 @@ def test_a_method_with_state_resumes_where_it_stopped(nano_backbone: Backbone, t
     state = load_file(tmp_path / "x" / "state" / "stream-zipf--000002" / "grpo-tta-online.safetensors")
     assert float(state["prior.count"]) == 12  # it has seen the chunks before, too
     once = table(tmp_path / "once")
-    assert (once["confidence"] - whole["confidence"]).abs().max() > 1e-3  # its pieces were of 4 images, now of 12
+    assert (once["confidence"] - whole["confidence"]).abs().max() > 1e-3  # its minibatches were of 4 images, now of 12
     with pytest.raises(UserError, match="cannot be sharded"):
         run(nano_backbone, tasks, methods, tmp_path / "y", RunSettings(shard=(0, 2)))
 
@@ -141,7 +161,7 @@ def test_workers_share_the_tasks_and_change_nothing(tmp_path: Path) -> None:
         assert one[keys].equals(two[keys])
 
 
-def test_a_worker_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_worker_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", "raise SystemExit('no luck')"], [sys.executable, "-c", "import time; time.sleep(60)"]]
     with pytest.raises(UserError, match="no luck"):
         run_workers(commands, [tmp_path / "never"], Console(quiet=True), poll=0.05)
@@ -158,7 +178,9 @@ def test_a_folder_is_bound_to_its_images(nano_backbone: Backbone, tmp_path: Path
         run(nano_backbone, [task], methods, tmp_path / "x", RunSettings(), timed=False)
 
 
-def test_a_dear_method_sees_all_classes_of_images_that_stand_class_by_class(nano_backbone: Backbone, tmp_path: Path) -> None:
+def test_an_expensive_method_sees_all_classes_of_images_that_stand_class_by_class(
+    nano_backbone: Backbone, tmp_path: Path
+) -> None:
     (task,) = nano_tasks(["fog"], "tuning", 12)
     settings = RunSettings(first_only={"view-mean": 3})
     methods = choose_methods(["zero-shot", "view-mean"])

@@ -1,4 +1,4 @@
-"""Several seeds and fewer images for dear methods, in one command."""
+"""Several seeds and fewer images for expensive methods, in one command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
 from grpo_tta.backbones.base import Backbone
@@ -17,8 +16,9 @@ from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.registry import choose_methods, grpo_method
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
 from grpo_tta.bench.records import TIME_AND_MEMORY, read_records
-from grpo_tta.bench.runner import RunSettings, describe_run, run
-from grpo_tta.bench.table import dear_methods, run_table
+from grpo_tta.bench.runner import run
+from grpo_tta.bench.runs import RunSettings, describe_run
+from grpo_tta.bench.table import TablePlan, expensive_methods
 from grpo_tta.cli.main import app
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.engine.policy import Policy
@@ -27,8 +27,7 @@ from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.online import StreamSettings, stream_method
 from grpo_tta.method.settings import GRPOSettings
 
-QUIET = Console(quiet=True)
-SMALL = GRPOSettings(views=ViewSettings(views=4, copies=2), selected=4)
+SMALL = GRPOSettings(views=ViewSettings(views=4, content_free=2))
 METHODS = [
     *choose_methods(["zero-shot"]),
     grpo_method(SMALL, "small"),
@@ -70,20 +69,20 @@ def test_a_bad_image_is_a_row_of_those_that_were_to_see_it(nano_backbone: Backbo
     bad = replace(task, load=load)
     run(nano_backbone, [bad], METHODS[:2], tmp_path / "x", RunSettings(first_only={"small": 3}), timed=False)
     failed = read_records([tmp_path / "x"]).query("error.notna()")
-    told = sorted(zip(failed["method"], failed["image_id"].str[-1], strict=True))
-    assert told == [("small", "1"), ("zero-shot", "1"), ("zero-shot", "5")]
+    found = sorted(zip(failed["method"], failed["image_id"].str[-1], strict=True))
+    assert found == [("small", "1"), ("zero-shot", "1"), ("zero-shot", "5")]
 
 
-def test_dear_methods_are_found_by_what_they_count(nano_backbone: Backbone) -> None:
+def test_expensive_methods_are_found_by_what_they_count(nano_backbone: Backbone) -> None:
     (task,) = nano_tasks(["fog"], "tuning", 3)
     known = choose_methods(["zero-shot", "zero", "grpo-tta-paper", "rlcf"])
-    assert dear_methods(nano_backbone, task, known, RunSettings()) == ["grpo-tta-paper", "rlcf"]  # zero takes 64, no more
-    assert dear_methods(nano_backbone, task, METHODS, RunSettings(), above=6) == ["small", "online"]
+    assert expensive_methods(nano_backbone, task, known, RunSettings()) == ["grpo-tta-paper", "rlcf"]  # zero takes 64, no more
+    assert expensive_methods(nano_backbone, task, METHODS, RunSettings(), above=6) == ["small", "online"]
 
     def load(number: int) -> tuple[Image.Image, int]:
         raise UserError("damaged")
 
-    assert dear_methods(nano_backbone, replace(task, load=load), known, RunSettings()) == []
+    assert expensive_methods(nano_backbone, replace(task, load=load), known, RunSettings()) == []
 
 
 def test_one_command_runs_seeds_and_reports(tmp_path: Path) -> None:
@@ -92,7 +91,7 @@ def test_one_command_runs_seeds_and_reports(tmp_path: Path) -> None:
                  "--limit", "4", "--limit-heavy", "2", "--seeds", "0,1", "--out", str(out), "--report"]  # fmt: skip
     done = CliRunner().invoke(app, arguments)
     assert done.exception is None, done.output
-    assert "At most 2 images a task for grpo-tta-paper" in done.output
+    assert "At most 2 images per task for grpo-tta-paper" in done.output
     infos = [json.loads((out / f"seed-{seed}" / "run.json").read_text()) for seed in (0, 1)]
     assert [info["seed"] for info in infos] == [0, 1]
     assert [bool(info["cost"]) for info in infos] == [True, False]  # timed once
@@ -106,21 +105,20 @@ def test_one_command_runs_seeds_and_reports(tmp_path: Path) -> None:
     assert again.exception is None
 
 
-def test_seeds_and_limits_are_checked(nano_backbone: Backbone, tmp_path: Path) -> None:
-    tasks = nano_tasks(["fog"], "tuning", 2)
+def test_seeds_and_limits_are_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="each seed once"):
-        run_table(nano_backbone, tasks, METHODS, tmp_path / "x", RunSettings(), QUIET, seeds=(0, 0))
+        TablePlan(seeds=(0, 0))
     with pytest.raises(UserError, match="set --limit-heavy to at least 1"):
-        run_table(nano_backbone, tasks, METHODS, tmp_path / "x", RunSettings(), QUIET, seeds=(0,), dear_limit=0)
+        TablePlan(expensive_limit=0)
     done = CliRunner().invoke(app, ["bench", "--seeds", "0,x", "--out", str(tmp_path / "x")])
     assert "Seed 'x' is no whole number" in str(done.exception)
     assert not (tmp_path / "x").exists()
 
 
-def test_a_run_tells_its_teacher_by_name(nano_backbone: Backbone) -> None:
+def test_a_run_names_its_teacher(nano_backbone: Backbone) -> None:
     (task,) = nano_tasks(["fog"], "tuning", 2)
     teacher = Policy(nano_backbone, make_prompts(nano_backbone, task.classes))
     methods = [rlcf_method(RLCFSettings(), teacher, "taught"), rlcf_method(RLCFSettings())]
-    told = describe_run(nano_backbone, [task], methods, RunSettings())["methods"]
-    assert (told["taught"]["reward"], told["taught"]["teacher"]) == ("teacher", nano_backbone.name)
-    assert told["rlcf"]["teacher"] is None
+    found = describe_run(nano_backbone, [task], methods, RunSettings())["methods"]
+    assert (found["taught"]["reward"], found["taught"]["teacher"]) == ("teacher", nano_backbone.name)
+    assert found["rlcf"]["teacher"] is None

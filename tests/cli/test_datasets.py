@@ -55,7 +55,7 @@ def test_the_list() -> None:
     assert all(name in shown for name in names)
 
 
-def test_check_tells_what_is_wrong_and_what_to_get(textures: Path, tmp_path: Path) -> None:
+def test_check_says_what_is_wrong_and_what_to_get(textures: Path, tmp_path: Path) -> None:
     done = grpo_tta("datasets", "check", "dtd", "--root", str(textures))
     assert done.exit_code == 0, done.output
     assert "47 classes, 1,692 images, 1,692 of them opened" in done.stdout

@@ -10,8 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from grpo_tta.classifier import GRPOTTA
+from grpo_tta.cli.main import app
 from grpo_tta.cli.main import main as cli
 
 
@@ -19,29 +24,59 @@ def grpo_tta(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
     return subprocess.run([sys.executable, "-m", "grpo_tta", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
-def test_help_does_not_import_torch() -> None:
-    code = """
+HEAVY = {"torch", "pandas", "transformers", "open_clip", "numpy", "pyarrow", "ray", "matplotlib", "gradio", "fastapi"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["bench", "-h"], ["datasets", "check", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"""
 import sys
 from grpo_tta.cli.main import main
-sys.argv = ["grpo-tta", "--help"]
+sys.argv = ["grpo-tta", *{words!r}]
 try:
     main()
 except SystemExit as stop:
     assert not stop.code
-assert "torch" not in sys.modules
+print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "predict" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert ("grpo-tta 0" if words == ["--version"] else "Usage: grpo-tta") in done.stdout
+
+
+def test_every_command_has_help_by_its_short_name() -> None:
+    def leaves(command: click.Command, words: list[str]) -> Iterator[list[str]]:
+        yield words
+        for name, below in getattr(command, "commands", {}).items():
+            yield from leaves(below, [*words, name])
+
+    every = list(leaves(typer.main.get_command(app), []))
+    assert {words[0] for words in every if words} == {
+        "demo", "predict", "bench", "sweep", "report", "serve", "app", "models", "datasets"
+    }  # fmt: skip
+    for words in every:
+        done = CliRunner().invoke(app, [*words, "-h"])
+        assert done.exit_code == 0, words
+        assert "--help" in done.stdout
+        assert "-h" in done.stdout
+
+
+def test_the_shell_completes_commands() -> None:
+    environment = os.environ | {
+        "_GRPO_TTA_COMPLETE": "complete_bash", "COMP_WORDS": "grpo-tta be", "COMP_CWORD": "1"
+    }  # fmt: skip
+    code = "import sys; sys.argv = ['grpo-tta']; from grpo_tta.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["bench"]
 
 
 def test_predict_answers_the_good_and_names_the_bad(awkward_folder: Path) -> None:
     done = grpo_tta("predict", str(awkward_folder), "--labels", "star, heart,red circle", "--json")
     assert done.returncode == 1
-    told = json.loads(done.stdout)
-    assert [Path(p["path"]).name for p in told["predictions"]] == ["a.jpg", "b.png", "c.png", "d.jpg"]
-    assert told["labels"] == ["star", "heart", "red circle"]
-    assert sum(told["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    document = json.loads(done.stdout)
+    assert [Path(p["path"]).name for p in document["predictions"]] == ["a.jpg", "b.png", "c.png", "d.jpg"]
+    assert document["labels"] == ["star", "heart", "red circle"]
+    assert sum(document["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 2
     assert "e.jpg: truncated or damaged" in lines[0]
@@ -49,10 +84,24 @@ def test_predict_answers_the_good_and_names_the_bad(awkward_folder: Path) -> Non
 
 
 def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
-    done = grpo_tta("predict", str(awkward_folder / "a.jpg"), "--labels", "star,heart", "--template", "a drawing of a {}.")
+    path = awkward_folder / "a.jpg"
+    done = grpo_tta("predict", str(path), "--labels", "star,heart", "--template", "a drawing of a {}.")
     assert done.returncode == 0, done.stderr
-    assert "a.jpg" in done.stdout
-    assert "forward" in done.stdout
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    header = next(line for line in lines if "zero-shot label" in line)
+    assert header.replace("┃", " ").split() == ["image", "label", "probability", "zero-shot", "label", "probability"]
+    answer = GRPOTTA("nano-clip", ["star", "heart"], templates="a drawing of a {}.").predict(path)
+    body = "".join(line for line in lines if "│" in line)  # a long path is folded over several lines
+    cells = [cell.strip() for cell in next(line for line in lines if "│" in line).split("│")[2:-1]]
+    before = answer.probabilities_before[answer.label_before]
+    assert cells == [answer.label, f"{100 * answer.probability:.1f} %", answer.label_before, f"{100 * before:.1f} %"]
+    assert "a.jpg" in body
+    note = " ".join(done.stdout[done.stdout.index("Model ") :].split())
+    assert note.startswith(
+        f"Model nano-clip; {answer.forwards:.0f} forward and {answer.backwards:.0f} backward passes per image."
+    )
+    assert "for photographs name another --model" in note
 
 
 @pytest.mark.parametrize(
@@ -87,8 +136,12 @@ def test_names_are_shown_as_they_are(tmp_path: Path, awkward_folder: Path) -> No
         (tmp_path / "[" / os.fsdecode(name)).write_bytes((awkward_folder / "b.png").read_bytes())
     done = grpo_tta("predict", "[", "--labels", "[red] star,[red] heart", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for shown in ("[draft] cat.png", "[/draft].png", "caf\ufffd.png", "[red] "):
-        assert shown in done.stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    assert sorted(row[0] for row in rows) == ["[/[draft] cat.png", "[/caf\ufffd.png", "[/draft].png"]
+    for _, label, probability, label_before, before in rows:
+        assert {label, label_before} <= {"[red] star", "[red] heart"}
+        assert 50 <= float(probability.removesuffix(" %")) <= 100
+        assert 50 <= float(before.removesuffix(" %")) <= 100
 
 
 def test_predict_reads_names_and_writes_csv(tmp_path: Path, awkward_folder: Path) -> None:
@@ -109,7 +162,7 @@ def test_an_interrupted_predict_keeps_what_it_has(
         yield 0, "a.jpg: a problem"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grpo_tta.classify.classify", interrupted)
+    monkeypatch.setattr("grpo_tta.classifier.classify", interrupted)
     monkeypatch.setattr(sys, "argv", ["grpo-tta", "predict", str(awkward_folder), "--labels", "star,heart"])
     with pytest.raises(SystemExit) as stop:
         cli()
@@ -132,16 +185,16 @@ def test_bench_refuses_what_it_would_ignore(tmp_path: Path, arguments: tuple[str
     assert not (tmp_path / "x").exists()
 
 
-def test_bench_tells_of_errors(tmp_path: Path, awkward_folder: Path) -> None:
+def test_bench_reports_errors(tmp_path: Path, awkward_folder: Path) -> None:
     """The preset `paper` wants groups of three, and there are two classes."""
     for label in ("star", "heart"):
         (tmp_path / "mine" / label).mkdir(parents=True)
         (tmp_path / "mine" / label / "1.png").write_bytes((awkward_folder / "b.png").read_bytes())
     done = grpo_tta("bench", "--data", str(tmp_path / "mine"), "--methods", "grpo-tta-paper", "--out", str(tmp_path / "x"))
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert "2 rows hold an error and count as wrong. The first: grpo-tta-paper on" in told
-    assert "only 2 classes" in told
+    message = " ".join(done.stdout.split())
+    assert "2 rows hold an error and count as wrong. The first: grpo-tta-paper on" in message
+    assert "only 2 classes" in message
 
 
 def test_demo_writes_what_it_promises(tmp_path: Path) -> None:
@@ -149,14 +202,14 @@ def test_demo_writes_what_it_promises(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for word in ("shifted mean", "reward-argmax", "grpo-tta-paper", "forward passes", "milliseconds"):
         assert word in done.stdout
-    told = json.loads((tmp_path / "x" / "summary.json").read_text())
-    assert [t["name"] for t in told["tasks"]] == ["source", "fog", "digits"]
-    for task in told["tasks"]:
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert [t["name"] for t in summary["tasks"]] == ["source", "fog", "digits"]
+    for task in summary["tasks"]:
         assert set(task["methods"]) == {"zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta"}
         for entry in task["methods"].values():
             assert 0 <= entry["ci95"][0] <= entry["accuracy"] <= entry["ci95"][1] <= 1
             assert entry["forwards"] >= 1
             assert entry["ms"] > 0
-    assert told["methods"]["grpo-tta"] == {"protocol": "episodic", "reward": "own"}
+    assert summary["methods"]["grpo-tta"] == {"protocol": "episodic", "reward": "own"}
     assert (tmp_path / "x" / "demo.png").is_file()
     assert grpo_tta("demo", "--tasks", "nothing", "--out", str(tmp_path / "y")).returncode == 2

@@ -106,7 +106,7 @@ class _DeathError(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def test_a_piece_that_kills_is_done_image_by_image(tmp_path: Path) -> None:
+def test_a_chunk_that_kills_is_done_image_by_image(tmp_path: Path) -> None:
     ids, done = ["a", "bad", "c"], []
 
     def work(some: slice, given_up: bool) -> list[str]:

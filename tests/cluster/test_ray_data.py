@@ -23,8 +23,13 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.baselines.registry import choose_methods
 from grpo_tta.bench.records import TIME_AND_MEMORY, read_records
 from grpo_tta.bench.runner import RunSettings, run
+from grpo_tta.classifier import GRPOTTA
 from grpo_tta.cli.main import app
+from grpo_tta.cli.options import settings_of
 from grpo_tta.cluster.attempts import GAVE_UP
+from grpo_tta.cluster.jobs import BenchJob, ModelName
+from grpo_tta.cluster.settings import RaySettings
+from grpo_tta.cluster.sources import TaskSource, manifest_source
 from grpo_tta.data.custom import custom_task
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.engine.interface import Method
@@ -32,16 +37,8 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.read import image_key, to_rgb
 
 ray = pytest.importorskip("ray")
-from grpo_tta.cluster.ray_data import (  # noqa: E402
-    BenchJob,
-    Model,
-    RaySettings,
-    TaskSource,
-    bench_on_ray,
-    manifest_source,
-    predict_on_ray,
-    session,
-)
+from grpo_tta.cluster.ray_data import bench_on_ray, predict_on_ray  # noqa: E402
+from grpo_tta.cluster.session import session  # noqa: E402
 
 pytestmark = [
     pytest.mark.ray,
@@ -50,7 +47,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 TWO = RaySettings(actors=2, cpus=0.5, chunk=4, object_store_mb=200)
-NANO = Model("nano-clip")
+NANO = ModelName("nano-clip")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +145,7 @@ def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
     rows = read_records([out]).set_index("image_id")
     errors = rows["error"].dropna().to_dict()
     assert sorted(rows.index) == sorted(names)
-    told = {
+    expected = {
         "1.png": "truncated or damaged",
         "3.png": "no such file",
         "4.png": "no file system",
@@ -157,8 +154,8 @@ def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
         "9.png": GAVE_UP,
         "10.png": "'no class' is unknown",
     }
-    assert set(errors) == set(told)
-    assert all(told[name] in errors[name] for name in told), errors
+    assert set(errors) == set(expected)
+    assert all(expected[name] in errors[name] for name in expected), errors
     good = rows[rows["error"].isna()]
     assert good["label"].tolist() == [task.load(int(Path(name).stem))[1] for name in good.index]
     # Dying over and over is noticed: twice with its neighbours, twice alone, then never again.
@@ -187,8 +184,6 @@ def test_an_actor_says_of_a_folder_what_the_local_run_says(nano_backbone: Backbo
 
 @pytest.mark.usefixtures("here")
 def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -> None:
-    from grpo_tta import GRPOTTA
-
     labels = ["star", "heart", "red circle"]
     local = GRPOTTA("nano-clip", labels, batch=4).predict(
         [awkward_folder / f"{name}" for name in ("a.jpg", "b.png", "c.png", "d.jpg")]
@@ -204,12 +199,31 @@ def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -
     assert "not an image" in rows["error"][5]
 
 
+@pytest.mark.usefixtures("here")
+def test_a_reward_of_a_file_reaches_the_actors(awkward_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def flipped(reference, group):\n    return -group.gather(reference.ensemble[:, None])\n")
+    settings = settings_of("default", ["views.views=4", f"reward={tmp_path / 'own.py'}:flipped"])
+    labels, path = ["star", "heart", "red circle"], awkward_folder / "a.jpg"
+    local, plain = (GRPOTTA("nano-clip", labels, settings=s).predict(path) for s in (settings, "default"))
+    (tmp_path / "one").mkdir()
+    path.rename(tmp_path / "one" / "a.jpg")
+    options, out = {"settings": settings}, str(tmp_path / "out")
+    assert predict_on_ray(NANO, labels, str(tmp_path / "one"), out, 4, options, replace(TWO, actors=1)) == 1
+    (row,) = pq.read_table(tmp_path / "out" / "predictions").to_pylist()
+    assert (row["error"], row["label"]) == (None, local.label)
+    assert row["probability"] == pytest.approx(local.probability, abs=1e-5)
+    assert row["probability"] != pytest.approx(plain.probability, abs=1e-3)
+
+
 DRIVER = """
 import os, sys, time
 from dataclasses import replace
 from grpo_tta.bench.runner import RunSettings
 from grpo_tta.data.tasks import nano_tasks
-from grpo_tta.cluster.ray_data import Model, RaySettings, TaskSource, bench_on_ray
+from grpo_tta.cluster.jobs import ModelName
+from grpo_tta.cluster.ray_data import bench_on_ray
+from grpo_tta.cluster.settings import RaySettings
+from grpo_tta.cluster.sources import TaskSource
 from grpo_tta.baselines.registry import choose_methods
 
 def noted(method, log, hold):
@@ -229,7 +243,7 @@ def main(out, log, hold):
     source = TaskSource(tuple(nano_tasks(["fog"], "tuning", 64)))
     methods = [noted(choose_methods(["zero-shot"])[0], log, hold)]
     settings = RaySettings(actors=2, cpus=0.5, chunk=4, object_store_mb=200)
-    bench_on_ray(Model("nano-clip"), source, methods, out, RunSettings(), settings)
+    bench_on_ray(ModelName("nano-clip"), source, methods, out, RunSettings(), settings)
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
@@ -302,9 +316,9 @@ def test_what_cannot_run_is_refused_before_ray_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_a_model_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown model 'nothing'"):
-        predict_on_ray(Model("nothing"), ["a", "b"], str(_images(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
+        predict_on_ray(ModelName("nothing"), ["a", "b"], str(_images(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +340,7 @@ def test_the_command_line_refuses_in_a_sentence(arguments: tuple[str, ...], mess
 
 
 def test_without_ray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "grpo_tta.cluster.ray_data", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'grpo-tta\[ray\]'"):
         app(["bench", "--engine", "ray"], standalone_mode=False)
 

@@ -145,7 +145,7 @@ def test_a_labels_file_with_a_byte_order_mark(folder: Path) -> None:
     assert custom_task(folder, template="a {}.", labels_file=folder / "labels.txt").classes == ("cat", "polar bear")
 
 
-def test_a_parquet_of_paths_is_told_from_one_of_images(folder: Path) -> None:
+def test_a_parquet_of_paths_is_distinguished_from_one_of_images(folder: Path) -> None:
     for image in (list(NAMES), [{"path": name} for name in NAMES]):
         pd.DataFrame({"image": image, "label": ["cat", "cat", "bear"]}).to_parquet(folder / "x.parquet")
         with pytest.raises(UserError, match="holds no encoded images"):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from grpo_tta.backbones.open_clip import OpenClipBackbone
-from grpo_tta.engine.parameters import Plan, TunedSet, make_plan
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.parameters import LowRank, NormAffine, TunableParameters, Tune, supported_sets
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 
@@ -20,15 +21,15 @@ def views(backbone: OpenClipBackbone) -> Tensor:
     return torch.randn(B, M, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def perturbed(plan: Plan) -> dict[str, Tensor]:
+def perturbed(tunable: TunableParameters) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(2)
-    start = plan.start(B)
+    start = tunable.start(B)
     return {n: (v.detach() + 0.2 * torch.randn(v.shape, generator=generator)).requires_grad_() for n, v in start.items()}
 
 
 def tokens_at(backbone: OpenClipBackbone, pixels: Tensor, block: int) -> Tensor:
     with torch.no_grad():
-        x = backbone.prefix(pixels.flatten(0, 1))
+        x = backbone.stem(pixels.flatten(0, 1))
         for module in backbone.blocks[:block]:
             x = module(x)
     return x.unflatten(0, pixels.shape[:2])
@@ -43,80 +44,86 @@ def parameter_named(backbone: OpenClipBackbone, name: str) -> nn.Parameter:
     return getattr(module, leaf)
 
 
-def expected_log_probs(policy: Policy, plan: Plan, tuned: dict[str, Tensor], image: int, tokens: Tensor) -> Tensor:
+def expected_log_probs(
+    policy: Policy, tunable: TunableParameters, params: dict[str, Tensor], image: int, tokens: Tensor
+) -> Tensor:
     """The suffix of a clone of the backbone with this image's parameters written into it."""
     backbone = copy.deepcopy(policy.backbone)
     with torch.no_grad():
-        for name in plan.replaced:
-            parameter_named(backbone, name).copy_(tuned[name][image])
-        for name, (_, pairs) in plan.deltas.items():
+        for name in tunable.replaced:
+            parameter_named(backbone, name).copy_(params[name][image])
+        for name, (_, pairs) in tunable.deltas.items():
             for pair in pairs:
-                parameter_named(backbone, name)[pair.rows] += tuned[pair.up][image] @ tuned[pair.down][image]
+                parameter_named(backbone, name)[pair.rows] += params[pair.up][image] @ params[pair.down][image]
         x = tokens[image]
-        for block in backbone.blocks[plan.first_block :]:
+        for block in backbone.blocks[tunable.first_block :]:
             x = block(x)
         return policy.log_probs(backbone.head(x))
 
 
-@pytest.mark.parametrize(("tuned_set", "last"), [("norm", None), ("norm", 1), ("lora", None), ("lora", 2), ("blocks", 2)])
-def test_every_image_sees_its_own_parameters(policy: Policy, tuned_set: TunedSet, last: int | None) -> None:
-    plan = make_plan(policy.backbone, tuned_set, last)
-    tuned = perturbed(plan)
-    tokens = tokens_at(policy.backbone, views(policy.backbone), plan.first_block)
-    found = policy.adapted(tokens, plan, tuned)
+@pytest.mark.parametrize("tune", [NormAffine(), NormAffine(1), LowRank(last_blocks=None), LowRank(last_blocks=2)])
+def test_every_image_sees_its_own_parameters(policy: Policy, tune: Tune) -> None:
+    tunable = tune(policy.backbone)
+    params = perturbed(tunable)
+    tokens = tokens_at(policy.backbone, views(policy.backbone), tunable.first_block)
+    found = policy.adapted(tokens, tunable, params)
     for image in range(B):
-        expected = expected_log_probs(policy, plan, tuned, image, tokens)
+        expected = expected_log_probs(policy, tunable, params, image, tokens)
         torch.testing.assert_close(found[image], expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tuned_set", ["norm", "lora", "blocks"])
-def test_the_start_is_the_frozen_model(policy: Policy, tuned_set: TunedSet) -> None:
+@pytest.mark.parametrize("tune", [NormAffine(2), LowRank(last_blocks=2)])
+def test_the_start_is_the_frozen_model(policy: Policy, tune: Tune) -> None:
     pixels = views(policy.backbone)
-    plan = make_plan(policy.backbone, tuned_set, 2)
-    seen = policy.observe(pixels, pixels[:, :0], [plan.first_block])
-    found = policy.adapted(seen.tokens[plan.first_block], plan, plan.start(B))
-    torch.testing.assert_close(found, seen.log_probs, atol=1e-5, rtol=1e-5)
+    tunable = tune(policy.backbone)
+    encoded = encode_views(policy, pixels, pixels[:, :0], [tunable.first_block])
+    found = policy.adapted(encoded.tokens[tunable.first_block], tunable, tunable.start(B))
+    torch.testing.assert_close(found, encoded.log_probs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tuned_set", ["norm", "lora", "blocks"])
-def test_gradients_reach_exactly_the_named_parameters(policy: Policy, tuned_set: TunedSet) -> None:
-    plan = make_plan(policy.backbone, tuned_set, 2)
-    tuned = perturbed(plan)
-    tokens = tokens_at(policy.backbone, views(policy.backbone), plan.first_block)
-    policy.adapted(tokens, plan, tuned)[..., 0].sum().backward()
-    assert set(tuned) == set(plan.shapes)
-    for name, value in tuned.items():
+@pytest.mark.parametrize("tune", [NormAffine(2), LowRank(last_blocks=2)])
+def test_gradients_reach_exactly_the_named_parameters(policy: Policy, tune: Tune) -> None:
+    tunable = tune(policy.backbone)
+    params = perturbed(tunable)
+    tokens = tokens_at(policy.backbone, views(policy.backbone), tunable.first_block)
+    policy.adapted(tokens, tunable, params)[..., 0].sum().backward()
+    assert set(params) == set(tunable.shapes)
+    for name, value in params.items():
         assert value.grad is not None, name
         assert value.grad.flatten(1).abs().amax(1).gt(0).all(), f"{name} gets no gradient"
     assert all(p.grad is None for p in policy.backbone.parameters())
 
 
 def test_an_images_gradient_does_not_depend_on_its_neighbours(policy: Policy) -> None:
-    plan = make_plan(policy.backbone)
-    tuned = perturbed(plan)
+    tunable = NormAffine()(policy.backbone)
+    params = perturbed(tunable)
     tokens = tokens_at(policy.backbone, views(policy.backbone), 0)
-    together = torch.autograd.grad(policy.adapted(tokens, plan, tuned)[..., 0].sum(), list(tuned.values()))
-    one = {name: value[1:2].detach().requires_grad_() for name, value in tuned.items()}
-    alone = torch.autograd.grad(policy.adapted(tokens[1:2], plan, one)[..., 0].sum(), list(one.values()))
+    together = torch.autograd.grad(policy.adapted(tokens, tunable, params)[..., 0].sum(), list(params.values()))
+    one = {name: value[1:2].detach().requires_grad_() for name, value in params.items()}
+    alone = torch.autograd.grad(policy.adapted(tokens[1:2], tunable, one)[..., 0].sum(), list(one.values()))
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a[1:2], b, atol=1e-5, rtol=1e-3)
 
 
-def test_named_parameters_of_the_plan(backbone: OpenClipBackbone) -> None:
-    names = set(make_plan(backbone, "norm", 1).shapes)
+def test_named_parameters(backbone: OpenClipBackbone) -> None:
+    names = set(NormAffine(1)(backbone).shapes)
     assert names == {f"blocks.2.{n}.{leaf}" for n in ("ln_1", "ln_2") for leaf in ("weight", "bias")} | {
         "head.ln_post.weight",
         "head.ln_post.bias",
     }
-    assert make_plan(backbone, "norm", 1).first_block == 2
+    assert NormAffine(1)(backbone).first_block == 2
 
 
-def test_bad_plans_are_refused(backbone: OpenClipBackbone) -> None:
+def test_what_a_backbone_does_not_have_is_refused(backbone: OpenClipBackbone) -> None:
     with pytest.raises(UserError, match="has 3 blocks; use 0 to 3"):
-        make_plan(backbone, "norm", 4)
-    with pytest.raises(UserError, match="use 1 to 3"):
-        make_plan(backbone, "lora", 0)  # the head has nothing of the kind
-    with pytest.raises(UserError, match="rank"):
-        make_plan(backbone, "lora", None, 0)
-    with pytest.raises(UserError, match="choose norm, lora or blocks"):
-        make_plan(backbone, "everything")  # type: ignore[arg-type]
+        NormAffine(4)(backbone)
+    with pytest.raises(UserError, match="has 3 blocks; use 1 to 3"):
+        LowRank(last_blocks=4)(backbone)
+    with pytest.raises(UserError, match="last_blocks must be at least 1"):
+        LowRank(last_blocks=0)  # the head has nothing of the kind
+    with pytest.raises(UserError, match="rank must be at least 1"):
+        LowRank(rank=0)
+
+
+def test_supported_sets(backbone: OpenClipBackbone) -> None:
+    assert supported_sets(backbone) == ("norm", "low-rank")

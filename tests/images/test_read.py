@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import find_images, image_key, load_image, to_rgb
+from grpo_tta.images.folders import find_images
+from grpo_tta.images.read import image_key, load_image, read_image, to_rgb
 
 
 def test_awkward_but_good_images_become_rgb(awkward_folder: Path) -> None:
@@ -71,3 +75,58 @@ def test_what_is_wrong_with_a_file_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.tiff: The image holds NaN"):
         load_image(tmp_path / "x.tiff")
     assert to_rgb(Image.new("LA", (2, 2)).convert("La")).mode == "RGB"
+
+
+def png_of_16_bits(pixels: np.ndarray, transparent: Sequence[int]) -> io.BytesIO:
+    """Pillow writes no tRNS of 16 bits, so the chunks are made by hand."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": struct.pack(f">{len(transparent)}H", *transparent), b"IDAT": zlib.compress(rows)}
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*pair) for pair in chunks.items()) + chunk(b"IEND", b""))
+
+
+def test_a_transparent_grey_of_16_bits_is_white() -> None:
+    pixels = np.array([[1000, 1001], [30000, 0]], np.uint16)
+    found = np.asarray(read_image(png_of_16_bits(pixels, [1000]), "x"))[..., 0]
+    assert found.tolist() == [[255, 4], [117, 0]]
+
+
+@pytest.mark.parametrize("transparent", [(1000, 2000, 3000), (65535, 0, 0), (0, 0, 0)])
+def test_a_transparent_colour_of_16_bits_is_white(transparent: tuple[int, int, int]) -> None:
+    pixels = np.array([[transparent, (40000, 0, 0)]], np.uint16)
+    found = np.asarray(read_image(png_of_16_bits(pixels, transparent), "x"))
+    assert found.tolist() == [[[255, 255, 255], [156, 0, 0]]]
+
+
+def test_12_bits_in_16_are_scaled_by_what_the_file_says() -> None:
+    pixels = np.array([[0, 4095], [2048, 100]], np.uint16)
+    expected = [[0, 255], [128, 6]]
+    tiff = io.BytesIO()
+    Image.fromarray(pixels).save(tiff, "TIFF", tiffinfo={281: 4095})  # MaxSampleValue
+    pgm = io.BytesIO(b"P5 2 2 4095\n" + pixels.astype(">u2").tobytes())
+    for file in (tiff, pgm):
+        file.seek(0)
+        assert np.asarray(read_image(file, "x"))[..., 0].tolist() == expected
+    silent = io.BytesIO()
+    Image.fromarray(pixels).save(silent, "TIFF")
+    assert np.asarray(read_image(silent, "x"))[..., 0].tolist() == [[0, 16], [8, 0]]
+
+
+def test_a_thin_strip_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """A model's preprocessing would make 560,000 x 224 pixels of it."""
+    Image.new("RGB", (20000, 8)).save(tmp_path / "strip.png")
+    with pytest.raises(UserError, match=r"strip\.png: The image has 20000 x 8 pixels, more than 100 times"):
+        load_image(tmp_path / "strip.png")
+    assert to_rgb(Image.new("RGB", (800, 8))).size == (800, 8)
+
+
+def test_an_image_of_the_users_own_is_not_changed() -> None:
+    image = Image.new("RGB", (2, 2))
+    image.info["transparency"] = (1000, 0, 0)
+    to_rgb(image)
+    assert image.info["transparency"] == (1000, 0, 0)

@@ -27,36 +27,35 @@ HALF = torch.full((3,), 0.5)
 def make(image: Image.Image, backbone: OpenClipBackbone, *, name: str = "x", seed: int = 0, **settings: Any):
     first = backbone.preprocess(image)
     made = ImageViews(image, first, name, seed, ViewSettings(**settings), backbone.mean, backbone.std)
-    return made.views(range(ViewSettings(**settings).views)), made.copies()
+    return made.views(range(ViewSettings(**settings).views)), made.content_free()
 
 
 def test_view_0_is_the_models_own_preprocessing(image: Image.Image, backbone: OpenClipBackbone) -> None:
-    views, _ = make(image, backbone, views=5, copies=2)
+    views, _ = make(image, backbone, views=5, content_free=2)
     assert torch.equal(views[0], backbone.preprocess(image))
 
 
 def test_views_depend_on_the_image_and_the_seed_alone(image: Image.Image, backbone: OpenClipBackbone) -> None:
     torch.manual_seed(1)
-    first, copies = make(image, backbone, views=6, copies=3)
+    first, content_free = make(image, backbone, views=6, content_free=3)
     torch.manual_seed(2)
-    again, copies_again = make(image, backbone, views=6, copies=3)
+    again, content_free_again = make(image, backbone, views=6, content_free=3)
     assert torch.equal(first, again)
-    assert torch.equal(copies, copies_again)
-    assert not torch.equal(first[1:], make(image, backbone, name="y", views=6, copies=3)[0][1:])
-    assert not torch.equal(first[1:], make(image, backbone, seed=1, views=6, copies=3)[0][1:])
+    assert torch.equal(content_free, content_free_again)
+    assert not torch.equal(first[1:], make(image, backbone, name="y", views=6, content_free=3)[0][1:])
+    assert not torch.equal(first[1:], make(image, backbone, seed=1, views=6, content_free=3)[0][1:])
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "crops"])
-def test_more_views_or_copies_keep_the_first_ones(image: Image.Image, backbone: OpenClipBackbone, kind: str) -> None:
-    few, few_copies = make(image, backbone, views=4, copies=2, copy_kind=kind)
-    many, many_copies = make(image, backbone, views=9, copies=5, copy_kind=kind)
+def test_more_views_keep_the_first_ones(image: Image.Image, backbone: OpenClipBackbone) -> None:
+    few, few_free = make(image, backbone, views=4, content_free=2)
+    many, many_free = make(image, backbone, views=9, content_free=5)
     assert torch.equal(few, many[:4])
-    assert torch.equal(few_copies, many_copies[:2])
+    assert torch.equal(few_free, many_free[:2])
 
 
 def test_boxes_stay_inside_and_follow_the_settings() -> None:
-    settings = ViewSettings(crop_ratio=(1.0, 1.0), flip=0.25)
-    boxes, flips = draw_boxes(image_generator(0, "x", "crops"), 4000, 60, 60, (0.3, 0.9), settings)
+    settings = ViewSettings(crop_scale=(0.3, 0.9), crop_ratio=(1.0, 1.0), flip=0.25)
+    boxes, flips = draw_boxes(image_generator(0, "x", "crops"), 4000, 60, 60, settings)
     top, left, height, width = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -94,32 +93,30 @@ def test_an_integer_crop_equals_cropping_first() -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_copies_hold_the_same_patches_in_another_order() -> None:
+def test_content_free_views_hold_the_same_patches_in_another_order() -> None:
     view = torch.arange(3 * 7 * 7, dtype=torch.float32).reshape(3, 7, 7)
     order = torch.tensor([[3, 2, 1, 0], [0, 1, 2, 3]])
-    copies = shuffle_patches(view, order, 2)
-    assert torch.equal(copies[1], view)
-    assert torch.equal(copies[0, :, :3, :3], view[:, 3:6, 3:6])
-    assert torch.equal(copies[0, :, 6], view[:, 6])  # what the grid leaves over stays
-    assert torch.equal(copies[0].flatten().sort().values, view.flatten().sort().values)
+    content_free = shuffle_patches(view, order, 2)
+    assert torch.equal(content_free[1], view)
+    assert torch.equal(content_free[0, :, :3, :3], view[:, 3:6, 3:6])
+    assert torch.equal(content_free[0, :, 6], view[:, 6])  # what the grid leaves over stays
+    assert torch.equal(content_free[0].flatten().sort().values, view.flatten().sort().values)
 
 
 def test_a_grey_image_of_one_pixel_still_makes_views(backbone: OpenClipBackbone) -> None:
-    views, copies = make(Image.fromarray(np.full((1, 1, 3), 9, np.uint8)), backbone, views=4, copies=2)
+    views, content_free = make(Image.fromarray(np.full((1, 1, 3), 9, np.uint8)), backbone, views=4, content_free=2)
     assert views.isfinite().all()
-    assert copies.isfinite().all()
+    assert content_free.isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"views": 0}, "set views to at least 1"),
-        ({"copies": -1}, "set copies to 0 or more"),
+        ({"content_free": -1}, "set content_free to 0 or more"),
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"flip": 1.5}, "flip is a probability"),
-        ({"copy_scale": (0.5, 0.1)}, "copy_scale"),
-        ({"copy_kind": "blurred"}, "choose shuffled or crops"),
         ({"patch_grid": 1}, "patch_grid must be at least 2"),
     ],
 )
@@ -130,8 +127,8 @@ def test_bad_settings_name_the_remedy(settings: dict, message: str) -> None:
 
 def test_the_share_of_restored_views_is_kept(image: Image.Image, backbone: OpenClipBackbone) -> None:
     dull = image.point(lambda value: 100 + value // 8)
-    plain, _ = make(dull, backbone, views=9, copies=0, restored=0.0)
-    half, _ = make(dull, backbone, views=9, copies=0, restored=0.5)
+    plain, _ = make(dull, backbone, views=9, content_free=0, restored=0.0)
+    half, _ = make(dull, backbone, views=9, content_free=0, restored=0.5)
     changed = [not torch.equal(a, b) for a, b in zip(plain, half, strict=True)]
     assert changed == [False, False, True, False, True, False, True, False, True]
     assert half[2].std() > 3 * plain[2].std()
@@ -139,16 +136,16 @@ def test_the_share_of_restored_views_is_kept(image: Image.Image, backbone: OpenC
 
 def test_crops_of_a_blurred_image_are_sharpened_and_view_0_is_not(image: Image.Image, backbone: OpenClipBackbone) -> None:
     dim = image.filter(ImageFilter.GaussianBlur(2))
-    plain, _ = make(dim, backbone, views=5, copies=0, acutance=0.0)
-    sharp, _ = make(dim, backbone, views=5, copies=0, acutance=0.6)
+    plain, _ = make(dim, backbone, views=5, content_free=0, acutance=0.0)
+    sharp, _ = make(dim, backbone, views=5, content_free=0, acutance=0.6)
     assert torch.equal(plain[0], sharp[0])
     assert all(acutance(b) > acutance(a) for a, b in zip(plain[1:], sharp[1:], strict=True))
 
 
 def test_a_image_that_is_sharp_enough_is_left_alone(image: Image.Image, backbone: OpenClipBackbone) -> None:
     noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8))
-    plain, _ = make(noisy, backbone, views=5, copies=0, acutance=0.0)
-    assert torch.equal(make(noisy, backbone, views=5, copies=0, acutance=0.6)[0], plain)
+    plain, _ = make(noisy, backbone, views=5, content_free=0, acutance=0.0)
+    assert torch.equal(make(noisy, backbone, views=5, content_free=0, acutance=0.6)[0], plain)
 
 
 def test_a_large_image_is_sharpened_at_the_scale_of_the_model(backbone: OpenClipBackbone) -> None:
@@ -156,6 +153,6 @@ def test_a_large_image_is_sharpened_at_the_scale_of_the_model(backbone: OpenClip
     rng = np.random.default_rng(1)
     small = Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).filter(ImageFilter.GaussianBlur(2))
     large = small.resize((400, 400), Image.Resampling.BICUBIC)
-    one, other = (make(p, backbone, views=6, copies=0, acutance=0.6)[0][1:] for p in (small, large))
-    plain = make(small, backbone, views=6, copies=0, acutance=0.0)[0][1:]
+    one, other = (make(p, backbone, views=6, content_free=0, acutance=0.6)[0][1:] for p in (small, large))
+    plain = make(small, backbone, views=6, content_free=0, acutance=0.0)[0][1:]
     assert (one - other).abs().mean() < 0.35 * (one - plain).abs().mean()

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from grpo_tta.engine.optim import Update, gradient_norm
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.engine.early_exit import Rounds
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.interface import Adaptation
+from grpo_tta.engine.optim import SGD, Adam
+from grpo_tta.engine.parameters import LowRank, NormAffine
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
+from grpo_tta.method.candidates import Nucleus, Sample, TopK, group_of
 from grpo_tta.method.controls import reward_argmax
-from grpo_tta.method.grpo import Adaptation, adapt, select_views
-from grpo_tta.method.rewards import RewardWeights
-from grpo_tta.method.settings import PAPER, GRPOSettings
+from grpo_tta.method.grpo import adapt, grpo_method
+from grpo_tta.method.objective import ZScore
+from grpo_tta.method.prediction import Ensemble, View0
+from grpo_tta.method.rewards import Alignment, ContentFree, StreamPrior
+from grpo_tta.method.settings import PAPER, GRPOSettings, Steps
+from grpo_tta.method.types import Episode
+from grpo_tta.method.weighting import ByEntropy, MostConfident
 
 B, V, P = 8, 6, 3
 NAMES = [f"image-{i}" for i in range(B)]
-BASE = GRPOSettings(views=ViewSettings(views=V, copies=P), selected=4, learning_rate=0.5, steps=2, last_blocks=None)
+BASE = GRPOSettings(
+    views=ViewSettings(views=V, content_free=P), weighting=MostConfident(4), tune=NormAffine(), steps=Steps(2, SGD(0.5))
+)
 VARIANTS = {
     "default": BASE,
-    "all-views": replace(BASE, selected=V),
-    "adam-kl": replace(BASE, optimizer="adam", learning_rate=1e-2, kl_weight=0.5, advantage="zscore", weighting="uniform"),
-    "trust": replace(BASE, optimizer="adam", learning_rate=0.1, max_kl=0.01),
-    "head": replace(BASE, last_blocks=0),
-    "lora": replace(BASE, tuned="lora", last_blocks=2, learning_rate=5.0),
-    "blocks": replace(BASE, tuned="blocks", last_blocks=1),
-    "rounds": replace(BASE, selected=V, stop=0.35),
-    "sample": replace(BASE, group="sample"),
-    "nucleus": replace(BASE, group="nucleus", nucleus_mass=0.8),
-    "view": replace(BASE, prediction="view", prior_weight=0.0),
-    "own-groups": replace(BASE, group_of="view", view_sharpness=0.0, adapted_prior=True, gated_prior=False),
-    "paper": replace(PAPER, views=ViewSettings(views=V, copies=P), selected=2),
+    "all-views": replace(BASE, weighting=ByEntropy()),
+    "adam-kl": replace(BASE, steps=Steps(2, Adam(1e-2, max_norm=1.0), kl=0.5), advantage=ZScore()),
+    "trust": replace(BASE, steps=Steps(2, Adam(0.1, max_norm=1.0), max_kl=0.01)),
+    "head": replace(BASE, tune=NormAffine(last_blocks=0)),
+    "low-rank": replace(BASE, tune=LowRank(last_blocks=2), steps=Steps(2, SGD(5.0))),
+    "rounds": replace(BASE, weighting=ByEntropy(), early_exit=Rounds(share=0.35)),
+    "sample": replace(BASE, group=Sample()),
+    "nucleus": replace(BASE, group=Nucleus(mass=0.8, at_most=5)),
+    "view": replace(BASE, predict=View0()),
+    "own-groups": replace(BASE, group=TopK(per="view"), reward=Alignment() + 0.05 * ContentFree(gated=False)),
+    "paper": replace(PAPER, views=ViewSettings(views=V, content_free=P), weighting=MostConfident(2)),
 }
 
 
@@ -45,11 +55,16 @@ def pixels() -> tuple[Tensor, Tensor]:
 
 
 def episode(policy: Policy, settings: GRPOSettings, rows: list[int] | None = None) -> Adaptation:
-    views, copies = pixels()
+    views, content_free = pixels()
     rows = list(range(B)) if rows is None else rows
-    plan = make_plan(policy.backbone, settings.tuned, settings.last_blocks, settings.rank)
-    seen = policy.observe(views[rows], copies[rows], [plan.first_block])
-    return adapt(policy, seen, settings, image_ids=[NAMES[row] for row in rows], seed=0)
+    tunable = settings.tune(policy.backbone)
+    encoded = encode_views(policy, views[rows], content_free[rows], [tunable.first_block])
+    return adapt(policy, encoded, settings, image_ids=[NAMES[row] for row in rows], seed=0)
+
+
+def trace(adaptation: Adaptation) -> Episode:
+    assert isinstance(adaptation.trace, Episode)
+    return adaptation.trace
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -73,24 +88,23 @@ def test_the_model_is_bitwise_unchanged(policy: Policy, name: str) -> None:
 
 def test_the_model_is_unchanged_after_a_call_that_raises(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [p.detach().clone() for p in policy.backbone.parameters()]
-    views, copies = pixels()
-    seen = policy.observe(views, copies, [0])
+    views, content_free = pixels()
+    encoded = encode_views(policy, views, content_free, [0])
 
     def fail(tokens: Tensor) -> Tensor:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(policy.backbone, "head", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        adapt(policy, seen, BASE, image_ids=NAMES)
+        adapt(policy, encoded, BASE, image_ids=NAMES)
     monkeypatch.undo()
     assert all(torch.equal(a, b) for a, b in zip(before, policy.backbone.parameters(), strict=True))
-    torch.testing.assert_close(policy.observe(views, copies).log_probs, seen.log_probs)
+    torch.testing.assert_close(encode_views(policy, views, content_free).log_probs, encoded.log_probs)
 
 
 def test_a_step_raises_the_objective_and_moves_the_policy(policy: Policy) -> None:
-    found = episode(policy, replace(BASE, advantage="zscore"))
-    assert found.episode is not None
-    first, second = found.episode.steps
+    found = episode(policy, replace(BASE, advantage=ZScore()))
+    first, second = trace(found).steps
     assert (second.objective > first.objective).all()
     assert first.kl.abs().max() < 1e-6
     assert second.kl.min() > -1e-6  # rounding
@@ -98,116 +112,112 @@ def test_a_step_raises_the_objective_and_moves_the_policy(policy: Policy) -> Non
     assert (found.after - found.before).abs().max() > 1e-3
 
 
-def test_no_steps_is_the_readout_of_the_frozen_model(policy: Policy) -> None:
-    settings = replace(BASE, steps=0, prior_weight=0.0, prediction="view")
-    found = episode(policy, settings)
+def test_no_steps_is_the_prediction_of_the_frozen_model(policy: Policy) -> None:
+    found = episode(policy, replace(BASE, steps=Steps(0), predict=View0()))
     torch.testing.assert_close(found.after, found.before, atol=1e-5, rtol=0)
 
 
 def test_equal_rewards_take_no_step(policy: Policy) -> None:
     # the gradient of KL at its minimum is a rounding residue, which Adam would turn into a full step
-    settings = replace(BASE, candidates=1, optimizer="adam", kl_weight=1.0, prior_weight=0.0, prediction="view")
+    settings = replace(BASE, group=TopK(1), steps=Steps(2, Adam(0.5), kl=1.0), predict=View0())
     found = episode(policy, settings)
-    assert found.episode is not None
-    assert not found.episode.proposal.stepped.any()
+    assert not trace(found).scored.update_mask.any()
     torch.testing.assert_close(found.after, found.before, atol=1e-5, rtol=0)
 
 
 def test_trust_region_bounds_the_divergence(policy: Policy) -> None:
-    wild = replace(BASE, optimizer="adam", learning_rate=0.1, steps=3)
-    free, bound = episode(policy, wild), episode(policy, replace(wild, max_kl=0.01))
-    assert free.episode is not None
-    assert bound.episode is not None
-    assert max(float(s.kl.max()) for s in free.episode.steps) > 0.01
-    assert max(float(s.kl.max()) for s in bound.episode.steps) <= 0.01 + 1e-6
-    assert bound.cost.forwards > free.cost.forwards
+    wild = Steps(3, Adam(0.1, max_norm=1.0))
+    free, bound = (episode(policy, replace(BASE, steps=steps)) for steps in (wild, replace(wild, max_kl=0.01)))
+    assert max(float(s.kl.max()) for s in trace(free).steps) > 0.01
+    assert max(float(s.kl.max()) for s in trace(bound).steps) <= 0.01 + 1e-6
+    assert bound.cost.of(0)[0] > free.cost.of(0)[0]
 
 
 def test_cost_counts_every_pass(policy: Policy) -> None:
-    found = episode(policy, replace(BASE, last_blocks=1, adapted_prior=True))
-    # reference: 6 + 3; 2 steps over 4 views, prediction over 4 views and 3 copies, one block of three each
-    assert found.cost.forwards == pytest.approx(9 + (2 * 4 + 4 + 3) / 3)
-    assert found.cost.backwards == pytest.approx(2 * 4 / 3)
+    found = episode(policy, replace(BASE, tune=NormAffine(last_blocks=1)))
+    # reference: 6 + 3; 2 steps over 4 views and the prediction over 4 views, one block of three each
+    assert found.cost.of(0) == pytest.approx((9 + (2 * 4 + 4) / 3, 2 * 4 / 3))
+    of_view_0 = episode(policy, replace(BASE, tune=NormAffine(last_blocks=1), predict=View0()))
+    assert of_view_0.cost.of(0) == pytest.approx((9 + (2 * 4 + 1) / 3, 2 * 4 / 3))
+
+
+def test_the_records_columns_are_those_of_the_first_view(policy: Policy) -> None:
+    found = trace(episode(policy, VARIANTS["nucleus"]))
+    columns = found.columns()
+    for b in range(B):
+        real = found.scored.group.mask[b, 0]
+        assert columns["group"][b] == found.scored.group.classes[b, 0][real].tolist()
+        assert len(columns["rewards"][b]) == len(columns["advantages"][b]) == int(real.sum())
+        assert columns["updated"][b] is bool(found.scored.update_mask[b])
+        assert columns["kl"][b] == pytest.approx(float(found.steps[-1].kl[b]))
 
 
 def test_a_step_on_the_heads_norms_runs_no_block_again(policy: Policy) -> None:
-    views, copies = pixels()
+    views, content_free = pixels()
     depth = len(policy.backbone.blocks)
-    seen = policy.observe(views, copies, [depth])
-    again = policy.log_probs(policy.backbone.head(seen.tokens[depth].flatten(0, 1))).unflatten(0, (B, V + P))
-    torch.testing.assert_close(again, seen.log_probs, atol=1e-5, rtol=0)
-    plan = make_plan(policy.backbone, "norm", 0)
-    assert plan.first_block == depth
-    assert all(name.startswith("head.") for name in plan.replaced)
-    found = adapt(policy, seen, replace(BASE, last_blocks=0))
-    assert (found.cost.forwards, found.cost.backwards) == (V + P, 0)
-    still = adapt(policy, seen, replace(BASE, last_blocks=0, steps=0))
+    encoded = encode_views(policy, views, content_free, [depth])
+    again = policy.log_probs(policy.backbone.head(encoded.tokens[depth].flatten(0, 1))).unflatten(0, (B, V + P))
+    torch.testing.assert_close(again, encoded.log_probs, atol=1e-5, rtol=0)
+    head = NormAffine(last_blocks=0)
+    assert head(policy.backbone).first_block == depth
+    assert all(name.startswith("head.") for name in head(policy.backbone).replaced)
+    found = adapt(policy, encoded, replace(BASE, tune=head))
+    assert found.cost.of(0) == (V + P, 0)
+    still = adapt(policy, encoded, replace(BASE, tune=head, steps=Steps(0)))
     assert (found.after - still.after).abs().max() > 1e-4
 
 
-def test_selection_takes_the_surest_views() -> None:
-    probs = torch.tensor([[[0.4, 0.6], [0.9, 0.1], [0.5, 0.5], [0.01, 0.99]]])
-    assert select_views(probs.log(), 2).tolist() == [[3, 1]]
-    assert select_views(probs.log(), 4).tolist() == [[0, 1, 2, 3]]
-
-
-def test_steps_by_hand() -> None:
-    tuned = {"a": torch.zeros(2, 2), "b": torch.zeros(2, 1)}
-    gradients = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[4.0], [0.4]])]
-    torch.testing.assert_close(gradient_norm(gradients), torch.tensor([5.0, 0.5]))
-    moved, norm = Update("sgd", 0.1, 1.0).ascend(tuned, gradients, torch.tensor([True, True]))
-    torch.testing.assert_close(norm, torch.tensor([5.0, 0.5]))
-    torch.testing.assert_close(moved["a"], torch.tensor([[0.06, 0.0], [0.03, 0.0]]))  # clipped to norm 1; left alone
-    torch.testing.assert_close(moved["b"], torch.tensor([[0.08], [0.04]]))
-    moved, _ = Update("adam", 0.1, None).ascend(tuned, gradients, torch.tensor([True, False]))
-    torch.testing.assert_close(moved["a"], torch.tensor([[0.1, 0.0], [0.0, 0.0]]))
-    update = Update("adam", 0.1, None)
-    update.ascend(tuned, gradients, torch.tensor([True, True]))
-    moved, _ = update.ascend(tuned, gradients, torch.tensor([True, False]))
-    assert moved["a"][0, 0] > 0.05
-    assert torch.equal(moved["b"][1], torch.zeros(1))  # no step on what is left of the one before
-    moved, _ = Update("sgd", 0.1, None).ascend(tuned, [gradients[0] / 0, gradients[1]], torch.tensor([True, True]))
-    assert torch.equal(moved["b"], torch.zeros(2, 1))  # a gradient that is not finite moves nothing
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: replace(BASE, weighting=MostConfident(V + 1)), "cannot be selected"),
+        (lambda: SGD(float("nan")), "learning_rate must be positive"),
+        (lambda: SGD(0.1, max_norm=-1.0), "max_norm must be positive"),
+        (lambda: Adam(0.1, weight_decay=-1.0), "weight_decay must be at least 0"),
+        (lambda: Steps(-1), "count must be at least 0"),
+        (lambda: Steps(clip=0.0), "clip must be positive"),
+        (lambda: Steps(kl=-5.0), "kl must be at least 0"),
+        (lambda: Steps(max_kl=0.0), "max_kl must be positive"),
+        (lambda: Ensemble(-1.0), "prior must be at least 0"),
+        (lambda: replace(BASE, reward=0 * Alignment()), "All reward weights are zero"),
+        (lambda: replace(BASE, views=ViewSettings(views=V, content_free=0)), "needs content-free views"),
+        (lambda: grpo_method(replace(BASE, reward=StreamPrior())), "needs a stream"),
+    ],
+)
+def test_bad_settings_name_the_remedy(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("part", "own"),
     [
-        ({"selected": 0}, "cannot be selected"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
-        ({"rewards": RewardWeights(content_free=float("inf"))}, "content_free must be a finite number"),
-        ({"kl_weight": -5.0}, "kl_weight must be 0 or more"),
-        ({"max_gradient_norm": -1.0}, "max_gradient_norm must be positive"),
-        ({"target_temperature": 0.0}, "target_temperature must be positive"),
-        ({"nucleus_mass": 0.0}, "share above 0"),
-        ({"advantage": "foo"}, "Unknown advantage 'foo'"),
-        ({"weighting": "foo"}, "Unknown weighting 'foo'"),
-        ({"selected": V + 1}, "cannot be selected"),
-        ({"candidates": 0}, "at least 1"),
-        ({"steps": -1}, "steps"),
-        ({"learning_rate": 0.0}, "learning rate must be positive"),
-        ({"clip": 0.0}, "clip must be positive"),
-        ({"optimizer": "lion"}, "choose sgd or adam"),
-        ({"group": "best"}, "choose top_k"),
-        ({"group_of": "batch"}, "choose view or image"),
-        ({"view_sharpness": -1.0}, "view_sharpness"),
-        ({"prediction": "best"}, "choose view or ensemble"),
-        ({"max_kl": 0.0}, "max_kl"),
-        ({"views": ViewSettings(views=V, copies=0)}, "copies"),
+        ("reward", lambda reference, group: group.old_log_probs[:, :1]),
+        ("reward", lambda reference, group: group.old_log_probs * float("nan")),
+        ("advantage", lambda rewards, group: rewards[..., :1]),
+        ("advantage", lambda rewards, group: rewards / 0),
     ],
 )
-def test_bad_settings_name_the_remedy(changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        replace(BASE, **changes)
+def test_a_part_of_ones_own_that_is_no_use_is_refused(policy: Policy, part: str, own: object) -> None:
+    with pytest.raises(UserError, match=rf"The {part} must be finite numbers of the group's shape \[B, M, K\] \(8, 4, 5\)"):
+        episode(policy, replace(BASE, **{part: own}))  # type: ignore[arg-type]
 
 
-def test_more_candidates_than_classes_are_refused(policy: Policy) -> None:
-    with pytest.raises(UserError, match="there are only 10 classes; lower candidates to 10"):
-        episode(policy, replace(BASE, candidates=11))
+def test_parts_of_ones_own_are_used(policy: Policy) -> None:
+    first_two = replace(
+        BASE, group=lambda reference, noise: group_of(reference, torch.arange(2).expand(B, 1, 2)),
+        reward=lambda reference, group: group.classes.double().to(group.old_log_probs),
+        advantage=lambda rewards, group: rewards - 0.5,
+    )  # fmt: skip
+    scored = trace(episode(policy, first_two)).scored
+    assert scored.group.classes.unique().tolist() == [0, 1]
+    torch.testing.assert_close(scored.advantages, (scored.group.classes - 0.5).to(scored.advantages))
 
 
 def test_without_a_step_the_answer_is_the_reward_argmax_control(policy: Policy) -> None:
-    settings = replace(BASE, steps=0, candidates=None)
-    views, copies = pixels()
-    seen = policy.observe(views, copies, [0])
-    torch.testing.assert_close(episode(policy, settings).after, reward_argmax(policy, seen, settings).after, atol=1e-5, rtol=0)
+    settings = replace(BASE, steps=Steps(0))
+    views, content_free = pixels()
+    encoded = encode_views(policy, views, content_free, [0])
+    torch.testing.assert_close(
+        episode(policy, settings).after, reward_argmax(policy, encoded, settings).after, atol=1e-5, rtol=0
+    )

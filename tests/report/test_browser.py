@@ -73,13 +73,13 @@ def chromium(folder: Path, page: Path, width: int, height: int, *arguments: str)
     return subprocess.run([browser(), *flags], check=True, capture_output=True, text=True, timeout=120).stdout
 
 
-def look(folder: Path, page: Path, width: int) -> dict[str, Any]:
+def probe(folder: Path, page: Path, width: int) -> dict[str, Any]:
     """What `PROBE` says of a page in a window of a width."""
     probed = folder / "probed.html"
     probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
-    told = re.search(r'<pre id="probe">(.*?)</pre>', chromium(folder, probed, width, 900, "--dump-dom"), re.S)
-    assert told, "the page was not drawn"
-    return json.loads(html.unescape(told[1]))
+    found = re.search(r'<pre id="probe">(.*?)</pre>', chromium(folder, probed, width, 900, "--dump-dom"), re.S)
+    assert found, "the page was not drawn"
+    return json.loads(html.unescape(found[1]))
 
 
 def shot(folder: Path, page: Path, width: int, height: int = 5000) -> np.ndarray:
@@ -105,15 +105,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_everything_is_drawn_within_its_place_and_nothing_fetched(
     pages: dict[str, Path], tmp_path: Path, name: str, width: int
 ) -> None:
-    told = look(tmp_path, pages[name], width)
-    assert told["fetched"] == []
-    assert (told["broken"], told["hidden"]) == (0, 0)
-    assert len(told["plots"]) == {"report": 3, "sweep": 2}[name]
-    assert all(w > 200 and h > 100 for w, h in told["plots"])
-    assert told["cut"] == []
-    assert told["overlaps"] == []
-    assert told["wider"] <= 0  # wide tables scroll in their own boxes
-    assert told["episodes"] == {"report": 8, "sweep": 0}[name]
+    drawn = probe(tmp_path, pages[name], width)
+    assert drawn["fetched"] == []
+    assert (drawn["broken"], drawn["hidden"]) == (0, 0)
+    assert len(drawn["plots"]) == {"report": 3, "sweep": 2}[name]
+    assert all(w > 200 and h > 100 for w, h in drawn["plots"])
+    assert drawn["cut"] == []
+    assert drawn["overlaps"] == []
+    assert drawn["wider"] <= 0  # wide tables scroll in their own boxes
+    assert drawn["episodes"] == {"report": 8, "sweep": 0}[name]
 
 
 def test_the_report_shows_bars_and_episodes(pages: dict[str, Path], tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_the_sweep_shows_its_curve(pages: dict[str, Path], tmp_path: Path) -> No
     assert has_colour(shot(tmp_path, pages["sweep"], 1200, 1500), (194, 65, 12), 500)
 
 
-def test_a_page_that_fetches_or_lacks_a_image_is_caught(tmp_path: Path) -> None:
+def test_a_page_that_fetches_or_lacks_an_image_is_caught(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text('<html><body><img src="http://example.org/x.png" alt="x"><p>hello</p></body></html>')
-    told = look(tmp_path, page, 500)
-    assert told["fetched"] == ["http://example.org/x.png"]
-    assert told["broken"] == 1
+    drawn = probe(tmp_path, page, 500)
+    assert drawn["fetched"] == ["http://example.org/x.png"]
+    assert drawn["broken"] == 1

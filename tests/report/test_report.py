@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from grpo_tta.bench.records import Record, part_path, write_json, write_part
+from grpo_tta.bench.records import FORMAT, Record, part_path, write_json, write_part
+from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.report.figures import pareto
@@ -50,7 +51,7 @@ def record(task: str, method: str, seed: int, number: int, outcome: str, hashed:
     if outcome == "E":
         return Record(**common, error="UserError: <the image> cannot be read")
     before = number if RIGHT[task]["zero-shot"][number] == "1" else wrong
-    group = {"group": [0, 1, 2], "rewards": [-1.0, -2.0, -3.0], "advantages": [0.5, -0.2, -0.3], "stepped": True}
+    group = {"group": [0, 1, 2], "rewards": [-1.0, -2.0, -3.0], "advantages": [0.5, -0.2, -0.3], "updated": True}
     return Record(
         **common,
         prediction_before=before,
@@ -78,14 +79,19 @@ def write_run(folder: Path, seed: int, *, methods: tuple[str, ...] = tuple(METHO
             outcomes = words[min(seed, len(words) - 1)]
             rows += [record(task, method, seed, i, o, str(change.get("hashed", "aaa"))) for i, o in enumerate(outcomes)]
         write_part(part_path(folder, task, 0), rows)
+    suite = nano_tasks([task for task in KINDS if task != "photos"], "reporting", 4)
     info = {
+        "format": FORMAT,
         "model": change.get("model", "nano-clip"),
         "fingerprint": "f00d",
         "seed": seed,
         "views": asdict(ViewSettings()),
         "tasks": dict.fromkeys(KINDS, 4),
-        "classes": {"photos": change.get("classes", ["duck", "swan", "goose", "hen"])},
-        "templates": {"photos": [change.get("template", "a photo of a {}.")]},
+        "sources": {task.name: dict(task.source) for task in suite} | {"photos": {}},
+        "classes": {task.name: list(task.classes) for task in suite}
+        | {"photos": change.get("classes", ["duck", "swan", "goose", "hen"])},
+        "templates": {task.name: list(task.templates) for task in suite}
+        | {"photos": [change.get("template", "a photo of a {}.")]},
         "methods": {m: {"protocol": "episodic", "reward": METHODS[m][0], "settings": None} for m in methods},
         "cost": {m: {"ms": 2.0 + seed, "peak_memory_mb": 100.0 + seed} for m in methods},
     }
@@ -159,7 +165,7 @@ def test_calibration_and_collapse_by_hand(report: Path) -> None:
     found = table(report, "collapse", "method", "task")
     photos = found.loc[("grpo-tta", "photos")]  # answers 0, 1, 3, 0 of four classes
     assert (photos["classes"], photos["labels"], photos["entropy"]) == pytest.approx((4, 1, 0.75))
-    assert found.loc[("grpo-tta", "sketch"), "classes"] == 24  # as the suite declares, not as seen
+    assert found.loc[("grpo-tta", "sketch"), "classes"] == 24  # as run.json names the classes, not as seen
 
 
 def test_errors_are_counted_in_the_open(report: Path) -> None:
@@ -251,17 +257,17 @@ def test_without_the_default_the_first_method_is_the_reference(tmp_path: Path) -
         assert list(compared["other"]) == [m for m in methods if m != reference]
 
 
-def test_an_unfinished_task_is_told(report: Path) -> None:
+def test_an_unfinished_task_is_reported(report: Path) -> None:
     """Four images were to be seen of every task, of the source only two were."""
-    told = (report.parent / "terminal.txt").read_text()
+    output = (report.parent / "terminal.txt").read_text()
     for seed in (0, 1):
-        assert f"source: only 2 of 4 images were seen under seed {seed}" in told
-    assert "sketch: only" not in told
+        assert f"source: only 2 of 4 images were seen under seed {seed}" in output
+    assert "sketch: only" not in output
     assert "source: only 2 of 4" in (report / "report.html").read_text()
 
 
 def test_a_method_with_fewer_tasks_is_marked_and_not_ranked(tmp_path: Path) -> None:
-    """The dearer method saw the sketches alone, where it looks better than it is."""
+    """The expensive method saw the sketches alone, where it looks better than it is."""
     whole = write_run(tmp_path / "whole", 0, methods=("zero-shot", "grpo-tta"))
     part = write_run(tmp_path / "part", 0, methods=("zero",))
     for task in ("photos", "stream-zipf", "source"):
@@ -273,7 +279,7 @@ def test_a_method_with_fewer_tasks_is_marked_and_not_ranked(tmp_path: Path) -> N
 
 
 def test_a_method_with_fewer_images_is_marked_and_compared_on_those_it_shares(tmp_path: Path) -> None:
-    """The dear method saw the first two images of each task, where it is right more often than on all four."""
+    """The expensive method saw the first two images of each task, where it is right more often than on all four."""
     run = write_run(tmp_path / "run", 0)
     for task in KINDS:
         write_part(part_path(run, task, 0), [r for r in rows_of(task) if r.method != "zero" or r.order < 2])
@@ -321,3 +327,39 @@ def test_a_run_without_shifted_tasks_has_a_report_too(tmp_path: Path) -> None:
 
 def test_pareto_by_hand() -> None:
     assert pareto([1, 1, 4, 8, 2], [50, 51, 60, 59, 51]) == [1, 2]
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
+    """Before columns and settings were renamed, `run.json` had no format."""
+    run = write_run(tmp_path / "run", 0)
+    info = json.loads((run / "run.json").read_text())
+    del info["format"]
+    write_json(run / "run.json", info)
+    with pytest.raises(UserError, match=r"written by another version, where settings and columns have other names; run again"):
+        write_report([run], tmp_path / "out", console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_was_changed_after_it_was_read_shows_no_image(tmp_path: Path) -> None:
+    """A corruption on top of a task of the suite: the images of the suite are not those that the run saw."""
+    for change in ({"corruption": "fog"}, {"task": "rendition"}):
+        run = write_run(tmp_path / "run", 0)
+        info = json.loads((run / "run.json").read_text())
+        info["sources"]["sketch"] |= change
+        write_json(run / "run.json", info)
+        write_report([run], tmp_path / "out", console=Console(quiet=True))
+        episodes = (tmp_path / "out" / "report.html").read_text().split("<article")[1:]
+        assert not any("data:image/png" in episode for episode in episodes if "nano/sketch" in episode)
+        assert any("data:image/png" in episode for episode in episodes if "nano/stream" in episode)
+
+
+def test_names_are_no_markup_on_the_terminal(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "[red]", 0)
+    for task in KINDS:
+        rows = [replace(r, method="zero[bold]") if r.method == "zero" else r for r in rows_of(task)]
+        write_part(part_path(run, task, 0), rows)
+    with (tmp_path / "terminal.txt").open("w") as terminal:
+        write_report([run], tmp_path / "[red]" / "out", console=Console(file=terminal, width=300))
+    output = (tmp_path / "terminal.txt").read_text()
+    assert "grpo-tta − zero[bold]: +" in output
+    assert "[red]/out/report.html" in output

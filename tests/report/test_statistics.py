@@ -23,10 +23,10 @@ def test_mcnemar_by_hand() -> None:
     assert statistics.compare(a, a).p_value == 1.0
 
 
-def test_a_image_counts_once_however_many_seeds_saw_it() -> None:
+def test_an_image_counts_once_however_many_seeds_saw_it() -> None:
     difference = np.array([1, 1, 1, -1, 0, -1, -1])
-    pictures = np.array(["i", "i", "j", "j", "k", "k", "l"])  # won, even, lost, lost
-    assert statistics.compare_by_cluster(difference, pictures) == statistics.Paired(1, 2, 1.0)
+    images = np.array(["i", "i", "j", "j", "k", "k", "l"])  # won, even, lost, lost
+    assert statistics.compare_by_cluster(difference, images) == statistics.Paired(1, 2, 1.0)
     assert statistics.compare_by_cluster(np.ones(4), np.arange(4)) == statistics.Paired(4, 0, 0.125)
 
 

@@ -21,7 +21,7 @@ from grpo_tta.service.limits import Limits
 from grpo_tta.service.listen import open_socket
 
 LABELS = nano.TASKS["source"].classes
-FEW = replace(DEFAULT, views=ViewSettings(views=2, copies=1), selected=2)
+FEW = replace(DEFAULT, views=ViewSettings(views=2, content_free=1))
 CLASSIFY = "/v1/classify"
 PATIENT = Limits(seconds=600)  # a slow machine is no reason to refuse, where time is not what is tested
 

@@ -25,7 +25,7 @@ SMALL = replace(
     PATIENT,
     body_bytes=40_000, image_bytes=20_000, pixels=10_000, aspect=4, images=3, labels=4, label_characters=20, queue=6
 )  # fmt: skip
-PICTURE = encoded(drawing(0))
+ENCODED = encoded(drawing(0))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_forms_and_json_get_the_offline_answers_in_order(client: httpx.Client, q
         client.post(CLASSIFY, json={"images": ["data:image/png;base64," + text(image) for image in images]}),
     ):
         assert response.status_code == 200, response.text
-        told = response.json()
-        assert (told["model"], told["labels"]) == ("nano-clip", list(LABELS))
-        assert len(told["results"]) == 3
-        for found, answer in zip(told["results"], expected, strict=True):
+        answers = response.json()
+        assert (answers["model"], answers["labels"]) == ("nano-clip", list(LABELS))
+        assert len(answers["results"]) == 3
+        for found, answer in zip(answers["results"], expected, strict=True):
             assert same(found, answer)
             assert (found["label"], found["label_before"]) == (answer.label, answer.label_before)
     alone = client.post(CLASSIFY, json={"images": text(images[1])}).json()["results"]
@@ -73,8 +73,8 @@ def test_a_request_may_bring_its_labels(client: httpx.Client, nano_backbone: Bac
     labels = ["fish", "a big star"]
     expected = GRPOTTA(nano_backbone, labels, settings=FEW).predict(drawing(0))
     for response in (
-        client.post(CLASSIFY, files=form(PICTURE), data={"labels": labels}),
-        client.post(CLASSIFY, json={"images": text(PICTURE), "labels": labels}),
+        client.post(CLASSIFY, files=form(ENCODED), data={"labels": labels}),
+        client.post(CLASSIFY, json={"images": text(ENCODED), "labels": labels}),
     ):
         assert response.json()["labels"] == labels
         assert same(response.json()["results"][0], expected)
@@ -85,7 +85,7 @@ def test_labels_of_requests_leave_nothing_on_disk(quick: GRPOTTA, monkeypatch: p
     with serving(create_service(quick, PATIENT)) as address:
         for number in range(20):  # more than the classifiers that are remembered
             labels = [f"thing {number}", "star"]
-            assert httpx.post(address + CLASSIFY, json={"images": text(PICTURE), "labels": labels}).status_code == 200
+            assert httpx.post(address + CLASSIFY, json={"images": text(ENCODED), "labels": labels}).status_code == 200
     assert not list(tmp_path.iterdir())
 
 
@@ -114,7 +114,7 @@ def test_images_are_read_as_predict_reads_files(client: httpx.Client, quick: GRP
 BOMB = encoded(Image.new("1", (30_000, 30_000)))  # 900 million pixels
 BIG = encoded(Image.new("L", (101, 100)))
 STRIP = encoded(Image.new("L", (5, 21)))
-MANY = [text(PICTURE)] * 4
+MANY = [text(ENCODED)] * 4
 LONG = "x" * 21
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -126,16 +126,16 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
         (413, "body_too_large", "longer than 40000 bytes", {"content": b" " * 40_001, "headers": JSON}),
         (413, "body_too_large", "longer than 40000 bytes", {"files": form(bytes(40_001))}),
         (413, "body_too_large", "longer than 40000 bytes", {"content": b" " * 200_000, "headers": JSON}),
-        (413, "image_too_large", "Image 1 is longer than 20000 bytes", {"files": form(PICTURE, bytes(20_001))}),
+        (413, "image_too_large", "Image 1 is longer than 20000 bytes", {"files": form(ENCODED, bytes(20_001))}),
         (413, "image_too_large", "Image 0 is longer than 20000 bytes", {"json": {"images": "A" * 30_000}}),
-        (422, "too_many_images", "More than 3 images", {"files": form(*[PICTURE] * 4)}),
+        (422, "too_many_images", "More than 3 images", {"files": form(*[ENCODED] * 4)}),
         (422, "too_many_images", "More than 3 images", {"json": {"images": MANY}}),
         (415, "unsupported_media_type", "not text/plain", {"content": b"x", "headers": {"content-type": "text/plain"}}),
         (415, "unsupported_media_type", "not nothing", {"content": b"x"}),
         (400, "malformed", "not JSON", {"content": b"{", "headers": JSON}),
         (400, "malformed", "not JSON", {"content": b"\xff", "headers": JSON}),
         (400, "malformed", "not JSON", {"content": b"[" * 30_000, "headers": JSON}),
-        (400, "malformed", "Image 1 is not base64", {"json": {"images": [text(PICTURE), "a"]}}),
+        (400, "malformed", "Image 1 is not base64", {"json": {"images": [text(ENCODED), "a"]}}),
         (400, "malformed", "Image 0 is not base64", {"json": {"images": "\u00e9\u00e9\u00e9\u00e9"}}),
         (400, "malformed", "boundary", {"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data"}}),
         (400, "malformed", "form cannot be read", {"content": b"hello", "headers": FORM}),
@@ -145,26 +145,26 @@ FORM = {"content-type": "multipart/form-data; boundary=x"}
         (422, "invalid_request", "must be an object", {"json": []}),
         (422, "invalid_request", "base64 string or a list", {"json": {"images": 1}}),
         (422, "invalid_request", "base64 string or a list", {"json": {"images": [1]}}),
-        (422, "invalid_request", "list of strings", {"json": {"images": text(PICTURE), "labels": "a,b"}}),
-        (422, "invalid_request", "Unknown field 'label'", {"json": {"images": text(PICTURE), "label": ["a", "b"]}}),
-        (422, "invalid_request", "Unknown field 'label'", {"files": form(PICTURE), "data": {"label": "a"}}),
+        (422, "invalid_request", "list of strings", {"json": {"images": text(ENCODED), "labels": "a,b"}}),
+        (422, "invalid_request", "Unknown field 'label'", {"json": {"images": text(ENCODED), "label": ["a", "b"]}}),
+        (422, "invalid_request", "Unknown field 'label'", {"files": form(ENCODED), "data": {"label": "a"}}),
         (422, "invalid_request", "named images must be files", {"files": [("labels", b"x")], "data": {"images": "x"}}),
-        (422, "invalid_request", "named labels must be plain text", {"files": [*form(PICTURE), ("labels", b"x")]}),
-        (422, "not_an_image", "Image 1 is in no known format", {"files": form(PICTURE, b"%PDF-1.4 %!PS-Adobe")}),
+        (422, "invalid_request", "named labels must be plain text", {"files": [*form(ENCODED), ("labels", b"x")]}),
+        (422, "not_an_image", "Image 1 is in no known format", {"files": form(ENCODED, b"%PDF-1.4 %!PS-Adobe")}),
         (422, "not_an_image", "Image 0 is empty", {"files": form(b"")}),
-        (422, "damaged_image", "Image 0 is truncated or damaged", {"files": form(PICTURE[:300])}),
+        (422, "damaged_image", "Image 0 is truncated or damaged", {"files": form(ENCODED[:300])}),
         (422, "damaged_image", "NaN", {"files": form(encoded(Image.new("F", (9, 9), float("nan")), "TIFF"))}),
-        (422, "too_many_pixels", "Image 1 has more than 10000", {"files": form(PICTURE, BIG)}),
+        (422, "too_many_pixels", "Image 1 has more than 10000", {"files": form(ENCODED, BIG)}),
         (422, "too_elongated", "more than 4 times as long as wide", {"files": form(STRIP)}),
-        (422, "too_many_labels", "More than 4 labels", {"files": form(PICTURE), "data": {"labels": [*"abcde"]}}),
-        (422, "too_many_labels", "More than 4 labels", {"json": {"images": text(PICTURE), "labels": [*"abcde"]}}),
-        (422, "unusable_labels", "longer than 20 characters", {"files": form(PICTURE), "data": {"labels": ["a", LONG]}}),
-        (422, "unusable_labels", "longer than 20 characters", {"files": form(PICTURE), "data": {"labels": ["a", 9 * LONG]}}),
-        (422, "unusable_labels", "longer than 20 characters", {"json": {"images": text(PICTURE), "labels": ["a", LONG]}}),
-        (422, "unusable_labels", "at least two", {"json": {"images": text(PICTURE), "labels": ["a"]}}),
-        (422, "unusable_labels", "at least two", {"json": {"images": text(PICTURE), "labels": []}}),
-        (422, "unusable_labels", "more than once", {"json": {"images": text(PICTURE), "labels": ["a", " a"]}}),
-        (422, "unusable_labels", "control characters", {"json": {"images": text(PICTURE), "labels": ["a", "b\x00"]}}),
+        (422, "too_many_labels", "More than 4 labels", {"files": form(ENCODED), "data": {"labels": [*"abcde"]}}),
+        (422, "too_many_labels", "More than 4 labels", {"json": {"images": text(ENCODED), "labels": [*"abcde"]}}),
+        (422, "unusable_labels", "longer than 20 characters", {"files": form(ENCODED), "data": {"labels": ["a", LONG]}}),
+        (422, "unusable_labels", "longer than 20 characters", {"files": form(ENCODED), "data": {"labels": ["a", 9 * LONG]}}),
+        (422, "unusable_labels", "longer than 20 characters", {"json": {"images": text(ENCODED), "labels": ["a", LONG]}}),
+        (422, "unusable_labels", "at least two", {"json": {"images": text(ENCODED), "labels": ["a"]}}),
+        (422, "unusable_labels", "at least two", {"json": {"images": text(ENCODED), "labels": []}}),
+        (422, "unusable_labels", "more than once", {"json": {"images": text(ENCODED), "labels": ["a", " a"]}}),
+        (422, "unusable_labels", "control characters", {"json": {"images": text(ENCODED), "labels": ["a", "b\x00"]}}),
     ],
 )
 def test_every_limit_has_its_own_refusal(client: httpx.Client, status: int, code: str, message: str, sent: dict) -> None:
@@ -175,7 +175,7 @@ def test_every_limit_has_its_own_refusal(client: httpx.Client, status: int, code
 
 
 def test_lone_surrogates_are_refused(client: httpx.Client) -> None:
-    body = b'{"images": "%s", "labels": ["a", "\\ud800"]}' % text(PICTURE).encode()
+    body = b'{"images": "%s", "labels": ["a", "\\ud800"]}' % text(ENCODED).encode()
     response = client.post(CLASSIFY, content=body, headers=JSON)
     assert response.json()["error"]["code"] == "unusable_labels"
     assert client.post(CLASSIFY, content=b'{"\\ud800": 1}', headers=JSON).json()["error"]["code"] == "invalid_request"
@@ -190,7 +190,7 @@ def test_a_bomb_is_refused_from_its_header(quick: GRPOTTA) -> None:
 def test_labels_that_the_model_cannot_read_are_the_clients_fault(quick: GRPOTTA) -> None:
     with serving(create_service(quick, PATIENT)) as address:
         labels = ["star", "x y " * 40]
-        response = httpx.post(address + CLASSIFY, json={"images": text(PICTURE), "labels": labels})
+        response = httpx.post(address + CLASSIFY, json={"images": text(ENCODED), "labels": labels})
     assert (response.status_code, response.json()["error"]["code"]) == (422, "unusable_labels")
 
 
@@ -234,14 +234,14 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_frees_its_place(quick: GR
     limits = replace(SMALL, images=2, queue=2)
     with serving(create_service(quick, limits, batch=1)) as address, ThreadPoolExecutor(1) as pool:
         try:
-            first = pool.submit(httpx.post, address + CLASSIFY, files=form(PICTURE), timeout=600)
+            first = pool.submit(httpx.post, address + CLASSIFY, files=form(ENCODED), timeout=600)
             assert gate.began.wait(30)
             host, port = address.removeprefix("http://").split(":")
-            body = json.dumps({"images": text(PICTURE)}).encode()
+            body = json.dumps({"images": text(ENCODED)}).encode()
             with socket.create_connection((host, int(port))) as leaving:
                 leaving.sendall(head(len(body)) + body)
                 settle(lambda: gauge(address, "grpo_tta_waiting_images") == 1)
-                refused = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600)
+                refused = httpx.post(address + CLASSIFY, files=form(ENCODED), timeout=600)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
                 assert refused.headers["retry-after"] == "1"
             settle(lambda: gauge(address, "grpo_tta_accepted_images") == 1)
@@ -252,14 +252,14 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_frees_its_place(quick: GR
         finally:
             gate.open.set()
         assert first.result().status_code == 200
-        assert httpx.post(address + CLASSIFY, files=form(PICTURE, PICTURE), timeout=600).status_code == 200
+        assert httpx.post(address + CLASSIFY, files=form(ENCODED, ENCODED), timeout=600).status_code == 200
 
 
 def test_time_runs_out_with_a_refusal(quick: GRPOTTA, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with serving(create_service(quick, replace(SMALL, seconds=0.5), batch=1)) as address:
         try:
-            response = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600)
+            response = httpx.post(address + CLASSIFY, files=form(ENCODED), timeout=600)
             assert (response.status_code, response.json()["error"]["code"]) == (503, "too_slow")
         finally:
             gate.open.set()
@@ -274,7 +274,7 @@ def test_shutdown_finishes_what_was_accepted(quick: GRPOTTA, monkeypatch: pytest
     gate = Gate(monkeypatch)
     with ThreadPoolExecutor(3) as pool:
         with serving(create_service(quick, SMALL, batch=1)) as address:
-            waiting = [pool.submit(httpx.post, address + CLASSIFY, files=form(PICTURE), timeout=600) for _ in range(3)]
+            waiting = [pool.submit(httpx.post, address + CLASSIFY, files=form(ENCODED), timeout=600) for _ in range(3)]
             settle(lambda: gauge(address, "grpo_tta_accepted_images") == 3)
             threading.Timer(0.5, gate.open.set).start()
         assert [answer.result().status_code for answer in waiting] == [200, 200, 200]
@@ -290,17 +290,17 @@ def test_a_failure_of_ours_is_500_and_logged(
 
     with monkeypatch.context() as patch, serving(create_service(quick, PATIENT)) as address:
         patch.setattr(GRPOTTA, "predict", fail)
-        response = httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600)
+        response = httpx.post(address + CLASSIFY, files=form(ENCODED), timeout=600)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
         assert "out of memory" in caplog.text
         patch.undo()
-        assert httpx.post(address + CLASSIFY, files=form(PICTURE), timeout=600).status_code == 200
+        assert httpx.post(address + CLASSIFY, files=form(ENCODED), timeout=600).status_code == 200
 
 
 def test_health_metrics_schema_and_unknown_paths(client: httpx.Client) -> None:
     health = client.get("/healthz").json()
     assert (health["status"], health["model"], health["labels"]) == ("ok", "nano-clip", list(LABELS))
-    client.post(CLASSIFY, files=form(PICTURE, PICTURE))
+    client.post(CLASSIFY, files=form(ENCODED, ENCODED))
     client.post(CLASSIFY, files=form(b""))
     measured = client.get("/metrics")
     assert measured.headers["content-type"].startswith("text/plain")

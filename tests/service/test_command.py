@@ -66,10 +66,10 @@ def test_bad_arguments_are_one_sentence(
     monkeypatch.setattr(sys, "argv", ["grpo-tta", *ARGUMENTS, *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert stop.value.code == 2
-    assert message in told
-    assert len(told.strip().splitlines()) == 1
+    assert message in message
+    assert len(message.strip().splitlines()) == 1
 
 
 def test_a_taken_port_is_named() -> None:

@@ -1,9 +1,7 @@
-"""What the page tells of one image: answer, views, group and steps, ready to be drawn. No Gradio, no HTML."""
+"""What the page shows of one image: answer, views, group and steps, ready to be drawn. No Gradio, no HTML."""
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +10,12 @@ from typing import final
 import torch
 from PIL import Image
 
-from grpo_tta import GRPOTTA, Explanation, UserError
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.engine.batches import make_batch
+from grpo_tta.classifier import GRPOTTA, Explanation
+from grpo_tta.engine.encode import prepare_images
+from grpo_tta.errors import UserError
 from grpo_tta.images.read import image_key
+from grpo_tta.report.embed import bar_widths, png_uri
 
 SHOWN_LABELS = 8
 SHOWN_VIEWS = 12
@@ -45,9 +45,12 @@ class View:
 @final
 @dataclass(frozen=True)
 class Row:
-    """One candidate: percents are the mean of pi_theta over the views that propose it, before each step; then its answer.
+    """One candidate.
 
-    Widths and lefts are of the advantage's bar, in percent of its field; zero is in the middle.
+    Attributes:
+        left, width: of the advantage's bar, in percent of its field. Zero is in the middle.
+        percents: before each step, pi_theta of the label in percent: the mean over the views of the group.
+        answer: the answer's probability of the label, in percent.
     """
 
     label: str
@@ -79,10 +82,10 @@ class Episode:
         rest: number of labels that are not among them, and their probabilities in percent, before and after.
         image: what was adapted to, as a data address.
         views, more_views: the views that are shown, and how many more there are.
-        groups: one, or one a view.
-        prior: the labels that the frozen model sees in the content-free copies, likeliest first (empty without copies).
+        groups: one for all views, or one per view.
+        prior: the labels that the frozen model sees in content-free views, likeliest first (empty without such views).
         steps: (objective, KL, clipped share, gradient norm) before each step.
-        stepped: false where the group gave no reason for a step.
+        updated: false where the group gave no reason for a step.
         forwards, backwards, milliseconds: cost.
     """
 
@@ -98,7 +101,7 @@ class Episode:
     groups: tuple[Group, ...]
     prior: tuple[tuple[str, float], ...]
     steps: tuple[tuple[float, float, float, float], ...]
-    stepped: bool
+    updated: bool
     forwards: float
     backwards: float
     milliseconds: float
@@ -108,16 +111,16 @@ class Episode:
         return self.before != self.after
 
 
-def tell(classifier: GRPOTTA, image: Image.Image) -> Episode:
-    """Adapts to one RGB image and tells everything; milliseconds are those of the adaptation alone, views included.
+def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
+    """Adapts to one RGB image. The milliseconds are those of the adaptation alone, with its views.
 
     Raises:
         UserError: the image is unusable.
     """
     began = time.perf_counter()
-    told = classifier.explain(image)
+    explanation = classifier.explain(image)
     milliseconds = 1000 * (time.perf_counter() - began)
-    answer = told.prediction
+    answer = explanation.prediction
     order = sorted(answer.probabilities, key=lambda label: -answer.probabilities[label])
     shown = order[:SHOWN_LABELS]
     if answer.label_before not in shown:
@@ -135,28 +138,30 @@ def tell(classifier: GRPOTTA, image: Image.Image) -> Episode:
         percent_after=100 * answer.probability,
         bars=bars,
         rest=rest,
-        image=address(image, 320),
-        views=_views(classifier, image, told),
-        more_views=max(0, len(told.views) - SHOWN_VIEWS),
-        groups=_groups(told),
-        prior=tuple(sorted(((x, 100 * p) for x, p in told.content_free.items()), key=lambda pair: -pair[1])[:3]),
-        steps=tuple((step.objective, step.kl, 100 * step.clipped, step.gradient_norm) for step in told.steps),
-        stepped=told.stepped,
+        image=png_uri(image, 320),
+        views=_views(classifier, image, explanation),
+        more_views=max(0, len(explanation.views) - SHOWN_VIEWS),
+        groups=_groups(explanation),
+        prior=tuple(sorted(((x, 100 * p) for x, p in explanation.content_free.items()), key=lambda pair: -pair[1])[:3]),
+        steps=tuple((step.objective, step.kl, 100 * step.clipped, step.gradient_norm) for step in explanation.steps),
+        updated=explanation.updated,
         forwards=answer.forwards,
         backwards=answer.backwards,
         milliseconds=milliseconds,
     )
 
 
-def _views(classifier: GRPOTTA, image: Image.Image, told: Explanation) -> tuple[View, ...]:
+def _views(classifier: GRPOTTA, image: Image.Image, explanation: Explanation) -> tuple[View, ...]:
     """The selected views, made again from the same random numbers."""
     backbone = classifier.backbone
-    made, _ = make_batch(backbone, [image], [image_key(image)], classifier.settings.views, classifier.seed)
+    settings = classifier.settings.views
+    (prepared,) = prepare_images(backbone, [image], [image_key(image)], settings, classifier.seed)
+    made = prepared.views(range(settings.views))
     views = []
-    for trace in told.views[:SHOWN_VIEWS]:
+    for trace in explanation.views[:SHOWN_VIEWS]:
         best = max(trace.candidates, key=lambda candidate: candidate.probabilities[0] if candidate.probabilities else 0.0)
         percent = 100 * best.probabilities[0] if best.probabilities else float("nan")
-        views.append(View(trace.view, address(_denormalised(made[0, trace.view], backbone), 96), best.label, percent))
+        views.append(View(trace.view, png_uri(_denormalised(made[trace.view], backbone), 96), best.label, percent))
     return tuple(views)
 
 
@@ -165,38 +170,26 @@ def _denormalised(view: torch.Tensor, backbone: Backbone) -> Image.Image:
     return Image.fromarray((255 * pixels).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-def _groups(told: Explanation) -> tuple[Group, ...]:
-    """One group where all views have the same candidates and rewards (advantages averaged), else one a view."""
-    keys = [tuple((c.label, c.reward) for c in view.candidates) for view in told.views]
+def _groups(explanation: Explanation) -> tuple[Group, ...]:
+    """One group where all views have the same candidates and rewards (advantages averaged), else one per view."""
+    keys = [tuple((c.label, c.reward) for c in view.candidates) for view in explanation.views]
     if any(key != keys[0] for key in keys):
-        return tuple(Group(f"Group of view {view.view}", _rows(told, [m])) for m, view in enumerate(told.views))
-    title = "One group for all views" if len(keys) > 1 else f"Group of view {told.views[0].view}"
-    return (Group(title, _rows(told, range(len(told.views)))),)
+        return tuple(Group(f"Group of view {view.view}", _rows(explanation, [m])) for m, view in enumerate(explanation.views))
+    title = "One group for all views" if len(keys) > 1 else f"Group of view {explanation.views[0].view}"
+    return (Group(title, _rows(explanation, range(len(explanation.views)))),)
 
 
-def _rows(told: Explanation, views: Sequence[int]) -> tuple[Row, ...]:
+def _rows(explanation: Explanation, views: Sequence[int]) -> tuple[Row, ...]:
     """The candidates that these views share, with the views' mean advantage and mean probabilities."""
     n = len(views)
-    together = list(zip(*(told.views[m].candidates for m in views), strict=True))
+    together = list(zip(*(explanation.views[m].candidates for m in views), strict=True))
     advantages = [sum(c.advantage for c in same) / n for same in together]
-    largest = max(abs(a) for a in advantages) or 1.0
     rows = []
-    for same, advantage in zip(together, advantages, strict=True):
-        width = 50 * abs(advantage) / largest
-        left = 50.0 if advantage >= 0 else 50 - width
+    for same, advantage, (left, width) in zip(together, advantages, bar_widths(advantages), strict=True):
         percents = tuple(100 * sum(each) / n for each in zip(*(c.probabilities for c in same), strict=True))
-        answer = 100 * told.prediction.probabilities[same[0].label]
+        answer = 100 * explanation.prediction.probabilities[same[0].label]
         rows.append(Row(same[0].label, same[0].reward, advantage, left, width, percents, answer))
     return tuple(rows)
-
-
-def address(image: Image.Image, side: int) -> str:
-    """A `data:` address of the image, its longer side at most `side` pixels; PNG, so that small ones stay exact."""
-    small = image.copy()
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def split_labels(text: str) -> list[str]:

@@ -11,18 +11,18 @@ from typing import final
 import gradio as gr
 from PIL import Image
 
-from grpo_tta import GRPOTTA, UserError
-from grpo_tta.app.episode import Episode, split_labels, tell
+from grpo_tta.app.episode import Episode, make_episode, split_labels
 from grpo_tta.app.shifts import SHIFTS, Shift, shift
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.classifier import GRPOTTA
 from grpo_tta.data import nano
+from grpo_tta.errors import UserError
 from grpo_tta.images.read import to_rgb
 from grpo_tta.method.settings import PRESETS
 from grpo_tta.report.pages import environment
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Images of the nano suite's tuning split, by task and number."""
-_PRESETS = [name for name in PRESETS if name != "accurate"]  # the default by its other name
 EMPTY = '<p class="tta-empty">Choose an image and press <b>Adapt</b>.</p>'
 
 
@@ -59,9 +59,15 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
 _TEMPLATES = environment("grpo_tta.app", {"percent": _percent, "number": _number})
 
 
-def render(episode: Episode, seen: str, device: str) -> tuple[str, str]:
-    """Answer and trace as HTML; labels are escaped."""
-    answer = _TEMPLATES.get_template("app_answer.html").render(e=episode, seen=seen, device=device)
+def render(episode: Episode, caption: str, device: str) -> tuple[str, str]:
+    """Answer and trace as HTML. Labels are escaped.
+
+    Args:
+        episode: of one image.
+        caption: how the image was shifted.
+        device: that the model is on.
+    """
+    answer = _TEMPLATES.get_template("app_answer.html").render(e=episode, caption=caption, device=device)
     return answer, _TEMPLATES.get_template("app_trace.html").render(e=episode)
 
 
@@ -87,12 +93,12 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
             raise gr.Error("There is no image yet; drop one or take an example.", print_exception=False)
         try:
             classifier = classifiers.get(model, split_labels(labels), template, preset)
-            picture = shift(to_rgb(image), kind, int(severity), classifier.backbone.image_size)
-            episode = tell(classifier, picture)
+            shifted = shift(to_rgb(image), kind, int(severity), classifier.backbone.image_size)
+            episode = make_episode(classifier, shifted)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        seen = "untouched" if kind == "none" else f"{kind}, severity {int(severity)}"
-        return render(episode, seen, str(classifier.backbone.device))
+        caption = "untouched" if kind == "none" else f"{kind}, severity {int(severity)}"
+        return render(episode, caption, str(classifier.backbone.device))
 
     def choose(number: int) -> tuple[Image.Image, str, str]:
         return example(*EXAMPLES[number])
@@ -120,7 +126,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
                 severity = gr.Slider(1, 5, value=4, step=1, label="Severity of the shift", buttons=[], elem_id="tta-severity")
                 with gr.Accordion("Model, preset, prompt", open=False):
                     model = gr.Dropdown(list(models), value=models[0], label="Model", elem_id="tta-model")
-                    preset = gr.Radio(_PRESETS, value="default", label="Preset", elem_id="tta-preset")
+                    preset = gr.Radio(list(PRESETS), value="default", label="Preset", elem_id="tta-preset")
                     template = gr.Textbox(first_template, label="Prompt with {} for the label", elem_id="tta-template")
                 button = gr.Button("Adapt", variant="primary", elem_id="tta-adapt")
             with gr.Column(scale=6, min_width=300):

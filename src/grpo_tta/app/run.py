@@ -66,7 +66,7 @@ class _WithPolicy:
 def serve_page(
     models: Sequence[str], load: Callable[[str], Backbone], *, host: str, port: int, announce: Callable[[str], None]
 ) -> None:
-    """Serves the page until it is told to stop; `announce` is told its address.
+    """Serves the page until it is stopped. `announce` is called with its address.
 
     Raises:
         UserError: the address cannot be listened on.

@@ -1,8 +1,8 @@
 """Shifts of a user's own image, of any size and shape, so that one can watch adaptation work.
 
 In the spirit of the suite's corruptions (`data.corruptions`), which are frozen and for square 64-pixel drawings alone.
-Strengths are in shares of the shorter side, after the image was brought down to about what the model will see of it:
-noise on the pixels of a large photo would average out before the model met it.
+Strengths are in shares of the shorter side, after the image was brought down to about the size of the model's
+input. Noise on the pixels of a large photo would average out before the model met it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a vision-language model must offer to be adapted: a visual encoder cut into prefix, blocks and head.
+"""What a vision-language model must offer to be adapted: a visual encoder split into stem, blocks and head.
 
 The modules below this package are the only ones that import open_clip and transformers. Any object with the members of
 `Backbone` can be adapted, a user's own encoder included (`backbones.custom.CustomBackbone` makes one of a few functions).
@@ -6,6 +6,7 @@ The modules below this package are the only ones that import open_clip and trans
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol, cast, get_args
 
@@ -19,7 +20,7 @@ from grpo_tta.errors import UserError
 class Backbone(Protocol):
     """A frozen CLIP-like model.
 
-    `head(blocks[-1](... blocks[0](prefix(pixels))))` must equal the library's own visual forward. Tokens may have any
+    `head(blocks[-1](... blocks[0](stem(pixels))))` must equal the library's own visual forward. Tokens may have any
     shape whose first axis counts the images; from block to block it may change (the maps of a ResNet do).
 
     Attributes:
@@ -53,7 +54,7 @@ class Backbone(Protocol):
         """The model's own preprocessing of an RGB image: `[3, S, S]` float32 on the CPU."""
         ...
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         """Tokens that enter the first block: `[N, 3, S, S]` -> `[N, ...]`."""
         ...
 
@@ -139,4 +140,16 @@ def check_backbone(backbone: object) -> Backbone:
     return cast(Backbone, backbone)
 
 
-_METHODS = ("device", "dtype", "preprocess", "prefix", "head", "encode_text", "parameters")
+def fingerprint(model: nn.Module) -> str:
+    """Changes whenever a weight or buffer does, but for changes that neither its sample nor its sum shows."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        # Some two thousand values and the sum of each tensor distinguish weights without hashing gigabytes.
+        flat = tensor.flatten()
+        sample = flat[:: max(1, flat.numel() // 2048)].float().cpu().contiguous()
+        digest.update(sample.numpy().tobytes() + f"{float(flat.double().sum()):.9e}".encode())
+    return digest.hexdigest()
+
+
+_METHODS = ("device", "dtype", "preprocess", "stem", "head", "encode_text", "parameters")

@@ -1,8 +1,12 @@
-"""What models are known, which of them lie on this machine, and what can be tuned in each."""
+"""What models are known, which of them lie on this machine, and what can be tuned in each.
+
+The table of families is held against the backbones by the tests.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -10,10 +14,54 @@ from typing import Any, final
 import open_clip
 from huggingface_hub import try_to_load_from_cache
 
-from grpo_tta.backbones.families import TRANSFORMERS, Family, family_of
-from grpo_tta.backbones.hub import cached_repositories
+from grpo_tta.backbones.hub import cached_repositories, missing_parts
 from grpo_tta.backbones.names import HUB, SHIPPED, Source, shipped_folder
-from grpo_tta.backbones.stock import missing_parts
+
+
+@final
+@dataclass(frozen=True)
+class Family:
+    """
+    Attributes:
+        name: as it stands in `grpo-tta models`.
+        tunes: what can be tuned in every member: `norm` (`NormAffine`), `low-rank` (`LowRank`) or both.
+        norms: what kind of norm `norm` tunes.
+        timm_names: beginnings of the names of its timm encoders.
+    """
+
+    name: str
+    tunes: tuple[str, ...]
+    norms: str
+    timm_names: tuple[str, ...] = ()
+
+
+_SIGLIP = ("vit_base_patch16_siglip", "vit_base_patch32_siglip", "vit_large_patch16_siglip", "vit_so400m", "vit_giantopt")
+_ALL = ("norm", "low-rank")
+VIT = Family("vit", _ALL, "LayerNorm")
+RESNET = Family("clip-resnet", ("norm",), "BatchNorm")
+TIMM = (
+    Family("siglip", _ALL, "LayerNorm", _SIGLIP),
+    Family("eva-01", _ALL, "LayerNorm", ("eva_giant",)),
+    Family("eva-02", _ALL, "LayerNorm", ("eva02_",)),
+    Family("perception-encoder", _ALL, "LayerNorm", ("vit_pe_core",)),
+    Family("mobileclip", _ALL, "BatchNorm", ("fastvit_mci",)),
+    Family("mobileclip-b", _ALL, "LayerNorm", ("vit_base_mci",)),
+    Family("vitamin", _ALL, "LayerNorm", ("vitamin",)),
+    Family("convnext", ("norm",), "LayerNorm", ("convnext",)),
+    Family("timm-vit", _ALL, "LayerNorm", ("vit_large_patch14_clip", "vit_medium_patch16_gap")),
+)
+TRANSFORMERS = {name: Family(name, _ALL, "LayerNorm") for name in ("clip", "siglip", "siglip2")}
+"""By `model_type` of the configuration."""
+
+
+def family_of(vision_config: Mapping[str, Any]) -> Family | None:
+    """The family of a visual encoder by open_clip's configuration, None where it cannot be split into blocks."""
+    if name := vision_config.get("timm_model_name"):
+        return next((family for family in TIMM if name.startswith(family.timm_names)), None)
+    if isinstance(vision_config.get("layers"), list | tuple):
+        return RESNET
+    return VIT
+
 
 PUBLISHED = {
     "clip": (
@@ -42,8 +90,8 @@ class KnownModel:
         name: for `--model`.
         library: that loads it.
         family: of its visual encoder.
-        tunes: the sets of `grpo_tta.engine.parameters` that it supports.
-        norms: the kind of norm that the set `norm` tunes.
+        tunes: `norm`, `low-rank` or both; see `Family`.
+        norms: the kind of norm that `norm` tunes.
         missing: what of it is not on this machine.
     """
 

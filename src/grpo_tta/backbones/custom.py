@@ -1,4 +1,4 @@
-"""A backbone made of a user's own model and three functions: prefix, blocks and head."""
+"""A backbone made of a user's own model and three functions: stem, blocks and head."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from grpo_tta.backbones.fingerprint import fingerprint
+from grpo_tta.backbones.base import fingerprint
 from grpo_tta.errors import UserError
 
 
 @final
 class CustomBackbone:
-    """A user's own CLIP-like model, cut by hand.
+    """A user's own CLIP-like model, split by hand.
 
     The model is put in eval mode and its parameters are marked as needing no gradient; their values are never changed.
     """
@@ -27,7 +27,7 @@ class CustomBackbone:
         name: str,
         model: nn.Module,
         *,
-        prefix: Callable[[Tensor], Tensor],
+        stem: Callable[[Tensor], Tensor],
         blocks: Sequence[nn.Module],
         head: Callable[[Tensor], Tensor],
         encode_text: Callable[[Sequence[str]], Tensor],
@@ -43,7 +43,7 @@ class CustomBackbone:
         Args:
             name: as it stands in tables.
             model: holds every parameter.
-            prefix: pixels `[N, 3, S, S]` -> tokens that enter the first block, `[N, ...]`.
+            stem: pixels `[N, 3, S, S]` -> tokens that enter the first block, `[N, ...]`.
             blocks: in order; each maps tokens to new tokens, keeps the first axis and never mixes images.
             head: tokens of the last block -> image features `[N, D]`, not normalised.
             encode_text: N prompts -> text features `[N, D]`, not normalised.
@@ -69,7 +69,7 @@ class CustomBackbone:
         self.logit_scale, self.logit_bias = float(logit_scale), logit_bias
         self.blocks: Sequence[nn.Module] = list(blocks)
         self.head_modules: dict[str, nn.Module] = dict(head_modules or {})
-        self._prefix, self._head, self._encode_text = prefix, head, encode_text
+        self._stem, self._head, self._encode_text = stem, head, encode_text
         self._preprocess = preprocess or v2.Compose(
             [
                 v2.Resize(image_size, v2.InterpolationMode.BICUBIC),
@@ -91,7 +91,7 @@ class CustomBackbone:
         blank = self.preprocess(Image.new("RGB", (2 * S, S)))
         if blank.shape != (3, S, S):
             raise UserError(f"{self.name}: preprocess returned {tuple(blank.shape)}; it must return (3, {S}, {S}).")
-        tokens = self.prefix(torch.stack([blank, blank]).to(self.device))
+        tokens = self.stem(torch.stack([blank, blank]).to(self.device))
         for number, block in enumerate(self.blocks):
             before = tokens.clone()
             after = block(tokens)
@@ -109,8 +109,8 @@ class CustomBackbone:
     def preprocess(self, image: Image.Image) -> Tensor:
         return self._preprocess(image)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
-        return self._prefix(pixels.to(self.dtype))
+    def stem(self, pixels: Tensor) -> Tensor:
+        return self._stem(pixels.to(self.dtype))
 
     def head(self, tokens: Tensor) -> Tensor:
         return self._head(tokens)

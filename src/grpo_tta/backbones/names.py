@@ -96,9 +96,9 @@ def _known(model: str, architecture: str, tag: str, tags: Sequence[str]) -> Sour
     if not tags:
         raise UserError(f"open_clip knows no pretrained weights for {architecture}; give a folder with your own.")
     near = _closest(tag, list(tags), 0.6) if tag else []
-    told = f"{architecture} has no pretrained weights {tag!r}" if tag else f"{architecture} needs the name of its weights"
+    cause = f"{architecture} has no pretrained weights {tag!r}" if tag else f"{architecture} needs the name of its weights"
     choice = f"did you mean {' or '.join(near)}" if near else f"choose one of {', '.join(tags)}"
-    raise UserError(f"{told}; {choice}{'?' if near else f', for example {architecture}/{tags[0]}.'}")
+    raise UserError(f"{cause}; {choice}{'?' if near else f', for example {architecture}/{tags[0]}.'}")
 
 
 def _is_repository(name: str) -> bool:

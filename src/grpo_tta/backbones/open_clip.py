@@ -1,4 +1,4 @@
-"""Backbones from open_clip: its own names, repositories of the hub in its format, and folders. See `families` for the kinds."""
+"""Backbones from open_clip: names that it knows, repositories of the hub in its format, and folders (kinds: `catalogue`)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grpo_tta.backbones.embedded_tokens import EmbeddedTokens
-from grpo_tta.backbones.fingerprint import fingerprint
-from grpo_tta.backbones.hub import failure, offline
+from grpo_tta.backbones.base import fingerprint
+from grpo_tta.backbones.blocks import EmbeddedTokens, split
+from grpo_tta.backbones.hub import check_on_disk, failure, offline
 from grpo_tta.backbones.names import Source
-from grpo_tta.backbones.open_clip_cuts import cut
-from grpo_tta.backbones.stock import check_on_disk
 from grpo_tta.errors import UserError
 
 
 @final
 class OpenClipBackbone:
-    """A frozen open_clip model, cut into prefix, blocks and head."""
+    """A frozen open_clip model, split into stem, blocks and head."""
 
     def __init__(
         self,
@@ -36,20 +34,20 @@ class OpenClipBackbone:
     ) -> None:
         """
         Raises:
-            UserError: the visual encoder is of a kind that cannot be cut into blocks yet.
+            UserError: the visual encoder is of a kind that cannot be split into blocks yet.
         """
         self.name = name
         self._model: Any = model.eval().requires_grad_(False)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
         visual: Any = self._model.visual
-        found = cut(visual)
+        found = split(visual)
         if found is None:
             kind = type(getattr(visual, "trunk", visual)).__name__
             raise UserError(
-                f"{name}: the visual encoder {kind} cannot be cut into blocks; `grpo-tta models` lists the families that can."
+                f"{name}: the visual encoder {kind} cannot be split into blocks; `grpo-tta models` lists the families that can."
             )
-        self._cut = found
+        self._split = found
         self.blocks: Sequence[nn.Module] = found.blocks
         self.head_modules: dict[str, nn.Module] = found.head_modules
         size = visual.image_size
@@ -74,11 +72,11 @@ class OpenClipBackbone:
     def preprocess(self, image: Image.Image) -> Tensor:
         return self._preprocess(image)
 
-    def prefix(self, pixels: Tensor) -> Tensor:
-        return self._cut.prefix(pixels.to(self.dtype))
+    def stem(self, pixels: Tensor) -> Tensor:
+        return self._split.stem(pixels.to(self.dtype))
 
     def head(self, tokens: Tensor) -> Tensor:
-        return self._cut.head(tokens)
+        return self._split.head(tokens)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
@@ -86,9 +84,16 @@ class OpenClipBackbone:
         Raises:
             UserError: a prompt does not fit into the model's context and would be cut off silently.
         """
-        tokens = self._tokenizer(list(prompts)).to(self.device)
+        return self._model.encode_text(self.tokenize(prompts))
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token numbers `[N, L]` of N prompts.
+
+        Raises:
+            UserError: as `encode_text`.
+        """
         self._check_length(prompts)
-        return self._model.encode_text(tokens)
+        return self._tokenizer(list(prompts)).to(self.device)
 
     @torch.no_grad()
     def embed_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -97,13 +102,12 @@ class OpenClipBackbone:
         Raises:
             UserError: a prompt is too long, or this model's text encoder has no token table that can be tuned around.
         """
-        self._check_length(prompts)
-        tokens = self._tokenizer(list(prompts)).to(self.device)
+        tokens = self.tokenize(prompts)
         return F.embedding(tokens, self._token_table()).float(), tokens
 
     def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
         """The model's own text encoder with these token embeddings in place of its table's: `[N, L, W]`, `[N, L]` ->
-        `[N, D]`, not normalised; carries gradients to the embeddings. The tokens tell padding and where to pool.
+        `[N, D]`, not normalised; carries gradients to the embeddings. The tokens say what is padding and where to pool.
 
         Raises:
             UserError: as `embed_tokens`.
@@ -138,7 +142,7 @@ class OpenClipBackbone:
         return self._model.parameters()
 
     def reference_forward(self, pixels: Tensor) -> Tensor:
-        """open_clip's own visual forward, `[N, 3, S, S]` -> `[N, D]`: what prefix, blocks and head must equal."""
+        """open_clip's own visual forward, `[N, 3, S, S]` -> `[N, D]`: what stem, blocks and head must equal."""
         return self._model.encode_image(pixels.to(self.dtype))
 
 

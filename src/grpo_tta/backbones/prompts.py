@@ -5,8 +5,11 @@ t_c = normalise(mean over templates of normalised text features), as CLIP's own 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +25,8 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.errors import UserError
 
 DEFAULT_TEMPLATE = "a photo of a {}."
+_ROWS = 1024  # of features that are compared with all others at a time
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -57,11 +62,38 @@ def make_prompts(
         repeats: two classes may share a name, as in OpenAI's names of ImageNet.
 
     Raises:
-        UserError: labels or templates are unusable, or a prompt is longer than the model reads.
+        UserError: labels or templates are unusable, a prompt is longer than the model reads, or the model reads two different
+            labels alike.
     """
     labels, templates = check_labels(labels, repeats=repeats), check_templates(templates)
     ensemble = check_templates(ensemble) if ensemble else templates
-    return ClassPrompts(labels, templates, ensemble, text_features(backbone, labels, templates, cache=cache))
+    features = text_features(backbone, labels, templates, cache=cache)
+    if alike := _read_alike(backbone, labels, templates[0], features):
+        raise UserError(
+            f"{backbone.name} reads the labels {alike[0]!r} and {alike[1]!r} alike, and would never answer the second; "
+            "rename or remove one."
+        )
+    return ClassPrompts(labels, templates, ensemble, features)
+
+
+def _read_alike(backbone: Backbone, labels: Sequence[str], template: str, features: Tensor) -> tuple[str, str] | None:
+    """Two different labels that are the same to the text encoder, such as `Star` and `star` after a tokenizer that lowers case.
+
+    Labels are compared as tokens; by their features where a backbone has no `tokenize`.
+    """
+    if (tokenize := getattr(backbone, "tokenize", None)) is not None:
+        tokens = tokenize([template.format(label) for label in labels]).cpu().numpy()
+        first: dict[bytes, str] = {}
+        for label, row in zip(labels, tokens, strict=True):
+            if (other := first.setdefault(row.tobytes(), label)) != label:
+                return other, label
+        return None
+    for start in range(0, len(labels), _ROWS):
+        near = features[start : start + _ROWS] @ features.T > 1 - 1e-6
+        for row, column in near.triu(1 + start).nonzero().tolist():
+            if labels[start + row] != labels[column]:
+                return labels[start + row], labels[column]
+    return None
 
 
 def check_labels(labels: Sequence[str], *, repeats: bool = False) -> tuple[str, ...]:
@@ -99,11 +131,16 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
-def cache_folder() -> Path:
-    """Where text features are kept: $GRPO_TTA_CACHE, else the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Where text features are kept: $GRPO_TTA_CACHE, else the user's cache folder; None where the user has none."""
     if folder := os.environ.get("GRPO_TTA_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "grpo-tta"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "grpo-tta"
+    try:
+        return Path.home() / ".cache" / "grpo-tta"
+    except RuntimeError:  # no HOME, and no entry of the user either
+        return None
 
 
 @torch.no_grad()
@@ -123,26 +160,65 @@ def text_features(
     """Text features of the classes, `[C, D]` float32 on the backbone's device, from the cache where it holds them.
 
     The key is a hash of (weights, precision, labels, templates); an entry is written to a temporary file first, so that
-    two processes never see half of one. A cache that cannot be read or written is left aside.
+    two processes never see half of one. A cache that cannot be read or written is left aside with a warning.
 
     Raises:
         UserError: labels or templates are unusable, or a prompt is longer than the model reads.
     """
     labels, templates = check_labels(labels, repeats=True), check_templates(templates)
     key = json.dumps([backbone.fingerprint, str(backbone.dtype), labels, templates])
-    path = cache_folder() / "text" / (hashlib.blake2b(key.encode(), digest_size=20).hexdigest() + ".safetensors")
-    if cache and path.is_file():
-        try:
-            return load_file(path)["text_features"].to(backbone.device)
-        except Exception:  # a damaged entry costs a recomputation, never a wrong answer
-            path.unlink(missing_ok=True)
+    path = _entry(key) if cache else None
+    if path is not None and (kept := _load(path, len(labels))) is not None:
+        return kept.to(backbone.device)
     features = encode_classes(backbone, labels, templates)
-    if cache:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            save_file({"text_features": features.cpu().contiguous()}, partial)
-            partial.replace(path)
-        except OSError:
-            pass  # a read-only home is no reason to fail
+    if path is not None:
+        _keep(path, features)
     return features
+
+
+def _entry(key: str) -> Path | None:
+    folder = cache_folder()
+    if folder is None:
+        _leave_aside(RuntimeError("there is no home folder"))
+        return None
+    return folder / "text" / (hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=20).hexdigest() + ".safetensors")
+
+
+def _load(path: Path, classes: int) -> Tensor | None:
+    """Text features that were kept; None where there are none, or where the entry is damaged or another user's."""
+    try:
+        if not path.is_file():
+            return None
+        features = load_file(path)["text_features"]
+        if features.ndim != 2 or len(features) != classes or not torch.isfinite(features).all():
+            raise ValueError("not the features of these classes")
+        return features
+    except Exception as error:  # a damaged entry costs a recomputation, never a wrong answer
+        _leave_aside(error)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"text_features": features.cpu().contiguous()}, partial)
+        partial.replace(path)
+    except Exception as error:  # a full disk or a read-only home is no reason to fail; safetensors has errors of its own
+        _leave_aside(error)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _leave_aside(error: Exception) -> None:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    _warn_once(str(cache_folder()), (why.splitlines() or [type(error).__name__])[0])
+
+
+@functools.cache  # a run of many tasks says it once
+def _warn_once(folder: str, why: str) -> None:
+    _log.warning(
+        "The cache of text features in %s is left aside (%s); set GRPO_TTA_CACHE to a folder of your own.", folder, why
+    )

@@ -19,12 +19,10 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel, Siglip2Model, SiglipModel
 from transformers.utils import logging
 
-from grpo_tta.backbones.bound_block import BoundBlock
-from grpo_tta.backbones.embedded_tokens import EmbeddedTokens
-from grpo_tta.backbones.fingerprint import fingerprint
-from grpo_tta.backbones.hub import failure, offline
+from grpo_tta.backbones.base import fingerprint
+from grpo_tta.backbones.blocks import BoundBlock, EmbeddedTokens
+from grpo_tta.backbones.hub import check_on_disk, failure, offline
 from grpo_tta.backbones.names import Source
-from grpo_tta.backbones.stock import check_on_disk
 from grpo_tta.errors import UserError
 
 MODELS = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
@@ -33,7 +31,7 @@ MODELS = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
 
 @final
 class TransformersBackbone:
-    """A frozen CLIP, SigLIP or SigLIP 2 of transformers, cut into prefix, blocks and head."""
+    """A frozen CLIP, SigLIP or SigLIP 2 of transformers, split into stem, blocks and head."""
 
     def __init__(self, name: str, model: Any, image_processor: Any, tokenizer: Any) -> None:
         """
@@ -72,8 +70,8 @@ class TransformersBackbone:
                 f"{name}: its tokenizer has {len(tokenizer)} tokens and its text encoder {text_config.vocab_size}; they are "
                 "not of one model, write the files again."
             )
-        if not _tells_words_apart(tokenizer):
-            raise UserError(f"{name}: its tokenizer cannot tell words apart; write the tokenizer's files again.")
+        if not _distinguishes_words(tokenizer):
+            raise UserError(f"{name}: its tokenizer cannot distinguish words; write the tokenizer's files again.")
         if (size := self.preprocess(Image.new("RGB", (64, 48))).shape[-2:]) != (self.image_size, self.image_size):
             raise UserError(
                 f"{name}: its preprocessing makes images of {size[0]} x {size[1]} pixels, but it reads {self.image_size} x "
@@ -96,7 +94,7 @@ class TransformersBackbone:
         pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
         return (pixels - self.mean.cpu()[:, None, None]) / self.std.cpu()[:, None, None]
 
-    def prefix(self, pixels: Tensor) -> Tensor:
+    def stem(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.dtype)
         if self._kind == "siglip2":
             return self._vision.embeddings(*self._patches(pixels))
@@ -120,7 +118,7 @@ class TransformersBackbone:
         Raises:
             UserError: a prompt does not fit into the model's context.
         """
-        return self._encode(self._tokens(prompts))
+        return self._encode(self.tokenize(prompts))
 
     @torch.no_grad()
     def embed_tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -129,12 +127,12 @@ class TransformersBackbone:
         Raises:
             UserError: a prompt is too long.
         """
-        tokens = self._tokens(prompts)
+        tokens = self.tokenize(prompts)
         return F.embedding(tokens, self._token_table()).float(), tokens
 
     def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
         """The model's own text encoder with these token embeddings in place of its table's: `[N, L, W]`, `[N, L]` ->
-        `[N, D]`, not normalised; carries gradients to the embeddings. The tokens tell padding and where to pool."""
+        `[N, D]`, not normalised; carries gradients to the embeddings. The tokens say what is padding and where to pool."""
         with EmbeddedTokens(self._token_table(), embeddings):
             return self._encode(tokens)
 
@@ -145,7 +143,12 @@ class TransformersBackbone:
     def _token_table(self) -> Tensor:
         return self._model.text_model.embeddings.token_embedding.weight
 
-    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token numbers `[N, L]` of N prompts.
+
+        Raises:
+            UserError: as `encode_text`.
+        """
         for prompt, ids in zip(prompts, self._tokenizer(list(prompts), verbose=False)["input_ids"], strict=True):
             if len(ids) > self._context:
                 raise UserError(
@@ -160,7 +163,7 @@ class TransformersBackbone:
         return self._model.parameters()
 
     def reference_forward(self, pixels: Tensor) -> Tensor:
-        """transformers' own visual forward, `[N, 3, S, S]` -> `[N, D]`: what prefix, blocks and head must equal."""
+        """transformers' own visual forward, `[N, 3, S, S]` -> `[N, D]`: what stem, blocks and head must equal."""
         pixels = pixels.to(self.dtype)
         if self._kind != "siglip2":
             return self._model.get_image_features(pixel_values=pixels).pooler_output
@@ -171,7 +174,7 @@ class TransformersBackbone:
         ).pooler_output
 
 
-def _tells_words_apart(tokenizer: Any) -> bool:
+def _distinguishes_words(tokenizer: Any) -> bool:
     """Whether it knows any words: transformers makes an empty tokenizer where it does not find what it needs."""
     try:
         return tokenizer("cat")["input_ids"] != tokenizer("dog")["input_ids"]
@@ -209,7 +212,7 @@ def load(source: Source, *, device: torch.device, download: bool, dtype: torch.d
                     f"{source.name} is a model of type {config.model_type!r} of transformers; CLIP, SigLIP and SigLIP 2 can "
                     "be adapted, and for an open_clip repository write hf-hub: before its name."
                 )
-            model, told = MODELS[config.model_type].from_pretrained(
+            model, report = MODELS[config.model_type].from_pretrained(
                 place, config=config, dtype=torch.float32, local_files_only=local, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local)
@@ -219,7 +222,7 @@ def load(source: Source, *, device: torch.device, download: bool, dtype: torch.d
     except Exception as error:
         raise failure(source.name, error, download=download, folder=source.folder is not None) from error
     # transformers fills what it does not find with random numbers and only logs it.
-    bad = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in told[kind])
+    bad = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
     if bad:
         raise UserError(f"{source.name}: its weights lack {bad[0]} ({len(bad)} in all); write its files again.")
     model.vision_model.to(dtype)

@@ -12,11 +12,11 @@ from typing import ClassVar, final
 
 import torch
 
-from grpo_tta.baselines.checks import check_at_least, check_selected
 from grpo_tta.baselines.tda import TDASettings, add_negative, add_positive, cache_logits, empty_caches
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.config.checks import check_at_least, check_selected
+from grpo_tta.engine.distributions import most_confident
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, State, no_cached_blocks
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @final
@@ -44,13 +44,13 @@ class BoostAdapterSettings:
 def boostadapter(policy: Policy, batch: ImageBatch, settings: BoostAdapterSettings, state: State) -> tuple[Adaptation, State]:
     """Image by image: TDA's caches take the image, a copy of them its M crops, then logits = s cos + cache logits of the
     copy; V forward passes. The state is TDA's."""
-    seen, tda = batch.seen, settings.tda
-    features, log_probs = seen.features[:, : seen.views], seen.log_probs[:, : seen.views]
+    encoded, tda = batch.encoded, settings.tda
+    features, log_probs = encoded.features[:, : encoded.views], encoded.log_probs[:, : encoded.views]
     C, D = policy.text_features.shape
     caches = {key: value.to(features.device).clone() for key, value in state.items()}
     caches = caches or empty_caches(C, D, tda, features.device)
     logits = policy.backbone.logit_scale * features[:, 0] @ policy.text_features.T  # [B, C]
-    crops = 1 + select_views(log_probs[:, 1:], settings.selected)  # [B, M]
+    crops = 1 + most_confident(log_probs[:, 1:], settings.selected)  # [B, M]
     after = []
     for b, own in enumerate(logits):
         add_positive(caches, features[b, 0], log_probs[b, 0])
@@ -66,4 +66,4 @@ def boostadapter_method(settings: BoostAdapterSettings, name: str = "boostadapte
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return boostadapter(policy, batch, settings, state)
 
-    return Method(name, "online", "none", settings.views, 0, settings, no_cuts, run)
+    return Method(name, "online", "none", settings.views, 0, settings, no_cached_blocks, run)

@@ -8,23 +8,27 @@ The parameters are forgotten after each piece of `update_size` images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from grpo_tta.backbones.base import Backbone
-from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.prompt_features import read_off
-from grpo_tta.baselines.transductive import shared_features, transductive_agreement
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.minibatches import join, pieces
-from grpo_tta.engine.optim import Update
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.baselines.common import class_log_probs, norms_from_the_start, shared_features, transductive_agreement
+from grpo_tta.config.checks import check_at_least, check_positive
+from grpo_tta.engine.interface import (
+    Adaptation,
+    Cost,
+    ImageBatch,
+    Method,
+    State,
+    by_minibatches,
+)
+from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.optim import Adam
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -56,7 +60,7 @@ def joined_labels(labels: Sequence[str], classes: Tensor) -> list[str]:
 
 
 def _prompt_features(policy: Policy, classes: Tensor, known: dict[str, Tensor]) -> Tensor:
-    """Unit text features `[N, D]` of each image's prompt; `known` keeps those of the piece so far."""
+    """Unit text features `[N, D]` of each image's prompt; `known` keeps those of the minibatch so far."""
     template = policy.prompts.templates[0]
     prompts = [template.format(label) for label in joined_labels(policy.prompts.labels, classes)]
     new = sorted(set(prompts) - known.keys())
@@ -66,38 +70,33 @@ def _prompt_features(policy: Policy, classes: Tensor, known: dict[str, Tensor]) 
     return torch.stack([known[prompt] for prompt in prompts])
 
 
-def clipartt_piece(policy: Policy, batch: ImageBatch, settings: CLIPArTTSettings) -> Adaptation:
-    """Adapts to N images together and predicts them; steps + 1 forward and steps backward passes an image, and at most
+def clipartt_step(policy: Policy, batch: ImageBatch, settings: CLIPArTTSettings) -> Adaptation:
+    """Adapts to N images together and predicts them; steps + 1 forward and steps backward passes per image, and at most
     `steps` text passes (an image's prompt is encoded again only if its classes change).
 
     Raises:
         UserError: a prompt of K labels is longer than the model reads.
     """
-    plan = make_plan(policy.backbone, "norm")
-    tokens = batch.seen.tokens[plan.first_block][:, 0]  # [N, T, W]
+    tunable = NormAffine()(policy.backbone)
+    tokens = batch.encoded.tokens[tunable.first_block][:, 0]  # [N, T, W]
     scale, K = policy.backbone.logit_scale, min(settings.candidates, policy.classes)
-    tuned = plan.start(1)
-    update = Update("adam", settings.learning_rate, None)
-    one = torch.ones(1, dtype=torch.bool, device=tokens.device)
     known: dict[str, Tensor] = {}
-    for _ in range(settings.steps):
-        with torch.enable_grad():
-            images = shared_features(policy, tokens, plan, tuned)
-            classes = read_off(policy, images.detach(), policy.text_features).topk(K, dim=-1).indices
-            prompts = _prompt_features(policy, classes, known)
-            agreement = transductive_agreement(images, prompts, scale)
-            gradients = torch.autograd.grad(agreement, list(tuned.values()))
-        tuned, _ = update.ascend(tuned, gradients, one)
+
+    def agreement(params: Mapping[str, Tensor]) -> Tensor:
+        images = shared_features(policy, tokens, tunable, params)
+        classes = class_log_probs(policy, images.detach(), policy.text_features).topk(K, dim=-1).indices
+        return transductive_agreement(images, _prompt_features(policy, classes, known), scale)
+
+    params = gradient_steps(tunable.start(1), agreement, Adam(settings.learning_rate).start(), settings.steps)
     with torch.no_grad():
-        after = read_off(policy, shared_features(policy, tokens, plan, tuned), policy.text_features)
-    return Adaptation(batch.seen.log_probs[:, 0], after, Cost(settings.steps + 1.0, settings.steps))
+        after = class_log_probs(policy, shared_features(policy, tokens, tunable, params), policy.text_features)
+    return Adaptation(batch.encoded.log_probs[:, 0], after, Cost(settings.steps + 1.0, settings.steps))
 
 
 def clipartt_method(settings: CLIPArTTSettings, name: str = "clipartt") -> Method:
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return (make_plan(backbone, "norm").first_block,)
-
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return join([clipartt_piece(policy, piece, settings) for piece in pieces(batch, settings.update_size)]), state
+        return by_minibatches(
+            lambda some, state: (clipartt_step(policy, some, settings), state), batch, settings.update_size, state
+        )
 
-    return Method(name, "batch", "none", 1, 0, settings, cuts, run)
+    return Method(name, "batch", "none", 1, 0, settings, norms_from_the_start, run)

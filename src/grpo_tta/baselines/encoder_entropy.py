@@ -15,13 +15,12 @@ from typing import final
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.baselines.checks import check_at_least, check_positive, check_selected
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.loop import EncoderPart, check_part, climb_encoder, encoder_cuts
+from grpo_tta.baselines.common import ENCODER_PARTS, EncoderPart, encoder_cached_blocks, tune_encoder
+from grpo_tta.config.checks import check_at_least, check_choice, check_selected
+from grpo_tta.engine.distributions import entropy, log_mean_probs, most_confident
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, State
+from grpo_tta.engine.optim import Adam
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method import objective
-from grpo_tta.method.grpo import Adaptation, Cost, select_views
-from grpo_tta.method.rewards import log_mean_probs
 
 
 @final
@@ -45,36 +44,38 @@ class EncoderEntropySettings:
 
     def __post_init__(self) -> None:
         check_selected(self.selected, self.views)
-        check_part(self.tuned)
+        check_choice("part of the encoder", self.tuned, ENCODER_PARTS)
         check_at_least("steps", self.steps, 1)
-        check_positive("learning_rate", self.learning_rate)
-        check_at_least("weight_decay", self.weight_decay, 0)
+        self.optimizer()
+
+    def optimizer(self) -> Adam:
+        return Adam(self.learning_rate, weight_decay=self.weight_decay)
 
 
 def mean_confidence(log_probs: Tensor) -> Tensor:
     """-H(1/M sum_v p_v), the negative of MEMO's loss: `[B, M, C]` -> `[B]`."""
-    return -objective.entropy(log_mean_probs(log_probs))
+    return -entropy(log_mean_probs(log_probs))
 
 
 def encoder_entropy(policy: Policy, batch: ImageBatch, settings: EncoderEntropySettings) -> Adaptation:
     """Predicts view 0 after the steps; V + steps * M + 1 forward and steps * M backward passes."""
     s = settings
-    views = batch.seen.log_probs[:, : s.views]
-    selected = select_views(views, s.selected)
+    views = batch.encoded.log_probs[:, : s.views]
+    selected = most_confident(views, s.selected)
 
     def gain(log_probs: Tensor, images: slice) -> Tensor:
         return mean_confidence(log_probs)
 
-    after = climb_encoder(policy, batch, selected, gain, s.tuned, s.steps, s.learning_rate, s.weight_decay)
+    after = tune_encoder(policy, batch, selected, gain, s.tuned, s.steps, s.optimizer())
     passes = s.steps * s.selected
     return Adaptation(views[:, 0], after, Cost(s.views + passes + 1.0, passes))
 
 
 def encoder_entropy_method(settings: EncoderEntropySettings, name: str = "encoder-entropy") -> Method:
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return encoder_cuts(backbone, settings.tuned)
+    def cached_blocks(backbone: Backbone) -> Sequence[int]:
+        return encoder_cached_blocks(backbone, settings.tuned)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return encoder_entropy(policy, batch, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, cached_blocks, run)

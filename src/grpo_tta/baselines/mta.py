@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.prompt_features import read_off
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
-from grpo_tta.engine.policy import EncodedViews, Policy
+from grpo_tta.baselines.common import class_log_probs
+from grpo_tta.config.checks import check_at_least, check_positive
+from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, no_cached_blocks
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -79,24 +78,24 @@ def shift(features: Tensor, density: Tensor, scores: Tensor) -> Tensor:
     return torch.einsum("bp,bpd->bd", weights, features) / weights.sum(1, keepdim=True).clamp_min(1e-12)
 
 
-def mta(policy: Policy, seen: EncodedViews, settings: MTASettings) -> Adaptation:
+def mta(policy: Policy, encoded: EncodedViews, settings: MTASettings) -> Adaptation:
     """softmax_c(s <normalise(m), t_c>), m started at view 0 and y uniform; V forward passes."""
-    features, log_probs = seen.features[:, : seen.views], seen.log_probs[:, : seen.views]
+    features, log_probs = encoded.features[:, : encoded.views], encoded.log_probs[:, : encoded.views]
     affinity = torch.einsum("bpc,bqc->bpq", log_probs.exp(), log_probs.exp())
     bandwidth = bandwidths(features, settings.neighbours)
     mode = features[:, 0]
-    scores = torch.full_like(bandwidth, 1 / seen.views)
+    scores = torch.full_like(bandwidth, 1 / encoded.views)
     for _ in range(settings.iterations):
         density = kernel(features, mode, bandwidth)
         for _ in range(settings.iterations):
             scores = inlierness(density, affinity, scores, settings)
         mode = shift(features, density, scores)
-    after = read_off(policy, F.normalize(mode, dim=-1), policy.text_features)
-    return Adaptation(log_probs[:, 0], after, Cost(float(seen.views)))
+    after = class_log_probs(policy, F.normalize(mode, dim=-1), policy.text_features)
+    return Adaptation(log_probs[:, 0], after, Cost(float(encoded.views)))
 
 
 def mta_method(settings: MTASettings, name: str = "mta") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return mta(policy, batch.seen, settings), state
+        return mta(policy, batch.encoded, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)

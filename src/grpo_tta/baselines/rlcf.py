@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.baselines.checks import check_at_least, check_positive, check_selected
-from grpo_tta.engine.interface import ImageBatch, Method, RewardModel, State
-from grpo_tta.engine.loop import EncoderPart, check_part, climb_encoder, encoder_cuts
+from grpo_tta.baselines.common import ENCODER_PARTS, EncoderPart, encoder_cached_blocks, tune_encoder
+from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_selected
+from grpo_tta.engine.distributions import most_confident, take_views
+from grpo_tta.engine.encode import encode_views
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, RewardModel, State
+from grpo_tta.engine.optim import Adam
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method.candidates import propose
-from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @final
@@ -53,11 +54,13 @@ class RLCFSettings:
     def __post_init__(self) -> None:
         check_selected(self.selected, self.views)
         check_at_least("candidates", self.candidates, 1)
-        check_part(self.tuned)
+        check_choice("part of the encoder", self.tuned, ENCODER_PARTS)
         check_at_least("steps", self.steps, 1)
-        check_positive("learning_rate", self.learning_rate)
-        check_at_least("weight_decay", self.weight_decay, 0)
         check_positive("reward_scale", self.reward_scale)
+        self.optimizer()
+
+    def optimizer(self) -> Adam:
+        return Adam(self.learning_rate, weight_decay=self.weight_decay)
 
 
 def clip_reward(cosine: Tensor, scale: float) -> Tensor:
@@ -76,8 +79,8 @@ def rewarded_log_likelihood(log_probs: Tensor, cosine: Tensor, K: int, scale: fl
     Returns:
         `[B]`.
     """
-    group = propose(log_probs.detach(), K)
-    return (clip_reward(group.gather(cosine), scale) * group.gather(log_probs)).mean((1, 2))
+    classes = log_probs.detach().topk(K, dim=-1).indices  # [B, M, K]
+    return (clip_reward(cosine.gather(-1, classes), scale) * log_probs.gather(-1, classes)).mean((1, 2))
 
 
 def check_teacher(policy: Policy, teacher: Policy) -> None:
@@ -98,7 +101,7 @@ def teacher_cosine(policy: Policy, teacher: Policy, views: Tensor) -> Tensor:
         size = (theirs.image_size, theirs.image_size)
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
     pixels = ((pixels.to(theirs.device) - theirs.mean[:, None, None]) / theirs.std[:, None, None])[None]
-    features = teacher.observe(pixels, pixels[:, :0]).features[0]
+    features = encode_views(teacher, pixels, pixels[:, :0]).features[0]
     return (features @ teacher.text_features.T).unflatten(0, views.shape[:2]).to(views.device)
 
 
@@ -110,33 +113,32 @@ def rlcf(policy: Policy, batch: ImageBatch, settings: RLCFSettings, teacher: Pol
         UserError: the teacher holds other classes.
     """
     s = settings
-    seen = batch.seen
-    views = seen.log_probs[:, : s.views]
-    selected = select_views(views, s.selected)
-    rows = torch.arange(len(views), device=views.device)[:, None]
+    encoded = batch.encoded
+    views = encoded.log_probs[:, : s.views]
+    selected = most_confident(views, s.selected)
     if teacher is None:
-        cosine = seen.features[rows, selected] @ policy.text_features.T  # [B, M, C]
+        cosine = take_views(encoded.features, selected) @ policy.text_features.T  # [B, M, C]
     else:
         check_teacher(policy, teacher)
-        cosine = teacher_cosine(policy, teacher, batch.views[rows, selected])
+        cosine = teacher_cosine(policy, teacher, take_views(batch.views, selected))
     K = min(s.candidates, policy.classes)
 
     def gain(log_probs: Tensor, images: slice) -> Tensor:
         return rewarded_log_likelihood(log_probs, cosine[images], K, s.reward_scale)
 
-    after = climb_encoder(policy, batch, selected, gain, s.tuned, s.steps, s.learning_rate, s.weight_decay)
+    after = tune_encoder(policy, batch, selected, gain, s.tuned, s.steps, s.optimizer())
     passes = s.steps * s.selected
     scored = 0 if teacher is None else s.selected
     return Adaptation(views[:, 0], after, Cost(s.views + scored + passes + 1.0, passes))
 
 
 def rlcf_method(settings: RLCFSettings, teacher: Policy | None = None, name: str = "rlcf") -> Method:
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return encoder_cuts(backbone, settings.tuned)
+    def cached_blocks(backbone: Backbone) -> Sequence[int]:
+        return encoder_cached_blocks(backbone, settings.tuned)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return rlcf(policy, batch, settings, teacher), state
 
     reward_model: RewardModel = "own" if teacher is None else "teacher"
     named = None if teacher is None else teacher.backbone.name
-    return Method(name, "episodic", reward_model, settings.views, 0, settings, cuts, run, named)
+    return Method(name, "episodic", reward_model, settings.views, 0, settings, cached_blocks, run, named)

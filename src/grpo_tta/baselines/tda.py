@@ -15,12 +15,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
+from grpo_tta.config.checks import check_at_least, check_positive
+from grpo_tta.engine.distributions import entropy
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, State, no_cached_blocks
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method import objective
-from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -85,21 +84,21 @@ def free_slot(entropies: Tensor, entropy: Tensor) -> int | None:
 
 def add_positive(caches: State, feature: Tensor, log_probs: Tensor) -> None:
     """Offers `[D]` and its prediction `[C]` to the positive cache, in place."""
-    c, entropy = int(log_probs.argmax()), objective.entropy(log_probs)
-    slot = free_slot(caches["positive.entropy"][c], entropy)
+    c, H = int(log_probs.argmax()), entropy(log_probs)
+    slot = free_slot(caches["positive.entropy"][c], H)
     if slot is not None:
-        caches["positive.keys"][c, slot], caches["positive.entropy"][c, slot] = feature, entropy
+        caches["positive.keys"][c, slot], caches["positive.entropy"][c, slot] = feature, H
 
 
 def add_negative(caches: State, feature: Tensor, log_probs: Tensor, settings: TDASettings) -> None:
     """Offers it to the negative cache, in place, if it is neither sure nor lost."""
-    c, entropy = int(log_probs.argmax()), objective.entropy(log_probs)
+    c, H = int(log_probs.argmax()), entropy(log_probs)
     # Nats over log2 C, as in the official code, to whose window of 0.2 to 0.5 it belongs.
-    if not settings.entropy_low < float(entropy) / math.log2(len(log_probs)) < settings.entropy_high:
+    if not settings.entropy_low < float(H) / math.log2(len(log_probs)) < settings.entropy_high:
         return
-    slot = free_slot(caches["negative.entropy"][c], entropy)
+    slot = free_slot(caches["negative.entropy"][c], H)
     if slot is not None:
-        caches["negative.keys"][c, slot], caches["negative.entropy"][c, slot] = feature, entropy
+        caches["negative.keys"][c, slot], caches["negative.entropy"][c, slot] = feature, H
         caches["negative.lowers"][c, slot] = (log_probs.exp() > settings.probability_floor).float()
 
 
@@ -122,7 +121,7 @@ def tda(policy: Policy, batch: ImageBatch, settings: TDASettings, state: State) 
 
     The state holds the caches; an empty one starts a stream.
     """
-    features, log_probs = batch.seen.features[:, 0], batch.seen.log_probs[:, 0]
+    features, log_probs = batch.encoded.features[:, 0], batch.encoded.log_probs[:, 0]
     C, D = policy.text_features.shape
     caches = {key: value.to(features.device).clone() for key, value in state.items()}
     caches = caches or empty_caches(C, D, settings, features.device)
@@ -139,4 +138,4 @@ def tda_method(settings: TDASettings, name: str = "tda") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return tda(policy, batch, settings, state)
 
-    return Method(name, "online", "none", 1, 0, settings, no_cuts, run)
+    return Method(name, "online", "none", 1, 0, settings, no_cached_blocks, run)

@@ -13,11 +13,10 @@ from weakref import WeakKeyDictionary
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.baselines.common import encoder_cached_blocks
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.loop import encoder_cuts
+from grpo_tta.engine.interface import Adaptation, ImageBatch, Method, State
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method.grpo import Adaptation
 
 TAUGHT = {"rlcf": RLCFSettings(), "rlcf-full": RLCFSettings(tuned="whole")}
 """The methods that take a teacher, by the name of the form without one."""
@@ -51,8 +50,8 @@ def taught_rlcf_method(settings: RLCFSettings, teacher: Backbone, name: str = "r
     # One policy of the teacher's for each of the adapted model's, which lives as long as a task.
     policies: WeakKeyDictionary[Policy, Policy] = WeakKeyDictionary()
 
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return encoder_cuts(backbone, settings.tuned)
+    def cached_blocks(backbone: Backbone) -> Sequence[int]:
+        return encoder_cached_blocks(backbone, settings.tuned)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         if policy not in policies:
@@ -61,8 +60,9 @@ def taught_rlcf_method(settings: RLCFSettings, teacher: Backbone, name: str = "r
             policies[policy] = Policy(teacher, made)
         return rlcf(policy, batch, settings, policies[policy]), state
 
-    told = TaughtSettings(settings, teacher.name, teacher.fingerprint)
-    return Method(f"{name}+{short_name(teacher)}", "episodic", "teacher", settings.views, 0, told, cuts, run, teacher.name)
+    described = TaughtSettings(settings, teacher.name, teacher.fingerprint)
+    title = f"{name}+{short_name(teacher)}"
+    return Method(title, "episodic", "teacher", settings.views, 0, described, cached_blocks, run, teacher.name)
 
 
 def short_name(backbone: Backbone) -> str:

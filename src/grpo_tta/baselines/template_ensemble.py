@@ -6,20 +6,19 @@ none, this is zero-shot.
 
 from __future__ import annotations
 
-from grpo_tta.baselines.prompt_features import ensemble_features, read_off
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
-from grpo_tta.engine.policy import EncodedViews, Policy
-from grpo_tta.method.grpo import Adaptation, Cost
+from grpo_tta.baselines.common import class_log_probs, ensemble_features
+from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, no_cached_blocks
+from grpo_tta.engine.policy import Policy
 
 
-def template_ensemble(policy: Policy, seen: EncodedViews) -> Adaptation:
+def template_ensemble(policy: Policy, encoded: EncodedViews) -> Adaptation:
     """softmax_c(s <f(v_0), normalise(mean_h t_hc)>); one forward pass, and C * H text passes once per task."""
-    after = read_off(policy, seen.features[:, 0], ensemble_features(policy))
-    return Adaptation(seen.log_probs[:, 0], after, Cost(1.0))
+    after = class_log_probs(policy, encoded.features[:, 0], ensemble_features(policy))
+    return Adaptation(encoded.log_probs[:, 0], after, Cost(1.0))
 
 
 def template_ensemble_method(name: str = "template-ensemble") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return template_ensemble(policy, batch.seen), state
+        return template_ensemble(policy, batch.encoded), state
 
-    return Method(name, "episodic", "none", 1, 0, None, no_cuts, run)
+    return Method(name, "episodic", "none", 1, 0, None, no_cached_blocks, run)

@@ -7,21 +7,27 @@ predicted by the very pass whose entropy then makes the update, so what a batch 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-import torch
+from torch import Tensor
 
-from grpo_tta.backbones.base import Backbone
-from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.minibatches import join, pieces
-from grpo_tta.engine.optim import Update, load_shared, save_shared
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.baselines.common import norms_from_the_start
+from grpo_tta.config.checks import check_at_least, check_positive
+from grpo_tta.engine.distributions import entropy
+from grpo_tta.engine.interface import (
+    Adaptation,
+    Cost,
+    ImageBatch,
+    Method,
+    State,
+    by_minibatches,
+)
+from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.optim import Adam, load_shared, save_shared
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method import objective
-from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -30,7 +36,7 @@ class TentSettings:
     """
     Attributes:
         update_size: images a step is taken on; the last of a batch may be fewer.
-        learning_rate: of Adam; one step a piece.
+        learning_rate: of Adam; one step per minibatch.
     """
 
     update_size: int = 64
@@ -42,34 +48,28 @@ class TentSettings:
 
 
 def tent_step(policy: Policy, batch: ImageBatch, settings: TentSettings, state: State) -> tuple[Adaptation, State]:
-    """Predicts N images of one piece and takes a step on mean_N H(p_n); one forward and one backward pass an image.
+    """Predicts N images of one minibatch and takes a step on mean_N H(p_n); one forward and one backward pass per image.
 
     The state holds the shared parameters `[1, ...]` and Adam's moments; an empty one starts from the frozen model.
     """
-    plan = make_plan(policy.backbone, "norm")
-    # The images of the piece share one set of parameters: to the plan they are the views of a single image.
-    tokens = batch.seen.tokens[plan.first_block][:, 0][None]  # [1, N, T, W]
-    update = Update("adam", settings.learning_rate, None)
-    tuned = load_shared(state, plan.start(1), update)
-    with torch.enable_grad():
-        log_probs = policy.adapted(tokens, plan, tuned)  # [1, N, C]
-        confidence = -objective.entropy(log_probs).mean()
-        gradients = torch.autograd.grad(confidence, list(tuned.values()))
-    one = torch.ones(1, dtype=torch.bool, device=tokens.device)
-    moved, _ = update.ascend(tuned, gradients, one)
-    adaptation = Adaptation(batch.seen.log_probs[:, 0], log_probs[0].detach(), Cost(1.0, 1.0))
-    return adaptation, save_shared(moved, update)
+    tunable = NormAffine()(policy.backbone)
+    # The images of a minibatch share one set of parameters: to the backbone they are the views of a single image.
+    tokens = batch.encoded.tokens[tunable.first_block][:, 0][None]  # [1, N, T, W]
+    update = Adam(settings.learning_rate).start()
+    predicted: list[Tensor] = []
+
+    def confidence(params: Mapping[str, Tensor]) -> Tensor:
+        log_probs = policy.adapted(tokens, tunable, params)  # [1, N, C]
+        predicted.append(log_probs[0].detach())
+        return -entropy(log_probs).mean()
+
+    params = gradient_steps(load_shared(state, tunable.start(1), update), confidence, update, 1)
+    adaptation = Adaptation(batch.encoded.log_probs[:, 0], predicted[0], Cost(1.0, 1.0))
+    return adaptation, save_shared(params, update)
 
 
 def tent_method(settings: TentSettings, name: str = "tent") -> Method:
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return (make_plan(backbone, "norm").first_block,)
-
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        done = []
-        for piece in pieces(batch, settings.update_size):
-            adaptation, state = tent_step(policy, piece, settings, state)
-            done.append(adaptation)
-        return join(done), state
+        return by_minibatches(lambda some, state: tent_step(policy, some, settings, state), batch, settings.update_size, state)
 
-    return Method(name, "online", "none", 1, 0, settings, cuts, run)
+    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run)

@@ -8,7 +8,7 @@ bounds memory at any number of classes and changes no number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.baselines.checks import check_at_least, check_positive, check_selected
+from grpo_tta.baselines.common import class_log_probs
 from grpo_tta.baselines.encoder_entropy import mean_confidence
-from grpo_tta.baselines.prompt_features import read_off
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
-from grpo_tta.engine.optim import Update
+from grpo_tta.config.checks import check_at_least, check_positive, check_selected
+from grpo_tta.engine.distributions import most_confident, take_views
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, State, no_cached_blocks
+from grpo_tta.engine.loop import follow
+from grpo_tta.engine.optim import Adam
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method.grpo import Adaptation, Cost, select_views
 
 
 @runtime_checkable
@@ -131,28 +132,26 @@ def tpt(policy: Policy, batch: ImageBatch, settings: TPTSettings) -> Adaptation:
     of one prompt through the text encoder (the extra forward pass of a step is the price of bounded memory).
     """
     s = settings
-    seen = batch.seen
-    views = seen.log_probs[:, : s.views]
-    selected = select_views(views, s.selected)
-    rows = torch.arange(len(views), device=views.device)[:, None]
-    chosen = seen.features[rows, selected]  # [B, M, D]
-    everyone = torch.ones(len(views), dtype=torch.bool, device=views.device)
-
+    encoded = batch.encoded
+    views = encoded.log_probs[:, : s.views]
+    selected = most_confident(views, s.selected)
+    chosen = take_views(encoded.features, selected)  # [B, M, D]
     prompts = ContextPrompts(policy)
     context = prompts.context.expand(len(views), *prompts.context.shape).clone().requires_grad_()
-    update = Update("adam", s.learning_rate, None, s.weight_decay)
     # all images start from the same context
-    text = _encode_all(prompts, prompts.context[None], s.chunk).expand(len(views), -1, -1)
-    for _ in range(s.steps):
+    first = _encode_all(prompts, prompts.context[None], s.chunk).expand(len(views), -1, -1)
+
+    def gradients(params: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        text = first if params["context"] is context else _encode_all(prompts, params["context"], s.chunk)
         with torch.enable_grad():
             leaf = text.detach().clone().requires_grad_()
-            gain = mean_confidence(read_off(policy, chosen, leaf)).sum()
-            (gradient,) = torch.autograd.grad(gain, leaf)
-        gradient = _pull_back(prompts, context, gradient, s.chunk)
-        moved, _ = update.ascend({"context": context}, [gradient], everyone)
-        context = moved["context"]
-        text = _encode_all(prompts, context, s.chunk)
-    after = read_off(policy, seen.features[:, :1], text)[:, 0]
+            (gradient,) = torch.autograd.grad(mean_confidence(class_log_probs(policy, chosen, leaf)).sum(), leaf)
+        return [_pull_back(prompts, params["context"], gradient, s.chunk)]
+
+    optimizer = Adam(s.learning_rate, weight_decay=s.weight_decay)
+    params = follow({"context": context}, gradients, optimizer.start(), s.steps)
+    text = _encode_all(prompts, params["context"], s.chunk)
+    after = class_log_probs(policy, encoded.features[:, :1], text)[:, 0]
     return Adaptation(views[:, 0], after, Cost(float(s.views)))
 
 
@@ -160,4 +159,4 @@ def tpt_method(settings: TPTSettings, name: str = "tpt") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return tpt(policy, batch, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)

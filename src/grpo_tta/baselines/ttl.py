@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.loop import climb_plan
-from grpo_tta.engine.optim import Update
-from grpo_tta.engine.parameters import Plan, make_plan
+from grpo_tta.baselines.common import tune_from_tokens
+from grpo_tta.config.checks import check_at_least
+from grpo_tta.engine.distributions import entropy
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, State
+from grpo_tta.engine.optim import Adam
+from grpo_tta.engine.parameters import LowRank, TunableParameters
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method import objective
-from grpo_tta.method.grpo import Adaptation, Cost
 
 
 @final
@@ -47,46 +46,42 @@ class TTLSettings:
 
     def __post_init__(self) -> None:
         check_at_least("views", self.views, 1)
-        check_at_least("last_blocks", self.last_blocks, 1)
-        check_at_least("rank", self.rank, 1)
         check_at_least("steps", self.steps, 1)
-        check_positive("learning_rate", self.learning_rate)
-        check_at_least("weight_decay", self.weight_decay, 0)
+        LowRank(self.rank, self.last_blocks)
+        Adam(self.learning_rate, weight_decay=self.weight_decay)
+
+    def tune(self, backbone: Backbone) -> TunableParameters:
+        return LowRank(self.rank, min(self.last_blocks, len(backbone.blocks)))(backbone)
 
 
 def weighted_confidence(log_probs: Tensor, margin: float) -> Tensor:
     """-1/V sum_v exp(margin - H_v) H_v, the negative of TTL's loss: `[B, V, C]` -> `[B]`."""
-    H = objective.entropy(log_probs)
+    H = entropy(log_probs)
     return -((margin - H.detach()).exp() * H).mean(1)
-
-
-def _plan(backbone: Backbone, settings: TTLSettings) -> Plan:
-    return make_plan(backbone, "lora", min(settings.last_blocks, len(backbone.blocks)), settings.rank)
 
 
 def ttl(policy: Policy, batch: ImageBatch, settings: TTLSettings) -> Adaptation:
     """Predicts view 0 after the steps; V + share * (steps * V + 1) forward and share * steps * V backward passes, where
     share is that of the blocks from the first tuned one on."""
     s = settings
-    plan = _plan(policy.backbone, s)
-    views = batch.seen.log_probs[:, : s.views]
+    views = batch.encoded.log_probs[:, : s.views]
     everything = torch.arange(s.views, device=views.device).expand(len(views), s.views)
 
     def gain(log_probs: Tensor, images: slice) -> Tensor:
         return weighted_confidence(log_probs, s.margin)
 
-    update = Update("adam", s.learning_rate, None, s.weight_decay)
-    after = climb_plan(policy, batch, everything, gain, plan, s.steps, update)
-    share = 1 - plan.first_block / len(policy.backbone.blocks)
+    optimizer = Adam(s.learning_rate, weight_decay=s.weight_decay)
+    after = tune_from_tokens(policy, batch, everything, gain, s.tune, s.steps, optimizer)
+    share = s.tune(policy.backbone).share_of(policy.backbone)
     passes = share * s.steps * s.views
     return Adaptation(views[:, 0], after, Cost(s.views + passes + share, passes))
 
 
 def ttl_method(settings: TTLSettings, name: str = "ttl") -> Method:
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return (_plan(backbone, settings).first_block,)
+    def cached_blocks(backbone: Backbone) -> Sequence[int]:
+        return (settings.tune(backbone).first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return ttl(policy, batch, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, cached_blocks, run)

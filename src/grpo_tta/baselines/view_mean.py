@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
-from grpo_tta.engine.policy import EncodedViews, Policy
-from grpo_tta.errors import UserError
-from grpo_tta.method.grpo import Adaptation, Cost, select_views, take_views
-from grpo_tta.method.rewards import log_mean_probs
+from grpo_tta.config.checks import check_selected
+from grpo_tta.engine.distributions import log_mean_probs, most_confident, take_views
+from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, no_cached_blocks
+from grpo_tta.engine.policy import Policy
 
 
 @final
@@ -25,19 +24,18 @@ class ViewMeanSettings:
     selected: int = 16
 
     def __post_init__(self) -> None:
-        if not 1 <= self.selected <= self.views:
-            raise UserError(f"{self.selected} of {self.views} views cannot be selected; use 1 to {self.views}.")
+        check_selected(self.selected, self.views)
 
 
-def view_mean(seen: EncodedViews, settings: ViewMeanSettings) -> Adaptation:
+def view_mean(encoded: EncodedViews, settings: ViewMeanSettings) -> Adaptation:
     """log (1/M sum_v pi_0(. | v)) over the M views of lowest entropy; V forward passes, no update."""
-    views = seen.log_probs[:, : seen.views]
-    selected = select_views(views, settings.selected)
-    return Adaptation(views[:, 0], log_mean_probs(take_views(views, selected)), Cost(float(seen.views)))
+    views = encoded.log_probs[:, : encoded.views]
+    selected = most_confident(views, settings.selected)
+    return Adaptation(views[:, 0], log_mean_probs(take_views(views, selected)), Cost(float(encoded.views)))
 
 
 def view_mean_method(settings: ViewMeanSettings, name: str = "view-mean") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return view_mean(batch.seen, settings), state
+        return view_mean(batch.encoded, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch.nn import functional as F
 
-from grpo_tta.baselines.checks import check_selected
-from grpo_tta.baselines.prompt_features import ensemble_features, read_off
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
-from grpo_tta.engine.policy import EncodedViews, Policy
-from grpo_tta.method.grpo import Adaptation, Cost, select_views
+from grpo_tta.baselines.common import class_log_probs, ensemble_features
+from grpo_tta.config.checks import check_selected
+from grpo_tta.engine.distributions import most_confident, take_views
+from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, no_cached_blocks
+from grpo_tta.engine.policy import Policy
 
 
 @final
@@ -35,21 +34,20 @@ class VTESettings:
         check_selected(self.selected, self.views)
 
 
-def vte(policy: Policy, seen: EncodedViews, settings: VTESettings) -> Adaptation:
+def vte(policy: Policy, encoded: EncodedViews, settings: VTESettings) -> Adaptation:
     """softmax_c(s <normalise(mean_M f(v)), t_c>), t_c the ensemble's, M the views of lowest entropy under it.
 
     V forward passes; C * H text passes once per task.
     """
     text = ensemble_features(policy)
-    features = seen.features[:, : seen.views]  # [B, V, D]
-    selected = select_views(read_off(policy, features, text), settings.selected)  # [B, M]
-    rows = torch.arange(len(features), device=features.device)[:, None]
-    mean = F.normalize(features[rows, selected].mean(1), dim=-1)
-    return Adaptation(seen.log_probs[:, 0], read_off(policy, mean, text), Cost(float(seen.views)))
+    features = encoded.features[:, : encoded.views]  # [B, V, D]
+    selected = most_confident(class_log_probs(policy, features, text), settings.selected)  # [B, M]
+    mean = F.normalize(take_views(features, selected).mean(1), dim=-1)
+    return Adaptation(encoded.log_probs[:, 0], class_log_probs(policy, mean, text), Cost(float(encoded.views)))
 
 
 def vte_method(settings: VTESettings, name: str = "vte") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return vte(policy, batch.seen, settings), state
+        return vte(policy, batch.encoded, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)

@@ -11,7 +11,7 @@ first block stays as it is. The parameters are forgotten after each piece of `up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -19,17 +19,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.backbones.base import Backbone
-from grpo_tta.baselines.checks import check_at_least, check_positive
-from grpo_tta.baselines.prompt_features import read_off, template_features
-from grpo_tta.baselines.transductive import shared_features, transductive_agreement
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.minibatches import join, pieces
-from grpo_tta.engine.optim import Update
-from grpo_tta.engine.parameters import Plan, make_plan
+from grpo_tta.baselines.common import (
+    class_log_probs,
+    norms_from_the_start,
+    shared_features,
+    template_features,
+    transductive_agreement,
+)
+from grpo_tta.config.checks import check_at_least, check_choice, check_positive
+from grpo_tta.engine.interface import (
+    Adaptation,
+    Cost,
+    ImageBatch,
+    Method,
+    State,
+    by_minibatches,
+)
+from grpo_tta.engine.loop import Params, gradient_steps
+from grpo_tta.engine.optim import Adam
+from grpo_tta.engine.parameters import NormAffine, TunableParameters
 from grpo_tta.engine.policy import Policy
-from grpo_tta.errors import UserError
-from grpo_tta.method.grpo import Adaptation, Cost
 
 Order = Literal["sequential", "parallel"]
 
@@ -60,57 +69,52 @@ class WATTSettings:
         check_at_least("inner_steps", self.inner_steps, 1)
         check_at_least("rounds", self.rounds, 1)
         check_positive("learning_rate", self.learning_rate)
-        if self.order not in ("sequential", "parallel"):
-            raise UserError(f"Unknown order {self.order!r}; choose sequential or parallel.")
+        check_choice("order", self.order, ("sequential", "parallel"))
 
 
-def average_weights(reached: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def average_weights(reached: Sequence[Params]) -> Params:
     """The mean of several sets of parameters, as new leaves."""
-    return {name: torch.stack([tuned[name].detach() for tuned in reached]).mean(0).requires_grad_() for name in reached[0]}
+    return {name: torch.stack([params[name].detach() for params in reached]).mean(0).requires_grad_() for name in reached[0]}
 
 
 def _on_template(
-    policy: Policy, tokens: Tensor, plan: Plan, tuned: dict[str, Tensor], text: Tensor, settings: WATTSettings
-) -> dict[str, Tensor]:
+    policy: Policy, tokens: Tensor, tunable: TunableParameters, params: Params, text: Tensor, settings: WATTSettings
+) -> Params:
     """`inner_steps` on one template's text features `[C, D]`."""
-    update = Update("adam", settings.learning_rate, None)
-    one = torch.ones(1, dtype=torch.bool, device=tokens.device)
-    for _ in range(settings.inner_steps):
-        with torch.enable_grad():
-            images = shared_features(policy, tokens, plan, tuned)
-            prompts = text[(images.detach() @ text.T).argmax(-1)]  # [N, D]
-            agreement = transductive_agreement(images, prompts, policy.backbone.logit_scale)
-            gradients = torch.autograd.grad(agreement, list(tuned.values()))
-        tuned, _ = update.ascend(tuned, gradients, one)
-    return tuned
+
+    def agreement(params: Mapping[str, Tensor]) -> Tensor:
+        images = shared_features(policy, tokens, tunable, params)
+        prompts = text[(images.detach() @ text.T).argmax(-1)]  # [N, D]
+        return transductive_agreement(images, prompts, policy.backbone.logit_scale)
+
+    return gradient_steps(params, agreement, Adam(settings.learning_rate).start(), settings.inner_steps)
 
 
-def watt_piece(policy: Policy, batch: ImageBatch, settings: WATTSettings) -> Adaptation:
-    """Adapts to N images together and predicts them; rounds * H * inner_steps backward passes an image and one forward
+def watt_step(policy: Policy, batch: ImageBatch, settings: WATTSettings) -> Adaptation:
+    """Adapts to N images together and predicts them; rounds * H * inner_steps backward passes per image and one forward
     pass more than that; C * H text passes once per task."""
-    plan = make_plan(policy.backbone, "norm")
-    tokens = batch.seen.tokens[plan.first_block][:, 0]  # [N, T, W]
+    tunable = NormAffine()(policy.backbone)
+    tokens = batch.encoded.tokens[tunable.first_block][:, 0]  # [N, T, W]
     texts = template_features(policy)[: settings.templates]  # [H, C, D]
-    centre = plan.start(1)
+    centre = tunable.start(1)
     for _ in range(settings.rounds):
-        tuned, reached = centre, []
+        params, reached = centre, []
         for text in texts:
-            begin = tuned if settings.order == "sequential" else centre
-            tuned = _on_template(policy, tokens, plan, begin, text, settings)
-            reached.append(tuned)
+            begin = params if settings.order == "sequential" else centre
+            params = _on_template(policy, tokens, tunable, begin, text, settings)
+            reached.append(params)
         centre = average_weights(reached)
     with torch.no_grad():
-        images = shared_features(policy, tokens, plan, centre)
-        after = read_off(policy, images, F.normalize(texts.mean(0), dim=-1))
+        images = shared_features(policy, tokens, tunable, centre)
+        after = class_log_probs(policy, images, F.normalize(texts.mean(0), dim=-1))
     passes = settings.rounds * len(texts) * settings.inner_steps
-    return Adaptation(batch.seen.log_probs[:, 0], after, Cost(passes + 1.0, passes))
+    return Adaptation(batch.encoded.log_probs[:, 0], after, Cost(passes + 1.0, passes))
 
 
 def watt_method(settings: WATTSettings, name: str = "watt") -> Method:
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return (make_plan(backbone, "norm").first_block,)
-
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return join([watt_piece(policy, piece, settings) for piece in pieces(batch, settings.update_size)]), state
+        return by_minibatches(
+            lambda some, state: (watt_step(policy, some, settings), state), batch, settings.update_size, state
+        )
 
-    return Method(name, "batch", "none", 1, 0, settings, cuts, run)
+    return Method(name, "batch", "none", 1, 0, settings, norms_from_the_start, run)

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_tta.baselines.checks import check_at_least
-from grpo_tta.engine.interface import ImageBatch, Method, State, no_cuts
-from grpo_tta.engine.policy import EncodedViews, Policy
+from grpo_tta.config.checks import check_at_least
+from grpo_tta.engine.distributions import entropy
+from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, no_cached_blocks
+from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method import objective
-from grpo_tta.method.grpo import Adaptation, Cost
 
 _NO_VOTE = 1e-6  # share of a vote given to every class, so that log-probabilities stay finite
 
@@ -54,7 +53,7 @@ def count_votes(log_probs: Tensor, M: int) -> Tensor:
     vote falls on a tied class decides. If none does, the most confident of the kept views that voted for a tied class
     decides. Views of equal entropy are asked in their own order.
     """
-    order = objective.entropy(log_probs).sort(dim=1, stable=True).indices  # [B, V]
+    order = entropy(log_probs).sort(dim=1, stable=True).indices  # [B, V]
     votes = F.one_hot(log_probs.argmax(-1).gather(1, order), log_probs.shape[-1]).float()  # [B, V, C], confident first
     counts = votes[:, :M].sum(1)
     tied = counts == counts.amax(1, keepdim=True)
@@ -65,16 +64,16 @@ def count_votes(log_probs: Tensor, M: int) -> Tensor:
     return counts + 0.5 * winner * (tied.sum(1, keepdim=True) > 1)
 
 
-def zero(seen: EncodedViews, settings: ZeroSettings) -> Adaptation:
+def zero(encoded: EncodedViews, settings: ZeroSettings) -> Adaptation:
     """Shares of the votes as probabilities; V forward passes."""
-    views = seen.log_probs[:, : seen.views]
+    views = encoded.log_probs[:, : encoded.views]
     counts = count_votes(views, settings.selected) + _NO_VOTE
     after = (counts / counts.sum(-1, keepdim=True)).log()
-    return Adaptation(views[:, 0], after, Cost(float(seen.views)))
+    return Adaptation(views[:, 0], after, Cost(float(encoded.views)))
 
 
 def zero_method(settings: ZeroSettings, name: str = "zero") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return zero(batch.seen, settings), state
+        return zero(batch.encoded, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cuts, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)

@@ -1,16 +1,15 @@
 """Records on disk are the truth: one row per task, image and method, in Parquet parts that are written atomically.
 
-A run's folder holds `run.json` (what was run, with a hash of every setting) and `records/TASK--CHUNK.parquet`. A part
-is written to a temporary file and renamed, so a killed run leaves whole parts or none.
+A run's folder holds `run.json` (what was run) and `records/TASK--CHUNK.parquet`. A part is written to a temporary file and
+renamed, so a killed run leaves whole parts or none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -21,6 +20,8 @@ import pyarrow.parquet as pq
 
 from grpo_tta.errors import UserError
 
+FORMAT = 2
+"""Of `run.json` and the records. It rises when names or meanings change, so that old folders are not misread."""
 TIME_AND_MEMORY = ("milliseconds", "peak_memory_mb")
 SCHEMA = pa.schema(
     [
@@ -44,7 +45,7 @@ SCHEMA = pa.schema(
         ("group", pa.list_(pa.int64())),
         ("rewards", pa.list_(pa.float64())),
         ("advantages", pa.list_(pa.float64())),
-        ("stepped", pa.bool_()),
+        ("updated", pa.bool_()),
         ("clipped", pa.float64()),
         ("kl", pa.float64()),
         ("forwards", pa.float64()),
@@ -64,9 +65,10 @@ SCHEMA = pa.schema(
 class Record:
     """One row: what one method said about one image, and what it cost.
 
-    `group`, `rewards` and `advantages` are those of the first selected view. `milliseconds` is the method's own share of
-    its batch, without the views and the frozen pass that all methods share; `forwards` counts what the method would cost
-    alone. A row with an `error` has no prediction (-1).
+    Policy-gradient methods fill six more columns: `group`, `rewards` and `advantages` of the first selected view, `updated`
+    (whether a step was taken), `clipped` and `kl` of the last step. `milliseconds` is the method's own share of its batch,
+    without the views and the frozen pass that all methods share. `forwards` counts what the method would cost alone. A row
+    with an `error` has no prediction (-1).
     """
 
     task: str
@@ -92,7 +94,7 @@ class Record:
     group: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     advantages: list[float] = field(default_factory=list)
-    stepped: bool = False
+    updated: bool = False
     clipped: float = float("nan")
     kl: float = float("nan")
     forwards: float = float("nan")
@@ -100,12 +102,6 @@ class Record:
     milliseconds: float = float("nan")
     peak_memory_mb: float = float("nan")
     error: str | None = None
-
-
-def short_hash(content: Any) -> str:
-    """Short hash of a (nested) frozen dataclass, of plain values, or of None."""
-    plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -136,8 +132,37 @@ def write_part(path: Path, records: Iterable[Record]) -> None:
     partial.replace(path)
 
 
+def check_format(folder: Path | str, description: Mapping[str, Any]) -> None:
+    """
+    Args:
+        description: a folder's `run.json` or `sweep.json`.
+
+    Raises:
+        UserError: another version wrote it.
+    """
+    if description.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} was written by another version, where settings and columns have other names; run again into another "
+            "folder, or read this one with the version that wrote it."
+        )
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The `run.json` of a run.
+
+    Raises:
+        UserError: there is none, or another version wrote it.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run.json; name the --out folder of a run.")
+    description: dict[str, Any] = json.loads(path.read_text())
+    check_format(folder, description)
+    return description
+
+
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Runs by their folders: a folder that holds no run itself stands for the runs one level below (one a seed)."""
+    """Runs by their folders: a folder that holds no run itself stands for the runs one level below (one per seed)."""
     found: list[Path] = []
     for folder in map(Path, folders):
         below = sorted(path.parent for path in folder.glob("*/run.json"))
@@ -162,7 +187,8 @@ def read_records(folders: Sequence[Path]) -> pd.DataFrame:
     """All rows of one or more runs, tasks in the order in which they were run.
 
     Raises:
-        UserError: a folder holds no records, or two rows speak of the same task, image, method and seed.
+        UserError: a folder holds no records or those of another version, or two rows speak of the same task, image, method
+            and seed.
     """
     frames = []
     place: dict[str, int] = {}
@@ -170,8 +196,7 @@ def read_records(folders: Sequence[Path]) -> pd.DataFrame:
         parts = _parts(folder)
         if not parts:
             raise UserError(f"{folder}: no records; name the --out folder of a run.")
-        run = Path(folder) / "run.json"
-        for task in json.loads(run.read_text())["tasks"] if run.is_file() else ():
+        for task in read_run(folder)["tasks"]:
             place.setdefault(task, len(place))
         frames += [pq.read_table(part, schema=SCHEMA).to_pandas() for part in parts]
     rows = pd.concat(frames, ignore_index=True)

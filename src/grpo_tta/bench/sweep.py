@@ -1,4 +1,4 @@
-"""`grpo-tta sweep`: one setting varied at a time, on the tuning split alone; every leg of it is an ordinary run.
+"""`grpo-tta sweep`: one setting varied at a time, on the tuning split alone; every run group of it is an ordinary run.
 
 Settings that share the model, the prompts and the kind of views share one run, in which views, decode and frozen pass are
 made once an image. `sweep.json` says which method of which run stands for which value of which axis.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -16,17 +16,26 @@ from rich.console import Console
 
 from grpo_tta.backbones.base import Backbone, load_backbone
 from grpo_tta.backbones.prompts import check_templates
-from grpo_tta.baselines.registry import grpo_method
-from grpo_tta.bench.records import write_json
-from grpo_tta.bench.runner import RunSettings, check_same, check_seeds
-from grpo_tta.cli.demo import run_with_progress
+from grpo_tta.bench.progress import run_with_progress
+from grpo_tta.bench.records import FORMAT, write_json
+from grpo_tta.bench.runs import RunSettings, check_same, check_seeds
+from grpo_tta.config.serialise import to_plain
 from grpo_tta.data.tasks import Task
+from grpo_tta.engine.early_exit import Rounds
 from grpo_tta.engine.interface import Method
+from grpo_tta.engine.optim import SGD, Adam
+from grpo_tta.engine.parameters import LowRank, NormAffine
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
+from grpo_tta.method.candidates import Nucleus, Sample, TopK
 from grpo_tta.method.controls import reward_argmax_method
-from grpo_tta.method.setting_values import change, get, parse, settable, show
+from grpo_tta.method.grpo import grpo_method
+from grpo_tta.method.objective import Centred, Target, ZScore
+from grpo_tta.method.parse import change, get, parse_value, show
+from grpo_tta.method.prediction import Ensemble, View0
+from grpo_tta.method.rewards import Alignment, ContentFree, Reward, Semantic
 from grpo_tta.method.settings import GRPOSettings
+from grpo_tta.method.weighting import ByEntropy, MostConfident
 
 MODEL, TEMPLATES = "model", "templates"
 BASE = "base"
@@ -50,8 +59,8 @@ class Setting:
 
     @property
     def shared(self) -> tuple[str, str, ViewSettings]:
-        """What settings must have in common to be run together: counts of views and copies may differ."""
-        return self.model, self.templates, replace(self.grpo.views, views=1, copies=0)
+        """What settings must have in common to be run together: their numbers may differ."""
+        return self.model, self.templates, replace(self.grpo.views, views=1, content_free=0)
 
 
 @final
@@ -72,20 +81,20 @@ class Axis:
 @final
 @dataclass(frozen=True)
 class Point:
-    """One value of one axis: the method that stands for it, its control, and the leg that runs both."""
+    """One value of one axis: the method that stands for it, its control, and the run group that runs both."""
 
     axis: str
     value: Any
     method: str
     control: str
-    leg: int
+    run_group: int
     is_base: bool
 
 
 @final
 @dataclass(frozen=True)
-class Leg:
-    """What one run holds: method -> setting, and control -> setting whose rewards it reads off."""
+class RunGroup:
+    """What one run holds: method -> setting, and control -> setting whose rewards it computes without an update."""
 
     model: str
     templates: str
@@ -98,41 +107,56 @@ class Leg:
 @dataclass(frozen=True)
 class SweepPlan:
     points: tuple[Point, ...]
-    legs: tuple[Leg, ...]
+    run_groups: tuple[RunGroup, ...]
 
 
-def axis_types() -> dict[str, Any]:
-    """Name -> type of everything that can be varied."""
-    return {MODEL: str, TEMPLATES: str, **settable(GRPOSettings)}
+def _parse(base: Setting, name: str, text: str) -> Any:
+    if name in (MODEL, TEMPLATES):
+        return text.strip()
+    return parse_value(base.grpo, name, text)
 
 
-def _parse_value(name: str, text: str) -> Any:
-    types = axis_types()
-    if name not in types:
-        raise UserError(f"{name!r} is no setting that can be varied; choose from {', '.join(types)}.")
-    return text.strip() if types[name] is str else parse(name, types[name], text)
+def split_outside(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that stand outside of brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        depth += (character in "([{") - (character in ")]}")
+        if character == separator and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
-def parse_axis(text: str) -> Axis:
+def parse_axis(text: str, base: Setting) -> Axis:
     """`NAME=V1,V2,…`, with `@NAME=V` behind it for what differs from the base along the whole axis.
+
+    Commas and `@` inside of brackets belong to a value: `group=TopK(3),Nucleus(mass=0.9, at_most=8)`.
 
     Raises:
         UserError: the text cannot be read, or an unknown name or an impossible value stands in it.
     """
-    varied, *fixed = text.split("@")
+    varied, *fixed = split_outside(text, "@")
     name, equals, values = varied.partition("=")
-    if not equals or not all(value.strip() for value in values.split(",")):
-        raise UserError(f"{text!r} cannot be read; write a setting and its values, for example steps=1,3.")
+    if not equals or not all(value.strip() for value in split_outside(values, ",")):
+        raise UserError(f"{text!r} cannot be read; write a setting and its values, for example steps.count=1,3.")
     at = []
     for part in fixed:
         other, equals, value = part.partition("=")
-        if not equals or "," in value:
+        if not equals or len(split_outside(value, ",")) > 1:
             raise UserError(
-                f"{text!r} cannot be read; behind @ goes one setting with one value, for example clip=0.1,0.2@steps=3."
+                f"{text!r} cannot be read; behind @ goes one setting with one value, as in steps.clip=0.1,0.2@steps.count=3."
             )
-        at.append((other.strip(), _parse_value(other.strip(), value)))
+        at.append((other.strip(), _parse(base, other.strip(), value)))
+    start = base
+    for other, value in at:
+        start = vary(start, other, value)
     name = name.strip()
-    return Axis(name, tuple(dict.fromkeys(_parse_value(name, value) for value in values.split(","))), tuple(at))
+    return Axis(name, tuple(dict.fromkeys(_parse(start, name, value) for value in split_outside(values, ","))), tuple(at))
 
 
 def default_axes(base: GRPOSettings) -> dict[str, Axis]:
@@ -141,46 +165,50 @@ def default_axes(base: GRPOSettings) -> dict[str, Axis]:
 
     The backbone is not in it: which models there are is the user's to say (`--vary model=…`).
     """
-    rate, three = base.learning_rate, (("steps", 3),)
+    three = (("steps.count", 3),)
+    optimizer, V = base.steps.optimizer, base.views.views
+    rate = getattr(optimizer, "learning_rate", SGD().learning_rate)
+    last_blocks = getattr(base.tune, "last_blocks", 1) or None
     plan = [
-        Axis("learning_rate", tuple(float(f"{rate * factor:.3g}") for factor in (0.1, 0.3, 1, 3, 10))),
-        Axis("steps", (0, 1, 2, 3, 5)),
-        Axis("advantage", ("zscore", "center", "rank", "target")),
-        Axis("target_temperature", (0.25, 0.5, 1.0, 2.0)),
-        Axis("optimizer", ("sgd", "adam")),
-        Axis("tuned", ("norm", "lora", "blocks")),
-        Axis("last_blocks", (1, 2, 4, None)),
-        Axis("candidates", (2, 3, 5, 6)),
-        Axis("group", ("top_k", "sample", "nucleus")),
-        Axis("group_of", ("view", "image")),
-        Axis("weighting", ("uniform", "policy")),
-        Axis("clip", (0.05, 0.2, 0.5), three),
-        Axis("kl_weight", (0.0, 0.1, 0.5), three),
-        Axis("max_kl", (None, 0.01, 0.1)),
-        Axis("rewards.alignment_view", (0.0, 0.5, 1.0)),
-        Axis("rewards.alignment_consensus", (0.5, 1.0, 2.0)),
-        Axis("rewards.content_free", (0.0, 0.05, 0.1, 0.3)),
-        Axis("rewards.semantic", (0.0, 0.3, 1.0)),
+        Axis("steps.optimizer.learning_rate", tuple(float(f"{rate * factor:.3g}") for factor in (0.1, 0.3, 1, 3, 10))),
+        Axis("steps.count", (0, 1, 2, 3, 5)),
+        Axis("advantage", (ZScore(), Centred(), Target())),
+        Axis("advantage.temperature", (0.25, 0.5, 1.0, 2.0)),
+        Axis("steps.optimizer", (SGD(rate), Adam(rate, max_norm=1.0))),
+        Axis("tune", (NormAffine(last_blocks), LowRank(last_blocks=last_blocks))),
+        Axis("tune.last_blocks", (1, 2, 4, None)),
+        Axis("group.size", (2, 3, 5, 6)),
+        Axis("group", (TopK(), Sample(), Nucleus())),
+        Axis("group.per", ("view", "image")),
+        Axis("steps.clip", (0.05, 0.2, 0.5), three),
+        Axis("steps.kl", (0.0, 0.1, 0.5), three),
+        Axis("steps.max_kl", (None, 0.01, 0.1)),
+        Axis("reward", rewards_around(base)),
         Axis("views.views", (4, 8, 16, 24, 32)),
-        Axis("views.copies", (1, 2, 4, 8)),
+        Axis("views.content_free", (1, 2, 4, 8)),
         Axis("views.restored", (0.0, 0.25, 0.5, 0.75)),
         Axis("views.crop_scale", ((0.08, 1.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0))),
         Axis("views.acutance", (0.0, 0.56, 0.6, 0.64)),
-        Axis("selected", tuple(sorted({max(1, base.views.views * part // 4) for part in (1, 2, 3, 4)}))),
-        Axis("view_sharpness", (0.0, 0.5, 1.0, 2.0)),
-        Axis("prediction", ("view", "ensemble")),
-        Axis("prior_weight", (0.0, 0.05, 0.1, 0.3)),
-        Axis("gated_prior", (True, False)),
-        Axis("adapted_prior", (True, False)),
-        Axis("stop", (None, 0.04, 0.08, 0.16, 0.3)),
+        Axis("weighting", (ByEntropy(), *(MostConfident(max(1, V * part // 4)) for part in (1, 2, 3)))),
+        Axis("weighting.sharpness", (0.0, 0.5, 1.0, 2.0)),
+        Axis("predict", (View0(), Ensemble())),
+        Axis("predict.prior", (0.0, 0.05, 0.1, 0.3)),
+        Axis("early_exit", (None, *(Rounds(share) for share in (0.04, 0.08, 0.16, 0.3)))),
         Axis(TEMPLATES, ("task", "ensemble")),
     ]
     fitting = [replace(axis, values=tuple(v for v in axis.values if _fits(base, axis, v))) for axis in plan]
     return {axis.title: axis for axis in fitting if len(axis.values) > 1}
 
 
+def rewards_around(base: GRPOSettings) -> tuple[Reward, ...]:
+    """Alignment of either kind, alone and with each dispersion at several weights."""
+    plain, per_view = Alignment(), Alignment(per="view")
+    with_prior = [plain + weight * ContentFree() for weight in (0.05, 0.1, 0.3)]
+    return (plain, per_view, *with_prior, plain + 0.3 * ContentFree(gated=False), plain + 0.3 * Semantic())
+
+
 def _fits(base: GRPOSettings, axis: Axis, value: Any) -> bool:
-    """Whether the preset can be had with that value: one without copies has no weight for them, for example."""
+    """Whether the value fits the preset: one without content-free views has no weight for them, for example."""
     setting = Setting(grpo=base)
     try:
         for name, other in (*axis.at, (axis.name, value)):
@@ -201,7 +229,7 @@ def choose_axes(names: Sequence[str], varied: Sequence[str], base: GRPOSettings)
     wanted = built_in.values() if "all" in names else [by_name[name] for name in names if name in by_name]
     if unknown := [name for name in names if name != "all" and name not in by_name]:
         raise UserError(f"The built-in plan has no axis {unknown[0]!r}; choose from all, {', '.join(by_name)}, or use --vary.")
-    own = [parse_axis(text) for text in varied]
+    own = [parse_axis(text, Setting(grpo=base)) for text in varied]
     axes = {axis.title: axis for axis in (*wanted, *own)}
     if not axes:
         raise UserError("Nothing to vary; name --axes all, or a setting and its values, for example --vary steps=1,3.")
@@ -209,7 +237,7 @@ def choose_axes(names: Sequence[str], varied: Sequence[str], base: GRPOSettings)
 
 
 def vary(setting: Setting, name: str, value: Any) -> Setting:
-    """The same with one thing changed. As many views are selected as before, or all where all were, but no more than exist.
+    """The same with one thing changed. As many views are selected as before, but no more than there are.
 
     Raises:
         UserError: the value does not fit the other settings.
@@ -218,15 +246,11 @@ def vary(setting: Setting, name: str, value: Any) -> Setting:
         return replace(setting, model=value)
     if name == TEMPLATES:
         return replace(setting, templates=value)
+    get(setting.grpo, name)
     grpo = setting.grpo
-    if name == "views.views":
-        every = grpo.selected == grpo.views.views
-        changed = replace(
-            grpo, views=change(grpo.views, "views", value), selected=value if every else min(grpo.selected, value)
-        )
-    else:
-        changed = change(grpo, name, value)
-    return replace(setting, grpo=changed)
+    if name == "views.views" and isinstance(grpo.weighting, MostConfident):
+        grpo = replace(grpo, weighting=MostConfident(min(grpo.weighting.count, value, grpo.views.views)))
+    return replace(setting, grpo=change(grpo, name, value))
 
 
 def value_of(setting: Setting, name: str) -> Any:
@@ -235,19 +259,17 @@ def value_of(setting: Setting, name: str) -> Any:
 
 def control_of(grpo: GRPOSettings) -> GRPOSettings:
     """The settings that `reward-argmax` reads, the others left at their defaults: equal for equal controls."""
-    control = GRPOSettings(
+    return GRPOSettings(
         views=grpo.views,
-        selected=grpo.selected,
-        view_sharpness=grpo.view_sharpness,
-        rewards=grpo.rewards,
-        gated_prior=grpo.gated_prior,
-        prior_weight=0.0,
+        weighting=grpo.weighting,
+        reward=grpo.reward,
+        predict=Ensemble(prior=0.0),
+        early_exit=grpo.early_exit,
     )
-    return control if grpo.stop is None else replace(control, stop=grpo.stop, stop_doubt=grpo.stop_doubt)
 
 
 def make_plan(base: Setting, axes: Sequence[Axis], tasks: Sequence[Task]) -> SweepPlan:
-    """Every setting once, however many axes it lies on, and one leg for each group that can share its views.
+    """Every setting once, however many axes it lies on, and one run group for each set that can share its views.
 
     The base's own value is a point of every axis, whether it was named or not.
 
@@ -267,17 +289,17 @@ def make_plan(base: Setting, axes: Sequence[Axis], tasks: Sequence[Task]) -> Swe
             found.append((axis, value, setting))
     _check(base, BASE, tasks)
 
-    legs: dict[tuple[str, str, ViewSettings], Leg] = {}
+    run_groups: dict[tuple[str, str, ViewSettings], RunGroup] = {}
     controls: dict[tuple[Any, ...], str] = {}
     for setting, name in names.items():
-        leg = legs.setdefault(setting.shared, Leg(*setting.shared, {}, {}))
+        run_group = run_groups.setdefault(setting.shared, RunGroup(*setting.shared, {}, {}))
         control = controls.setdefault((*setting.shared, control_of(setting.grpo)), f"{name} (no update)")
-        legs[setting.shared] = replace(
-            leg,
-            methods={**leg.methods, name: setting.grpo},
-            controls={**leg.controls, control: control_of(setting.grpo)},
+        run_groups[setting.shared] = replace(
+            run_group,
+            methods={**run_group.methods, name: setting.grpo},
+            controls={**run_group.controls, control: control_of(setting.grpo)},
         )
-    places = {shared: number for number, shared in enumerate(legs)}
+    places = {shared: number for number, shared in enumerate(run_groups)}
     points = tuple(
         Point(
             axis.title,
@@ -289,7 +311,7 @@ def make_plan(base: Setting, axes: Sequence[Axis], tasks: Sequence[Task]) -> Swe
         )
         for axis, value, setting in found
     )
-    return SweepPlan(points, tuple(legs.values()))
+    return SweepPlan(points, tuple(run_groups.values()))
 
 
 def _try(title: str, setting: Setting, name: str, value: Any) -> Setting:
@@ -301,12 +323,9 @@ def _try(title: str, setting: Setting, name: str, value: Any) -> Setting:
 
 def _check(setting: Setting, where: str, tasks: Sequence[Task]) -> None:
     try:
-        if setting.grpo.protocol != "episodic":
-            raise UserError("The stream reward needs an online method; a sweep runs episodic ones.")
+        setting.grpo.check_episodic()
         if setting.templates not in ("task", "ensemble"):
             check_templates(setting.templates)
-        for task in tasks:
-            setting.grpo.group_size(len(task.classes))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -320,8 +339,8 @@ def prompted(tasks: Sequence[Task], templates: str) -> list[Task]:
     return [replace(task, template=templates, prompted_by="template") for task in tasks]
 
 
-def leg_folder(out: Path, leg: int, seed: int) -> Path:
-    return out / f"leg-{leg}" / f"seed-{seed}"
+def run_group_folder(out: Path, run_group: int, seed: int) -> Path:
+    return out / f"group-{run_group}" / f"seed-{seed}"
 
 
 def describe_sweep(base: Setting, plan: SweepPlan, tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, Any]:
@@ -337,19 +356,23 @@ def describe_sweep(base: Setting, plan: SweepPlan, tasks: Sequence[Task], seeds:
             "value": show(point.value),
             "method": point.method,
             "control": point.control,
-            "leg": point.leg,
+            "run_group": point.run_group,
             "base": point.is_base,
         }
         for point in plan.points
     ]
-    legs = [{"model": leg.model, "templates": leg.templates, "views": asdict(leg.views)} for leg in plan.legs]
+    run_groups = [
+        {"model": run_group.model, "templates": run_group.templates, "views": to_plain(run_group.views)}
+        for run_group in plan.run_groups
+    ]
     return {
-        "base": asdict(base),
+        "format": FORMAT,
+        "base": to_plain(base),
         "split": "tuning",
         "seeds": list(seeds),
         "tasks": {task.name: len(task.image_ids) for task in tasks},
         "points": points,
-        "legs": legs,
+        "run_groups": run_groups,
     }
 
 
@@ -357,10 +380,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _methods(leg: Leg) -> Iterator[Method]:
-    for name, grpo in leg.methods.items():
+def _methods(run_group: RunGroup) -> Iterator[Method]:
+    for name, grpo in run_group.methods.items():
         yield grpo_method(grpo, name)
-    for name, grpo in leg.controls.items():
+    for name, grpo in run_group.controls.items():
         yield reward_argmax_method(grpo, name)
 
 
@@ -376,7 +399,7 @@ def run_sweep(
     device: str = "cpu",
     download: bool = False,
 ) -> None:
-    """Runs all legs under all seeds into `out`; an existing folder with the same plan is resumed.
+    """Runs all run groups under all seeds into `out`; an existing folder with the same plan is resumed.
 
     Args:
         tasks: of the tuning split.
@@ -388,23 +411,23 @@ def run_sweep(
     check_seeds(seeds)
     plan = make_plan(base, axes, tasks)
     _open(out, json.loads(json.dumps(describe_sweep(base, plan, tasks, seeds))))
-    runs = sum(len(leg.methods) for leg in plan.legs)
-    console.print(f"{len(plan.points)} points on {len(axes)} axes: {runs} settings in {len(plan.legs)} legs")
-    for model in dict.fromkeys(leg.model for leg in plan.legs):
+    runs = sum(len(run_group.methods) for run_group in plan.run_groups)
+    console.print(f"{len(plan.points)} points on {len(axes)} axes: {runs} settings in {len(plan.run_groups)} run groups")
+    for model in dict.fromkeys(run_group.model for run_group in plan.run_groups):
         backbone = load_backbone(model, device=device, download=download)
-        for number, leg in enumerate(plan.legs):
-            if leg.model != model:
+        for number, run_group in enumerate(plan.run_groups):
+            if run_group.model != model:
                 continue
-            methods = list(_methods(leg))
+            methods = list(_methods(run_group))
             _check_model(backbone, methods)
             for seed in seeds:
-                console.print(f"Leg {number + 1} of {len(plan.legs)}, seed {seed}: {len(methods)} methods")
+                console.print(f"Run group {number + 1} of {len(plan.run_groups)}, seed {seed}: {len(methods)} methods")
                 run_with_progress(
                     backbone,
-                    prompted(tasks, leg.templates),
+                    prompted(tasks, run_group.templates),
                     methods,
-                    leg_folder(out, number, seed),
-                    replace(settings, seed=seed, views=leg.views),
+                    run_group_folder(out, number, seed),
+                    replace(settings, seed=seed, views=run_group.views),
                     console,
                     timed=False,
                 )
@@ -414,7 +437,7 @@ def _check_model(backbone: Backbone, methods: Sequence[Method]) -> None:
     """A setting that the model does not bear would spoil the pass that all the others share."""
     for method in methods:
         try:
-            method.cuts(backbone)
+            method.cached_blocks(backbone)
         except UserError as error:
             raise UserError(f"{method.name}: {error}") from None
 

@@ -1,39 +1,60 @@
-"""The whole table in one command: several seeds, and fewer images for the methods that are too dear for all of them."""
+"""All the runs of one table: several seeds, and fewer images for methods that are too expensive for all of them."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import final
 
 from PIL import Image
 from rich.console import Console
 
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.bench.progress import run_with_progress
 from grpo_tta.bench.records import part_path
-from grpo_tta.bench.runner import RunSettings, check_seeds, open_run, task_policy
+from grpo_tta.bench.runner import open_run, task_policy
+from grpo_tta.bench.runs import RunSettings, check_seeds
 from grpo_tta.bench.workers import run_workers
-from grpo_tta.cli.demo import run_with_progress
-from grpo_tta.data.tasks import Task
-from grpo_tta.engine.interface import Method, look
-from grpo_tta.errors import UserError
+from grpo_tta.data.tasks import Task, check_limit
+from grpo_tta.engine.encode import encode_for
+from grpo_tta.engine.interface import Method
 from grpo_tta.images.read import to_rgb
 
-DEAR = 64.0
-"""Passes an image above which a method is dear; a backward pass counts as two forward passes."""
+EXPENSIVE = 64.0
+"""Passes per image above which a method is expensive; a backward pass counts as two forward passes."""
+
+
+@final
+@dataclass(frozen=True)
+class TablePlan:
+    """
+    Attributes:
+        seeds: of the runs. One seed goes into the folder itself, several into seed-N below it.
+        expensive_limit: images per task for `expensive_methods` (`RunSettings.first_only`); None for all.
+        workers: commands that do the work, each on a share of the tasks of the same runs. With none it is done here.
+    """
+
+    seeds: Sequence[int] = (0,)
+    expensive_limit: int | None = None
+    workers: Sequence[Sequence[str]] = ()
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        check_limit(self.expensive_limit, "--limit-heavy")
 
 
 def seed_folder(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}"
 
 
-def dear_methods(
-    backbone: Backbone, task: Task, methods: Sequence[Method], settings: RunSettings, above: float = DEAR
+def expensive_methods(
+    backbone: Backbone, task: Task, methods: Sequence[Method], settings: RunSettings, above: float = EXPENSIVE
 ) -> list[str]:
-    """Methods that take more than `above` passes an image, as they count them on one image of a task.
+    """Methods that take more than `above` passes per image, as they count them on one image of a task.
 
-    A method that fails on the image is not dear; the run will tell why.
+    A method that fails on the image is not among them; the run records why.
     """
     readable = _first_readable(task)
     if readable is None:
@@ -42,9 +63,9 @@ def dear_methods(
     policy = task_policy(backbone, task)
     found = []
     for method in methods:
-        # each with a pass of its own: what one of them asks for in vain must not hide what the others cost
+        # each with a pass of its own: a method that fails must not hide what the others cost
         with contextlib.suppress(Exception):
-            batch = look(policy, [image], (name,), settings.views, settings.seed, method)
+            batch = encode_for([method], policy, [image], (name,), settings.views, settings.seed)
             forwards, backwards = method(policy, batch, {})[0].cost.of(0)
             if forwards + 2 * backwards > above:
                 found.append(method.name)
@@ -65,48 +86,45 @@ def run_table(
     out: Path,
     settings: RunSettings,
     console: Console,
-    *,
-    seeds: Sequence[int],
-    dear_limit: int | None = None,
-    workers: Sequence[Sequence[str]] = (),
+    plan: TablePlan,
 ) -> list[Path]:
     """Runs one seed after the other, each an ordinary run in a folder of its own; methods are timed in the first alone.
 
     Args:
         settings: of every run, but for the seed.
-        seeds: of the runs. One seed goes into `out` itself, several into `out`/seed-N.
-        dear_limit: N images of a task are all that `dear_methods` get (`RunSettings.first_only`); None for no such limit.
-        workers: commands that do the work, each a share of the tasks of the same runs; none does it here.
 
     Returns:
         The folders of the runs.
 
     Raises:
-        UserError: no seed, a seed twice, a limit below one, a worker that failed, or as `benchmark.run`.
+        UserError: a worker failed, or as `runner.run`.
     """
-    check_seeds(seeds)
-    if dear_limit is not None:
-        if dear_limit < 1:
-            raise UserError(f"A limit of {dear_limit} images leaves nothing to do; set --limit-heavy to at least 1.")
-        dear = dear_methods(backbone, tasks[0], methods, settings)
-        settings = replace(settings, first_only=dict.fromkeys(dear, dear_limit))
-        if dear:
-            console.print(f"At most {dear_limit} images a task for {', '.join(dear)} (over {DEAR:.0f} passes each).")
-    folders = [out] if len(seeds) == 1 else [seed_folder(out, seed) for seed in seeds]
-    runs = [(folder, replace(settings, seed=seed), seed == seeds[0]) for seed, folder in zip(seeds, folders, strict=True)]
-    if workers:
-        for folder, of_seed, timed in runs:  # timed here, while the machine does nothing else
-            open_run(backbone, tasks, methods, folder, of_seed, timed=timed)
-        parts = [
-            part_path(folder, task.name, index)
-            for folder in folders
-            for task in tasks
-            for index in range(-(-len(task.image_ids) // settings.chunk))
-        ]
-        run_workers(workers, parts, console)
+    if plan.expensive_limit is not None:
+        expensive = expensive_methods(backbone, tasks[0], methods, settings)
+        settings = replace(settings, first_only=dict.fromkeys(expensive, plan.expensive_limit))
+        if expensive:
+            limit, names = plan.expensive_limit, ", ".join(expensive)
+            console.print(f"At most {limit} images per task for {names} (over {EXPENSIVE:.0f} passes each).", markup=False)
+    several = len(plan.seeds) > 1
+    runs = [(seed_folder(out, seed) if several else out, replace(settings, seed=seed)) for seed in plan.seeds]
+    folders = [folder for folder, _ in runs]
+    if plan.workers:
+        for number, (folder, of_seed) in enumerate(runs):  # timed here, while the machine does nothing else
+            open_run(backbone, tasks, methods, folder, of_seed, timed=number == 0)
+        run_workers(plan.workers, _parts(folders, tasks, settings.chunk), console)
         return folders
-    for number, (folder, of_seed, timed) in enumerate(runs):
-        if len(seeds) > 1:
-            console.print(f"Seed {of_seed.seed}, {number + 1} of {len(seeds)}")
-        run_with_progress(backbone, tasks, methods, folder, of_seed, console, timed=timed)
+    for number, (folder, of_seed) in enumerate(runs):
+        if several:
+            console.print(f"Seed {of_seed.seed}, {number + 1} of {len(runs)}")
+        run_with_progress(backbone, tasks, methods, folder, of_seed, console, timed=number == 0)
     return folders
+
+
+def _parts(folders: Sequence[Path], tasks: Sequence[Task], chunk: int) -> list[Path]:
+    """The files that whole runs consist of."""
+    return [
+        part_path(folder, task.name, index)
+        for folder in folders
+        for task in tasks
+        for index in range(-(-len(task.image_ids) // chunk))
+    ]

@@ -1,19 +1,27 @@
-"""What a call costs: wall-clock time and peak memory."""
+"""What a call and a method cost: wall-clock time and peak memory."""
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from grpo_tta.bench.runs import RunSettings
+from grpo_tta.data.tasks import Task
+from grpo_tta.engine.encode import encode_for
+from grpo_tta.engine.interface import Method
+from grpo_tta.engine.policy import Policy
+from grpo_tta.images.read import to_rgb
+
 
 def reset_peak(device: torch.device) -> None:
-    """Starts the peak that `peak_memory_mb` tells afresh, from what is in use now."""
+    """Starts the peak of `peak_memory_mb` afresh, from what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -41,7 +49,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def measure(call: Callable[[], object], device: torch.device, repeats: int = 3, patience: float = 2.0) -> tuple[float, float]:
     """Median milliseconds of a call after one that warms up, and its peak memory in MB (the process included).
 
-    Once `patience` seconds were spent no call is repeated again: long ones vary little, and would cost more than the run.
+    After `patience` seconds the call is not repeated: long ones vary little, and would cost more than the run.
     """
     call()
     reset_peak(device)
@@ -53,3 +61,25 @@ def measure(call: Callable[[], object], device: torch.device, repeats: int = 3, 
             torch.cuda.synchronize(device)
         times.append(1000 * (time.perf_counter() - started))
     return median(times), peak_memory_mb(device)
+
+
+def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings: RunSettings) -> dict[str, dict[str, float]]:
+    """Milliseconds per image and peak memory of each method alone: views, frozen pass and method, on a few images.
+
+    A method that fails, or fails on unreadable images, has no figures; the run records why.
+    """
+    images, names = [], []
+    for number in range(min(settings.batch, len(task.image_ids))):
+        with contextlib.suppress(Exception):
+            images.append(to_rgb(task.load(number)[0]))
+            names.append(task.image_ids[number])
+    out: dict[str, dict[str, float]] = {}
+    for method in methods if images else ():
+
+        def call(method: Method = method) -> None:
+            method(policy, encode_for([method], policy, images, names, settings.views, settings.seed), {})
+
+        with contextlib.suppress(Exception):
+            milliseconds, memory = measure(call, policy.backbone.device)
+            out[method.name] = {"ms": milliseconds / len(images), "peak_memory_mb": memory}
+    return out

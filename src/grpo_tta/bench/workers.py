@@ -18,7 +18,7 @@ from grpo_tta.errors import UserError
 
 
 def worker_commands(options: Sequence[str], count: int) -> list[list[str]]:
-    """`grpo-tta bench` with these options, once a worker, each with its share of the tasks.
+    """`grpo-tta bench` with these options, once per worker, each with its share of the tasks.
 
     Raises:
         UserError: fewer than one worker.
@@ -33,12 +33,12 @@ def run_workers(commands: Sequence[Sequence[str]], parts: Sequence[Path], consol
     """Runs commands side by side, the cores divided among them, until all have ended; a bar counts the parts on disk.
 
     Args:
-        commands: one a worker.
+        commands: one per worker.
         parts: the files that they write between them.
-        poll: seconds between two looks.
+        poll: seconds between two checks.
 
     Raises:
-        UserError: a worker failed; the others have been stopped. What is on disk stays, and the same command goes on.
+        UserError: a worker failed. The others have been stopped. What is on disk stays, and the same command resumes.
     """
     threads = str(max(1, (os.cpu_count() or 1) // len(commands)))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -60,8 +60,8 @@ def run_workers(commands: Sequence[Sequence[str]], parts: Sequence[Path], consol
             for code, log in zip(codes, logs, strict=True):
                 if code not in (None, 0):
                     log.seek(0)
-                    said = log.read().decode(errors="replace").strip().splitlines()
-                    raise UserError(f"A worker stopped with code {code}: {said[-1] if said else 'it said nothing'}")
+                    output = log.read().decode(errors="replace").strip().splitlines()
+                    raise UserError(f"A worker stopped with code {code}: {output[-1] if output else 'no output'}")
             if all(code == 0 for code in codes):
                 return
             time.sleep(poll)

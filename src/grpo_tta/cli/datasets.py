@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
 
+from grpo_tta.cli.command import command_of
 from grpo_tta.cli.options import make_console
 
 if TYPE_CHECKING:
@@ -34,44 +35,31 @@ def datasets(
         _print_known(rows, make_console())
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What `grpo-tta datasets check` takes."""
+
+    names: Annotated[list[str], typer.Argument(help="Names from 'grpo-tta datasets', or fifteen for all of these.")]
+    root: Annotated[Path, typer.Option(help="Folder that holds the benchmarks. For folder, csv and parquet: its own path.")]
+    split: Annotated[str, typer.Option(help="reporting (test) or tuning (CoOp's val).")] = "reporting"
+    corruptions: Annotated[str, typer.Option(help="Of the -c sets: all, or comma-separated names.")] = "all"
+    severities: Annotated[str, typer.Option(help="Of the -c sets: comma-separated, 1 to 5.")] = "5"
+    official_split: Annotated[bool, typer.Option("--official-split", help="torchvision's own test split.")] = False
+    decode: Annotated[bool, typer.Option(help="Open every image. Without it only names and counts are checked.")] = True
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch what it can first.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False
+
+
 @app.command()
-def check(
-    names: Annotated[list[str], typer.Argument(help="Names from 'grpo-tta datasets', or fifteen for all of these.")],
-    root: Annotated[Path, typer.Option(help="Folder that holds the benchmarks; for folder, csv and parquet its path.")],
-    split: Annotated[str, typer.Option(help="reporting (test) or tuning (CoOp's val).")] = "reporting",
-    corruptions: Annotated[str, typer.Option(help="Of the -c sets: all, or comma-separated names.")] = "all",
-    severities: Annotated[str, typer.Option(help="Of the -c sets: comma-separated, 1 to 5.")] = "5",
-    official_split: Annotated[bool, typer.Option("--official-split", help="torchvision's own test split.")] = False,
-    decode: Annotated[bool, typer.Option(help="Open every image; without it only names and counts are checked.")] = True,
-    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch what it can first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
-) -> None:
-    """Verify counts, class order, splits and every image; say what to download. Exit status 1 if anything is wrong."""
-    from rich.progress import Progress
+@command_of(CheckOptions)
+def check(options: CheckOptions) -> None:
+    """Verify counts, class order, splits and every image, and say what to download.
 
-    from grpo_tta.data.public.check import CUSTOM, check_benchmark, check_custom
-    from grpo_tta.data.public.load import cells, corruptions_named, names_meant, part_named
-
-    part = part_named(split)
-    chosen, numbers = corruptions_named(corruptions.split(","), severities.split(","))
-    found = []
-    with Progress(console=make_console(stderr=True), transient=True) as bar:
-        for name in names_meant(names):
-            line = bar.add_task(name, total=None)
-
-            def advance(images: int, line: Any = line) -> None:
-                bar.update(line, advance=images)
-
-            if name in CUSTOM:
-                found.append(check_custom(name, root, decode=decode, progress=advance))
-                continue
-            found += [
-                check_benchmark(
-                    benchmark, root, part, decode=decode, official=official_split, download=download, progress=advance
-                )
-                for benchmark in cells(name, chosen, numbers)
-            ]
-    if as_json:
+    The exit status is 1 if anything is wrong.
+    """
+    found = _check(options)
+    if options.as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
         for one in found:
@@ -80,12 +68,46 @@ def check(
         raise typer.Exit(1)
 
 
+def _check(options: CheckOptions) -> list[Check]:
+    """One result per benchmark, under a bar on the terminal."""
+    from rich.progress import Progress
+
+    from grpo_tta.data.public.check import CUSTOM, check_benchmark, check_custom
+    from grpo_tta.data.public.load import cells, corruptions_named, names_meant, part_named
+
+    part = part_named(options.split)
+    chosen, numbers = corruptions_named(options.corruptions.split(","), options.severities.split(","))
+    found = []
+    with Progress(console=make_console(stderr=True), transient=True) as bar:
+        for name in names_meant(options.names):
+            line = bar.add_task(name, total=None)
+
+            def advance(images: int, line: Any = line) -> None:
+                bar.update(line, advance=images)
+
+            if name in CUSTOM:
+                found.append(check_custom(name, options.root, decode=options.decode, progress=advance))
+                continue
+            found += [
+                check_benchmark(
+                    benchmark,
+                    options.root,
+                    part,
+                    decode=options.decode,
+                    official=options.official_split,
+                    download=options.download,
+                    progress=advance,
+                )
+                for benchmark in cells(name, chosen, numbers)
+            ]
+    return found
+
+
 def known() -> list[dict[str, Any]]:
     """What is known, as plain values; classes and images are None where they are the user's own."""
-    from grpo_tta.data.public.catalogue import BENCHMARKS
+    from grpo_tta.data.public.catalogue import BENCHMARKS, FAMILIES
     from grpo_tta.data.public.check import CUSTOM
     from grpo_tta.data.public.corrupted import CORRUPTIONS, SEVERITIES
-    from grpo_tta.data.public.published import FAMILIES
 
     rows: list[dict[str, Any]] = [
         {

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from grpo_tta.backbones.catalogue import KnownModel
 
 
-def list_models(
+def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
-    cached: Annotated[bool, typer.Option("--cached", help="Only those that load without a download.")] = False,
+    cached: Annotated[bool, typer.Option("--cached", help="Only models that load without a download.")] = False,
 ) -> None:
-    """List the models that --model knows by name, which of them are on this machine, and what can be tuned in each."""
+    """List the models that --model knows by name: which are on this machine, and what can be tuned in each."""
     from grpo_tta.backbones.catalogue import known_models
 
     found = [entry for entry in known_models() if entry.cached or not cached]
@@ -52,6 +52,6 @@ def _print(found: list[KnownModel]) -> None:
     console = make_console()
     console.print(table)
     console.print(
-        "[dim]Besides: hf-hub:ORG/NAME of open_clip's hub, any CLIP, SigLIP or SigLIP 2 as ORG/NAME in transformers' format, "
-        "and folders in either format. What is not on this machine is fetched with --download only.[/dim]"
+        "[dim]Others: hf-hub:ORG/NAME of open_clip's hub; any CLIP, SigLIP or SigLIP 2 as ORG/NAME in transformers' format; "
+        "folders in either format. What is not on this machine is fetched with --download only.[/dim]"
     )

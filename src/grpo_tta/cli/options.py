@@ -3,34 +3,129 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from grpo_tta.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from grpo_tta.cluster.settings import RaySettings
+    from grpo_tta.method.settings import GRPOSettings
+
 _MODEL = (
-    "nano-clip or photo-clip (shipped), ARCHITECTURE/PRETRAINED of open_clip, hf-hub:ORG/NAME of its hub, ORG/NAME in "
-    "transformers' format (CLIP, SigLIP), or a folder. See: grpo-tta models."
+    "nano-clip or photo-clip (shipped); ARCHITECTURE/PRETRAINED of open_clip; hf-hub:ORG/NAME of its hub; ORG/NAME in "
+    "transformers' format (CLIP, SigLIP); or a folder. See: grpo-tta models."
 )
+_RAY = "Ray"
 Model = Annotated[str, typer.Option(help=_MODEL)]
 BenchModel = Annotated[str, typer.Option(help=f"{_MODEL} Default: nano-clip; photo-clip for --suite photos.")]
 Precision = Annotated[
-    str, typer.Option(help="float32 or bfloat16, of the frozen visual encoder; answers that are nearly tied may change.")
+    str,
+    typer.Option(help="float32 or bfloat16, of the frozen visual encoder. bfloat16 may change answers that are nearly tied."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
-Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched; never done unasked.")]
-Seed = Annotated[int, typer.Option(help="Of crops, copies and sampled groups.")]
-Preset = Annotated[str, typer.Option(help="default (also called accurate), fast or paper.")]
-Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label; may be repeated.")]
+Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched. Never done unasked.")]
+Seed = Annotated[int, typer.Option(help="Of crops, content-free views and sampled groups.")]
+Preset = Annotated[str, typer.Option(help="default, fast or paper.")]
+Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label. May be repeated.")]
 Batch = Annotated[int, typer.Option(help="Images adapted in one pass.")]
-Part = Annotated[int, typer.Option(help="Images of a part on disk: what a killed run does again at the most.")]
+Part = Annotated[int, typer.Option(help="Images per file of records. A killed run repeats at most this many.")]
+Assignments = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a setting, for example group=Nucleus(mass=0.9), steps.count=3 or reward=FILE.py:NAME. May be repeated.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Where a command runs; all but `engine` matter with Ray only."""
+
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local, or ray for any number of machines. Ray needs the extra `ray`; see docs/scaling.md.",
+            rich_help_panel=_RAY,
+        ),
+    ] = "local"
+    actors: Annotated[int, typer.Option(help="Processes that hold the model.", rich_help_panel=_RAY)] = 2
+    actor_cpus: Annotated[float, typer.Option(help="CPUs of each process, and its threads.", rich_help_panel=_RAY)] = 1.0
+    actor_gpus: Annotated[float, typer.Option(help="GPUs of each process. 0.5 puts two on one GPU.", rich_help_panel=_RAY)] = (
+        0.0
+    )
+    actor_memory: Annotated[
+        float | None, typer.Option(help="GB that each process may take while it adapts.", rich_help_panel=_RAY)
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running cluster. Default: RAY_ADDRESS, or else Ray is started here.", rich_help_panel=_RAY),
+    ] = None
+
+
+def ray_settings(options: RayOptions, chunk: int) -> RaySettings | None:
+    """What the options say of Ray; None where the command runs on this machine without it.
+
+    Args:
+        options: of the command.
+        chunk: images per file of rows.
+
+    Raises:
+        UserError: an unknown engine, impossible numbers, or Ray is not installed.
+    """
+    if options.engine not in ("local", "ray"):
+        raise UserError(f"Unknown engine {options.engine!r}; choose local or ray.")
+    if options.engine == "local":
+        return None
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise UserError("--engine ray needs Ray; install it with: python -m pip install 'grpo-tta[ray]'.") from None
+    from grpo_tta.cluster.settings import RaySettings
+
+    return RaySettings(options.actors, options.actor_cpus, options.actor_gpus, options.actor_memory, chunk, options.ray_address)
+
+
+def settings_of(preset: str, assignments: Sequence[str]) -> GRPOSettings:
+    """A preset, changed by what `--set` assigns.
+
+    Raises:
+        UserError: an unknown preset or setting, or a value that cannot be read or does not fit.
+    """
+    from grpo_tta.method.settings import PRESETS
+
+    if preset not in PRESETS:
+        raise UserError(f"Unknown preset {preset!r}; choose {' or '.join(PRESETS)}.")
+    settings = PRESETS[preset]
+    if not assignments:
+        return settings
+    from grpo_tta.method.parse import change_settings
+
+    return change_settings(settings, assignments)
 
 
 def split_list(text: str) -> list[str]:
     """What stands between commas, without blanks around it."""
     return [part.strip() for part in text.split(",")]
+
+
+def read_seeds(text: str) -> list[int]:
+    """Comma-separated seeds.
+
+    Raises:
+        UserError: one of them is no whole number.
+    """
+    parts = split_list(text)
+    if bad := [part for part in parts if not part.isdecimal()]:
+        raise UserError(f"Seed {bad[0]!r} is no whole number; write them with commas between, for example 0,1,2.")
+    return [int(part) for part in parts]
 
 
 def make_console(*, stderr: bool = False) -> Console:

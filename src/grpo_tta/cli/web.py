@@ -1,82 +1,102 @@
-"""The commands `serve` (HTTP service) and `app` (web page). Heavy imports happen inside them, as in `cli`."""
+"""The commands `serve` (HTTP service) and `app` (web page). Heavy imports happen inside."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
+from grpo_tta.cli.command import command_of
 from grpo_tta.cli.options import Device, Download, Model, Preset, Seed, Templates, split_list
 from grpo_tta.errors import UserError
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")]
+if TYPE_CHECKING:
+    from grpo_tta.service.limits import Limits
+
+Host = Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 opens it to the network.")]
 MIB = 2**20
 
 
-def serve(
-    labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two; requests may bring their own.")],
-    model: Model = "nano-clip",
-    template: Templates = None,
-    preset: Preset = "default",
-    host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8000,
-    batch: Annotated[int, typer.Option(help="Most images adapted in one pass.")] = 16,
-    max_body_mib: Annotated[float, typer.Option(help="Length of one request.")] = 32,
-    max_image_mib: Annotated[float, typer.Option(help="Length of one encoded image.")] = 8,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of one image.")] = 2**24,
-    max_images: Annotated[int, typer.Option(help="Images of one request.")] = 16,
-    max_labels: Annotated[int, typer.Option(help="Labels that a request may bring.")] = 100,
-    max_queue: Annotated[int, typer.Option(help="Images accepted and not answered yet.")] = 256,
-    max_seconds: Annotated[float, typer.Option(help="Time of one request.")] = 30.0,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; default: as many as torch takes.")] = None,
-    download: Download = False,
-) -> None:
+@final
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """What `grpo-tta serve` takes."""
+
+    labels: Annotated[
+        str, typer.Option(help="Comma-separated class names, at least two. A request may bring labels of its own.")
+    ]
+    model: Model = "nano-clip"
+    template: Templates = None
+    preset: Preset = "default"
+    host: Host = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8000
+    batch: Annotated[int, typer.Option(help="Most images adapted in one pass.")] = 16
+    max_body_mib: Annotated[float, typer.Option(help="Length of one request.")] = 32
+    max_image_mib: Annotated[float, typer.Option(help="Length of one encoded image.")] = 8
+    max_pixels: Annotated[int, typer.Option(help="Pixels of one image.")] = 2**24
+    max_images: Annotated[int, typer.Option(help="Images of one request.")] = 16
+    max_labels: Annotated[int, typer.Option(help="Labels that a request may bring.")] = 100
+    max_queue: Annotated[int, typer.Option(help="Images accepted and not answered yet.")] = 256
+    max_seconds: Annotated[float, typer.Option(help="Time of one request.")] = 30.0
+    seed: Seed = 0
+    device: Device = "cpu"
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the model. Default: as many as torch takes.")] = None
+    download: Download = False
+
+
+@command_of(ServeOptions)
+def serve(options: ServeOptions) -> None:
     """Serve predictions over HTTP: POST /v1/classify, GET /healthz, /metrics and /openapi.json."""
     need_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     import torch
 
-    from grpo_tta import GRPOTTA
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
-    from grpo_tta.service.limits import Limits
+    from grpo_tta.classifier import GRPOTTA
     from grpo_tta.service.run import serve as run
 
-    limits = Limits(
-        body_bytes=round(max_body_mib * MIB),
-        image_bytes=round(max_image_mib * MIB),
-        pixels=max_pixels,
-        images=max_images,
-        labels=max_labels,
-        queue=max_queue,
-        queue_pixels=max(Limits.queue_pixels, max_images * max_pixels),
-        queue_bytes=max(Limits.queue_bytes, round(max_body_mib * MIB)),
-        seconds=max_seconds,
-    )
-    if threads is not None:
-        if threads < 1:
-            raise UserError(f"{threads} threads cannot work; set --threads to at least 1.")
-        torch.set_num_threads(threads)
+    limits = _limits(options)
+    if options.threads is not None:
+        if options.threads < 1:
+            raise UserError(f"{options.threads} threads cannot work; set --threads to at least 1.")
+        torch.set_num_threads(options.threads)
     classifier = GRPOTTA(
-        model,
-        split_list(labels),
-        templates=template or DEFAULT_TEMPLATE,
-        settings=preset,
-        seed=seed,
-        device=device,
-        batch=batch,
-        download=download,
+        options.model,
+        split_list(options.labels),
+        templates=options.template or DEFAULT_TEMPLATE,
+        settings=options.preset,
+        seed=options.seed,
+        device=options.device,
+        batch=options.batch,
+        download=options.download,
     )
 
     def announce(address: str) -> None:
-        typer.echo(f"Serving {model} on {address} (POST {address}/v1/classify; Ctrl+C stops it)")
+        typer.echo(f"Serving {options.model} on {address} (POST {address}/v1/classify; Ctrl+C stops it)")
 
-    run(classifier, host=host, port=port, limits=limits, batch=batch, announce=announce)
+    run(classifier, host=options.host, port=options.port, limits=limits, batch=options.batch, announce=announce)
+
+
+def _limits(options: ServeOptions) -> Limits:
+    from grpo_tta.service.limits import Limits
+
+    body_bytes = round(options.max_body_mib * MIB)
+    return Limits(
+        body_bytes=body_bytes,
+        image_bytes=round(options.max_image_mib * MIB),
+        pixels=options.max_pixels,
+        images=options.max_images,
+        labels=options.max_labels,
+        queue=options.max_queue,
+        queue_pixels=max(Limits.queue_pixels, options.max_images * options.max_pixels),
+        queue_bytes=max(Limits.queue_bytes, body_bytes),
+        seconds=options.max_seconds,
+    )
 
 
 def page(
-    model: Annotated[list[str] | None, typer.Option(help="Model to offer; may be repeated. Default: nano-clip.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model to offer. May be repeated. Default: nano-clip.")] = None,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
     device: Device = "cpu",
@@ -88,7 +108,7 @@ def page(
     from grpo_tta.backbones.base import load_backbone
 
     models = model or ["nano-clip"]
-    first = load_backbone(models[0], device=device, download=download)  # a wrong name is told before the page is up
+    first = load_backbone(models[0], device=device, download=download)  # a wrong name is refused before the page is up
     serve_page(
         models,
         lambda name: first if name == models[0] else load_backbone(name, device=device, download=download),

@@ -1,9 +1,9 @@
-"""Which pieces of work killed the process that did them, noted on disk, so that one image cannot stop a run for good.
+"""Which chunks of work killed the process that did them, noted on disk, so that one image cannot stop a run for good.
 
-An exception on an image is caught where it happens. A process that is killed (by the system, when memory runs out)
-catches nothing, and an engine that hands its work to the next process would kill that one too, forever. So a piece whose
-process died `PATIENCE` times is done image by image, and an image on which alone it died `PATIENCE` times is given
-up. Innocent deaths (a machine that is taken away) cost no image: its next try succeeds.
+An exception on an image is caught where it happens. A process that is killed (by the system, when memory runs out) catches
+nothing. An engine that hands its work to the next process would kill that one too, forever. So a chunk whose process died
+`PATIENCE` times is done image by image. An image on which alone it died `PATIENCE` times is given up. Innocent deaths (a
+machine that is taken away) cost no image: its next try succeeds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GAVE_UP = (
 @final
 @dataclass
 class _Note:
-    """Deaths over a piece of work, over images tried alone, and the image being tried alone."""
+    """Deaths over a chunk of work, over images tried alone, and the image being tried alone."""
 
     deaths: int = 0
     alone: dict[str, int] = field(default_factory=dict)
@@ -37,17 +37,17 @@ class _Note:
 
 @final
 class Attempts:
-    """Notes of one run, a small file for each piece of work in progress."""
+    """Notes of one run, a small file for each chunk in progress."""
 
     def __init__(self, folder: str) -> None:
         self._fs, self._folder = filesystem(folder)
         self._fs.create_dir(self._folder, recursive=True)
 
     def run(self, image_ids: Sequence[str], work: Callable[[slice, bool], Any]) -> list[Any]:
-        """Does a piece of work: at once, or image by image where that has killed processes before.
+        """Does a chunk of work: at once, or image by image where that has killed processes before.
 
         Args:
-            image_ids: of the piece; they name its note.
+            image_ids: of the chunk; they name its note.
             work: (images, given up) -> result. Given-up images must not be touched.
         """
         path = f"{self._folder}/{hashlib.blake2b(chr(10).join(image_ids).encode(), digest_size=16).hexdigest()}.json"

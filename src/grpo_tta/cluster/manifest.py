@@ -1,7 +1,8 @@
 """Images by the million: a Parquet manifest, or a folder listed into one, on any file system.
 
-A manifest has the column `image_id` (strings, each once) and `path` (absolute, a URI, or relative to the manifest) or
-`image` (encoded bytes, or a struct with `bytes`); `label` where accuracy is wanted. It is never held in memory.
+A manifest has the column `image_id` (strings, each once) and one of two others. `path` is absolute, a URI, or relative to the
+manifest; `image` holds encoded bytes, or a struct with `bytes`. `label` is there where accuracy is wanted. A manifest is never
+held in memory.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Manifest:
     name: str
 
     def labels(self) -> tuple[str, ...]:
-        """The distinct labels, sorted; reads the column of labels once, piece by piece."""
+        """The distinct labels, sorted; reads the column of labels once, batch by batch."""
         fs, path = filesystem(self.uri)
         found: set[str] = set()
         for batch in ds.dataset(path, filesystem=fs, format="parquet").to_batches(columns=["label"]):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from grpo_tta.data.custom import custom_task
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
+from grpo_tta.data import nano
+from grpo_tta.data.custom import custom_tasks
 from grpo_tta.data.photos import photo_tasks
 from grpo_tta.data.public.corrupted import corrupted_tasks
 from grpo_tta.data.public.load import benchmark_tasks, corruptions_named, part_named
@@ -21,14 +23,16 @@ class Choice:
     Attributes:
         suite, tasks: nano or photos, and which of its tasks (None for all but the streams).
         photos_root: folder that holds the photographs of the suite photos.
-        split: reporting or tuning.
-        limit: images a task.
+        split: reporting or tuning; of a user's own images, the folder of a part.
+        limit: images per task.
         data, labels_file: a user's own images and the names of their labels.
         template: prompt of benchmarks and own images, or "coop".
         datasets, root: benchmarks and the folder that holds them.
         official_split: torchvision's own test split of the benchmarks.
         corruptions, severities: as the user wrote them; none for the images as they are.
         download: benchmarks may be fetched.
+        domain: of a user's own images in DOMAIN/CLASS folders, or "all" for a task of each.
+        allow_empty: of a user's own images, a folder without an image is a class all the same.
     """
 
     suite: str = "nano"
@@ -38,13 +42,15 @@ class Choice:
     limit: int | None = None
     data: Path | None = None
     labels_file: Path | None = None
-    template: str = "a photo of a {}."
+    template: str = DEFAULT_TEMPLATE
     datasets: tuple[str, ...] = ()
     root: Path | None = None
     official_split: bool = False
     corruptions: tuple[str, ...] = ()
     severities: tuple[str, ...] = ("5",)
     download: bool = False
+    domain: str | None = None
+    allow_empty: bool = False
 
 
 def choose_tasks(choice: Choice) -> list[Task]:
@@ -73,11 +79,20 @@ def choose_tasks(choice: Choice) -> list[Task]:
         raise UserError("--root and --official-split belong to --dataset; name one.")
     if choice.data is None and (choice.labels_file is not None or choice.template != Choice.template):
         raise UserError("--labels-file and --template belong to your own images or to --dataset; name --data or --dataset.")
+    if choice.data is None and (choice.domain is not None or choice.allow_empty):
+        raise UserError("--domain and --allow-empty belong to your own images; name --data.")
     if choice.photos_root is not None and choice.suite != "photos":
         raise UserError("--photos-root belongs to --suite photos.")
     if choice.data is not None:
-        template, labels_file, limit = choice.template, choice.labels_file, choice.limit
-        tasks = [custom_task(choice.data, template=template, labels_file=labels_file, limit=limit)]
+        tasks = custom_tasks(
+            choice.data,
+            template=choice.template,
+            labels_file=choice.labels_file,
+            limit=choice.limit,
+            split=None if choice.split in nano.SPLITS else choice.split,
+            domain=choice.domain,
+            allow_empty=choice.allow_empty,
+        )
     elif choice.suite == "nano":
         tasks = nano_tasks(choice.tasks, choice.split, choice.limit)
     elif choice.suite == "photos":

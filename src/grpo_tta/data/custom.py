@@ -6,14 +6,16 @@ The same images give the same answers in all three: random numbers go by pixels,
 from __future__ import annotations
 
 import io
-import json
+import os
 import tempfile
 import threading
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, final
 
 import pandas as pd
@@ -21,48 +23,80 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from grpo_tta.bench.records import short_hash
+from grpo_tta.config.serialise import short_hash
+from grpo_tta.data.labels import class_names, names_may_repeat, own_names, read_labels, texts_of
 from grpo_tta.data.tasks import Kind, Task, evenly
 from grpo_tta.errors import UserError, as_text
-from grpo_tta.images.read import SUFFIXES, load_image, read_image
+from grpo_tta.images.folders import Tally, is_left_behind, walk_opened
+from grpo_tta.images.read import load_image, read_image, stat_of
 
 _KIND: Kind = "real"
-_PARTS = frozenset({"train", "val", "valid", "validation", "test"})
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+_ALIKE = 0.8  # share of the sub-folders that two folders have in common where they are parts or domains
+_PARQUET = (".parquet", ".pq")
+ALL = "all"
 
 
-def read_labels(path: Path) -> dict[str, str]:
-    """Labels in their order, with the name of each for the prompts: a text file with one name a line (label and name are
-    the same), or a .json file {label: name}, or {label: [name, other names …]}, of which the first is taken.
+def custom_tasks(
+    path: Path,
+    *,
+    template: str,
+    labels_file: Path | None = None,
+    limit: int | None = None,
+    split: str | None = None,
+    domain: str | None = None,
+    allow_empty: bool = False,
+) -> list[Task]:
+    """The tasks of a data set: one, or one per domain.
+
+    Args:
+        path, template, labels_file, limit, allow_empty: as of `custom_task`.
+        split: folder of the part that is read, such as `Testing`, where the first folders are parts and no classes.
+        domain: the same for domains (`DOMAIN/CLASS/image.jpg`); `all` makes a task of each.
 
     Raises:
-        UserError: the file is missing, not readable, holds no name, a name that is none, or a label twice.
+        UserError: as `custom_task`, or there is no such part or domain.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such labels file; give a text file with one class name a line.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else None
-    except ValueError as error:  # bad JSON, or bytes that are no text
-        raise UserError(f"{path}: not a readable labels file ({error}).") from None
-    if content is None:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if len(set(lines)) < len(lines):
-            twice = next(line for i, line in enumerate(lines) if line in lines[:i])
-            raise UserError(f"{path}: {twice!r} occurs more than once; remove the duplicate.")
-        names = {line: line for line in lines}
+    options: dict[str, Any] = {"template": template, "labels_file": labels_file, "limit": limit, "allow_empty": allow_empty}
+    if split is None and domain is None:
+        return [custom_task(path, **options)]
+    if not path.is_dir():
+        raise UserError(f"{path}: --split and --domain pick folders of a folder, and this is none; leave them away.")
+    found = _picked([path], split, domain)
+    base = _name_of(path)
+    return [custom_task(place, name="-".join([base, *place.relative_to(path).parts]), **options) for place in found]
+
+
+def _picked(places: list[Path], split: str | None, domain: str | None) -> list[Path]:
+    """The folders that a split and a domain mean, whichever of them lies above the other."""
+    inside = sorted({name for place in places for name in _folders(place)})
+    if split is not None and split in inside:
+        places, split = [place / split for place in places if (place / split).is_dir()], None
+    elif domain is not None and (domain == ALL or domain in inside):
+        names = inside if domain == ALL else [domain]
+        places, domain = [place / name for place in places for name in names if (place / name).is_dir()], None
     else:
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: not an object of label and name; write {{label: name, …}}.")
-        names = {label: name[0] if isinstance(name, list) and name else name for label, name in content.items()}
-        if wrong := [label for label, name in names.items() if not isinstance(name, str) or not name.strip()]:
-            raise UserError(f"{path}: the name of {wrong[0]!r} is {names[wrong[0]]!r}; write a text, or a list of texts.")
-    if not names:
-        raise UserError(f"{path}: no class names in it; write one a line.")
-    return names
+        raise UserError(
+            f"{places[0]}: no folder {split if split is not None else domain!r} in it; there are {', '.join(inside)}."
+        )
+    return places if split is None and domain is None else _picked(places, split, domain)
+
+
+def _folders(place: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(place) if not is_left_behind(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise UserError(f"{place}: the folder cannot be opened ({error.strerror}); check its rights.") from None
 
 
 def custom_task(
-    path: Path, *, template: str, labels_file: Path | None = None, limit: int | None = None, name: str | None = None
+    path: Path,
+    *,
+    template: str,
+    labels_file: Path | None = None,
+    limit: int | None = None,
+    name: str | None = None,
+    allow_empty: bool = False,
 ) -> Task:
     """Reads a data set; images are only opened when they are asked for.
 
@@ -73,27 +107,33 @@ def custom_task(
         labels_file: as `read_labels` takes it; without it the labels found in the data, sorted, are the names.
         limit: at most so many images, taken evenly from the whole.
         name: of the task; by default the folder's, or the file's without its suffix.
+        allow_empty: a folder without an image is a class all the same.
 
     Raises:
-        UserError: nothing there, unreadable, columns missing, or a label that the labels file does not hold.
+        UserError: nothing there, unreadable, columns missing, folders that are no classes, a class without an image, or a label
+            that the labels file does not hold.
     """
-    if not path.exists():
+    state = stat_of(path)
+    if state is None:
         raise UserError(f"{path}: no such file or folder; check --data.")
-    if path.is_dir():
-        ids, labels, open_images = _folder(path)
+    if S_ISDIR(state.st_mode):
+        found = _folder(path)
     elif path.suffix.lower() == ".csv":
-        ids, labels, open_images = _csv(path)
-    elif path.suffix.lower() in (".parquet", ".pq"):
-        ids, labels, open_images = _parquet(path)
+        found = _csv(path)
+    elif path.suffix.lower() in _PARQUET:
+        found = _parquet(path)
     else:
         raise UserError(f"{path}: give a folder with one folder per class, a .csv or a .parquet file.")
+    ids, labels = found.ids, found.labels
+    if found.empty and not labels_file and not allow_empty:
+        raise UserError(_empty_classes(path, found))
     if not ids:
-        raise UserError(f"{path}: no images in it.")
+        raise UserError(" ".join([f"{path}: no images in it.", *found.notes]))
     if blank := [ids[i] for i, label in enumerate(labels) if not label.strip()]:
         raise UserError(f"{path}: {blank[0]!r} has no label; give it one or remove the row.")
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
         raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
-    names = read_labels(labels_file) if labels_file else own_names(sorted(set(labels)), path)
+    names = read_labels(labels_file) if labels_file else own_names(sorted({*labels, *found.empty}), path)
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise UserError(f"{path}: label {unknown[0]!r} is not in {labels_file}; add it there or rename it.")
@@ -101,95 +141,187 @@ def custom_task(
     number_of = {label: number for number, label in enumerate(names)}
     numbers = [number_of[labels[i]] for i in keep]
     shown = class_names(names)
-    read = open_images(keep)
+    read = found.open(keep)
 
     def load(number: int) -> tuple[Image.Image, int]:
         return read(number), numbers[number]
 
-    chosen = [ids[i] for i in keep]
-    own_name = (path.resolve().name if path.is_dir() else path.stem).lstrip(".") or "data"
-    version = _version(path, chosen, numbers)
+    sizes = [_size(file) for file in ([found.files[i] for i in keep] if len(found.files) == len(ids) else found.files)]
+    notes = found.notes
+    if found.empty and not labels_file:
+        notes += (f"{path}: classes without an image: {', '.join(found.empty)}.",)
+    source: dict[str, Any] = {"data": as_text(str(path)), "labels_file": as_text(str(labels_file)) if labels_file else None}
+    source |= {"template": template, "limit": limit}
+    if list(names) != list(names.values()):
+        source |= {"labels": list(names)}  # WordNet ids, for example, behind the names in the prompts
     return Task(
-        name or own_name, _KIND, shown, template, (template,), chosen, load, keyed_by="pixels", by_class=True, version=version
+        name or _name_of(path),
+        _KIND,
+        shown,
+        template,
+        (template,),
+        [ids[i] for i in keep],
+        load,
+        keyed_by="pixels",
+        repeated_names=names_may_repeat(shown),
+        by_class=True,
+        version=short_hash([sizes, numbers]),
+        source=source,
+        notes=notes,
     )
 
 
-def _version(path: Path, ids: Sequence[str], numbers: Sequence[int]) -> str:
-    """Tells images and labels from others of the same names without opening them: by sizes on disk, and by the labels."""
-    if path.suffix.lower() in (".parquet", ".pq") and path.is_file():
-        files = [path]
-    else:
-        base = path if path.is_dir() else path.parent
-        files = [base / name for name in ids]
-    sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
-    return short_hash([sizes, list(numbers)])
+def _name_of(path: Path) -> str:
+    name = path.resolve().name if path.is_dir() else path.stem
+    return as_text(name).lstrip(".") or "data"
 
 
-def class_names(names: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of labels as prompts hold them."""
-    return tuple(name.replace("_", " ") for name in names.values())
-
-
-def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:
-    """Labels as they stand in the data, each as its own name.
-
-    Raises:
-        UserError: they are numbers: a prompt like "a photo of a 3." would be scored without a word.
-    """
-    if all(map(_is_number, labels)):
-        raise UserError(
-            f'{where}: the labels are numbers; name them in a file for --labels-file, such as {{"0": "cat"}} (.json).'
-        )
-    return {label: label for label in labels}
-
-
-def _is_number(label: str) -> bool:
+def _size(file: Path) -> int:
+    """Sizes distinguish images from others of the same names without opening them; -1 where there is none."""
     try:
-        float(label)
-    except ValueError:
-        return False
-    return True
+        return file.stat().st_size
+    except (OSError, ValueError):
+        return -1
 
 
 _Open = Callable[[Sequence[int]], Callable[[int], Image.Image]]
 """Numbers of the images that will be read -> (place among them -> image)."""
-_Parts = tuple[list[str], list[str], _Open]
 
 
-def _folder(path: Path) -> _Parts:
-    files = sorted(p.relative_to(path) for p in path.glob("*/**/*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    classes = {file.parts[0] for file in files}
-    if classes and classes <= _PARTS:
+@final
+@dataclass(frozen=True)
+class _Found:
+    """What lies on disk.
+
+    Attributes:
+        ids, labels: of every image.
+        open: see `_Open`.
+        files: of every image, or the one that holds them all.
+        empty: folders of classes without an image.
+        notes: what was left out, a sentence each.
+    """
+
+    ids: list[str]
+    labels: list[str]
+    open: _Open
+    files: Sequence[Path]
+    empty: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+
+@final
+@dataclass
+class _Class:
+    """A first-level folder: how many images lie in it and how many of them directly, and the folders in it."""
+
+    images: int = 0
+    own: int = 0
+    folders: set[str] = field(default_factory=set)
+
+
+def _folder(path: Path) -> _Found:
+    classes: dict[str, _Class] = {}
+    tally = Tally()
+    files: list[str] = []
+    loose = 0
+
+    def items() -> Iterator[Any]:
+        for item in walk_opened(path):
+            first, *rest = item.path.split("/", 2)
+            # A class that cannot be opened, or a link to one that is gone, must not vanish.
+            if not rest and (item.kind == "folder" or (item.kind == "unresolved" and "." not in first)):
+                classes[first] = _Class()
+            elif item.kind == "folder" and len(rest) == 1:
+                classes[first].folders.add(rest[0])
+            yield item
+
+    for name in tally.images(items()):
+        first, *rest = name.split("/", 2)
+        if not rest:
+            loose += 1
+            continue
+        files.append(name)
+        classes[first].images += 1
+        classes[first].own += len(rest) == 1
+    notes = tally.notes(path)
+    if loose and not files:
+        raise UserError(f"{path}: {loose} images, but not in one folder per class; sort them, or write a .csv of path,label.")
+    if loose:
+        notes += (f"{path}: skipped {loose} images that lie in no class folder.",)
+    _check_classes(path, classes)
+    named = {name: as_text(name) for name in classes}
+    if len(set(named.values())) < len(named):
+        twice = next(text for text, n in Counter(named.values()).items() if n > 1)
+        raise UserError(f"{path}: two folders are both shown as {twice!r}; rename one of them.")
+    return _Found(
+        [as_text(name) for name in files],
+        [named[name.partition("/")[0]] for name in files],
+        lambda keep: lambda n: load_image(path / files[keep[n]]),
+        [path / name for name in files],
+        sorted(named[name] for name, of_class in classes.items() if not of_class.images),
+        notes,
+    )
+
+
+def _check_classes(path: Path, classes: dict[str, _Class]) -> None:
+    """
+    Raises:
+        UserError: the folders are parts of a data set or domains, each of which holds the classes.
+    """
+    parts = sorted(as_text(name) for name in classes if name.casefold() in _PARTS)
+    if parts and (len(parts) == len(classes) or len(parts) > 1):
         raise UserError(
-            f"{path}: {', '.join(sorted(classes))} are parts of a data set and no classes; give one of them, such as "
-            f"{path / min(classes)}."
+            f"{path}: {', '.join(parts)} are parts of a data set and no classes; give one of them, such as {path / parts[0]}, "
+            f"or --split {parts[0]}."
         )
-    if not files and (loose := [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]):
-        raise UserError(
-            f"{path}: {len(loose)} images, but not in one folder per class; sort them, or write a .csv of path,label."
-        )
-    ids, labels = ([as_text(name) for name in names] for names in ([f.as_posix() for f in files], [f.parts[0] for f in files]))
-    return ids, labels, lambda keep: lambda n: load_image(path / files[keep[n]])
+    above = {name: of_class.folders for name, of_class in classes.items() if not of_class.own and len(of_class.folders) > 1}
+    if len(above) < 2 or len(classes) - len(above) > len(classes) // 4:
+        return
+    model = max(above.values(), key=len)
+    alike = [name for name, folders in above.items() if len(folders & model) >= _ALIKE * len(folders | model)]
+    if len(alike) < 2 or len(classes) - len(alike) > len(classes) // 4 or {name.casefold() for name in model} <= _PARTS:
+        return
+    domains, inside = (sorted(map(as_text, names)) for names in (alike, model))
+    raise UserError(
+        f"{path}: {_some(domains)} hold the same folders ({_some(inside)}), so they are domains or parts of a data set "
+        f"and no classes; pick one with --domain {domains[0]} or --split {domains[0]}, make a task of each with "
+        "--domain all, or write a .csv of path,label."
+    )
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _empty_classes(path: Path, found: _Found) -> str:
+    sentence = (
+        f"{path}: no image in the class folder {_some(found.empty)}; add images, remove the folder, or keep it as a class with "
+        "--allow-empty."
+    )
+    return " ".join([sentence, *found.notes])
 
 
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
-        told = ", separated by commas" if path.suffix.lower() == ".csv" else ""
-        raise UserError(f"{path}: the column {missing[0]!r} is missing; it needs {' and '.join(wanted)}{told}.")
+        how = ", separated by commas" if path.suffix.lower() == ".csv" else ""
+        raise UserError(f"{path}: the column {missing[0]!r} is missing; it needs {' and '.join(wanted)}{how}.")
+    if twice := [column for column in wanted if list(found).count(column) > 1]:
+        raise UserError(f"{path}: the column {twice[0]!r} occurs more than once; remove one.")
 
 
-def _csv(path: Path) -> _Parts:
+def _csv(path: Path) -> _Found:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: not a readable CSV file ({error}).") from None
     _columns(list(frame.columns), ("path", "label"), path)
     ids = frame["path"].tolist()
-    return ids, frame["label"].tolist(), lambda keep: lambda n: load_image(path.parent / ids[keep[n]])
+    files = [path.parent / name for name in ids]
+    return _Found(ids, frame["label"].tolist(), lambda keep: lambda n: load_image(files[keep[n]]), files)
 
 
-def _parquet(path: Path) -> _Parts:
+def _parquet(path: Path) -> _Found:
     try:
         schema = pq.read_schema(path)
         found = schema.names
@@ -197,12 +329,12 @@ def _parquet(path: Path) -> _Parts:
         _check_encoded(schema.field("image").type, path)
         has_id = "image_id" in found
         table = pq.read_table(path, columns=["label", *(["image_id"] if has_id else [])])
-    except (OSError, ValueError) as error:
+        columns = {name: texts_of(table[name], schema.field(name), schema.metadata, path) for name in table.column_names}
+    except (OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not a readable Parquet file ({error}).") from None
-    ids = [str(v) for v in table["image_id"].to_pylist()] if has_id else [f"{path.stem}/{i}" for i in range(len(table))]
-    labels = ["" if v is None else str(v) for v in table["label"].to_pylist()]
+    ids = columns["image_id"] if has_id else [f"{as_text(path.stem)}/{i}" for i in range(len(table))]
 
     def open_images(keep: Sequence[int]) -> Callable[[int], Image.Image]:
         images = _Spool(path, keep)
@@ -215,7 +347,7 @@ def _parquet(path: Path) -> _Parts:
 
         return read
 
-    return ids, labels, open_images
+    return _Found(ids, columns["label"], open_images, [path])
 
 
 def _check_encoded(column: pa.DataType, path: Path) -> None:

@@ -26,9 +26,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data import renditions
 from grpo_tta.data.public.corrupted import CORRUPTIONS, corrupt
-from grpo_tta.data.tasks import Kind, Task
+from grpo_tta.data.tasks import Kind, Task, check_limit, check_split, suite_source
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import read_image
 
@@ -37,8 +38,7 @@ FILES: dict[Which, str] = {"tiny": "tiny-imagenet", "cifar": "cifar10"}
 REPORTING: dict[Which, str] = {"tiny": "val", "cifar": "test"}
 HELD_OUT: dict[Which, int] = {"tiny": 5, "cifar": 100}
 SEVERITIES = (1, 3, 5)
-TEMPLATE = "a photo of a {}."
-ENSEMBLE = (TEMPLATE, "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "a bad photo of a {}.",
+ENSEMBLE = (DEFAULT_TEMPLATE, "a picture of a {}.", "an image of a {}.", "a good photo of a {}.", "a bad photo of a {}.",
             "a close-up photo of a {}.", "a photo of the {}.")  # fmt: skip
 SHARED: dict[str, tuple[str, tuple[str, ...]]] = {
     "automobile": ("sports car", ("n04285008", "n03100240", "n02814533", "n03670208")),
@@ -55,7 +55,7 @@ _AT_OWN_SIZE = ("pixelate", "jpeg_compression")
 _RUN = 10  # photographs of one class that follow each other in the correlated stream
 
 Change = Callable[[Image.Image, str], Image.Image]
-"""(photograph, its id) -> what the methods see."""
+"""(photograph, its id) -> the photograph that the methods get."""
 
 
 @final
@@ -139,36 +139,20 @@ def photo_tasks(
     """
     if root is None:
         raise UserError("--suite photos needs --photos-root, the folder that holds the photographs (see docs/photos.md).")
-    if split not in ("reporting", "tuning"):
-        raise UserError(f"Unknown split {split!r}; choose reporting or tuning.")
-    if limit is not None and limit < 1:
-        raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
+    check_split(split)
+    check_limit(limit)
     known = names_of_tasks()
     wanted = default_tasks() if names is None else list(known) if list(names) == ["all"] else list(dict.fromkeys(names))
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
-        told = f"Unknown task {unknown[0]!r}" if unknown else "No task was named"
-        raise UserError(f"{told}; choose all, {', '.join(default_tasks())}, tiny-stream-zipf, tiny-stream-correlated or "
+        cause = f"Unknown task {unknown[0]!r}" if unknown else "No task was named"
+        raise UserError(f"{cause}; choose all, {', '.join(default_tasks())}, tiny-stream-zipf, tiny-stream-correlated or "
                         "cifar-CORRUPTION-SEVERITY.")  # fmt: skip
     photos: dict[Which, Photos] = {
         which: read_photos(root, which, split) for which in FILES if any(name.startswith(which) for name in wanted)
     }
     tiny_names = _tiny_names(root) if "tiny" in photos else {}
     return [_task(name, known[name], photos[_which(name)], tiny_names, split, limit) for name in wanted]
-
-
-def place(image_id: str) -> tuple[str, str] | None:
-    """Task and split of a photograph of the suite, None for any other image."""
-    suite, task, split, *_ = [*image_id.split("/", 3), "", ""]
-    return (task, split) if suite == "photos" and task in names_of_tasks() and split in ("reporting", "tuning") else None
-
-
-def class_count(image_id: str) -> int | None:
-    """C of the task that a record of the suite belongs to, None for any other image."""
-    if (found := place(image_id)) is None:
-        return None
-    task = found[0]
-    return len(SHARED) if "-as-" in task else 200 if _which(task) == "tiny" else 10
 
 
 def _which(task: str) -> Which:
@@ -201,7 +185,8 @@ def _task(name: str, kind: Kind, photos: Photos, tiny_names: dict[str, str], spl
         return change(photos.image(row), photos.ids[row]), number_of[photos.labels[row]]
 
     ids = [f"photos/{name}/{split}/{photos.ids[row]}" for row in rows]
-    return Task(name, kind, classes, TEMPLATE, ENSEMBLE, ids, load, ordered=kind == "stream")
+    source = suite_source("photos", name, split, limit)
+    return Task(name, kind, classes, DEFAULT_TEMPLATE, ENSEMBLE, ids, load, ordered=kind == "stream", source=source)
 
 
 def _order(name: str, split: str, labels: Sequence[str], known: set[str]) -> list[int]:

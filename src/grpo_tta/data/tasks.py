@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
 
 from PIL import Image
 
@@ -15,6 +15,9 @@ from grpo_tta.images.read import image_key
 Kind = Literal["source", "shifted", "cross-domain", "real", "stream"]
 SHIFTED_MEAN: tuple[Kind, ...] = ("shifted", "cross-domain", "real")
 """The kinds whose tasks make up "the shifted mean"."""
+Split = nano.Split
+SPLITS: tuple[Split, ...] = nano.SPLITS
+"""Settings are chosen on `tuning`; published numbers come from `reporting`."""
 
 
 @final
@@ -31,11 +34,14 @@ class Task:
         load: number of an image -> (image, label). Only the runner ever sees the label.
         ordered: the order means something (streams) and must not be shuffled.
         prompted_by: which of them make the text features: the single template or the mean of the ensemble.
-        keyed_by: what names an image's random numbers: its id, or its pixels, as in `predict`, where ids say where a
-            image lies and the answer must not depend on that.
+        keyed_by: what names an image's random numbers: its id, or its pixels. With pixels the answer does not depend on
+            where an image lies, as in `predict`.
         repeated_names: two classes may share a name (OpenAI's ImageNet names do).
         by_class: images stand class by class, so that the first N of them are no fair sample.
-        version: tells these images and labels from others that go by the same ids; "" where ids say all.
+        version: distinguishes these images and labels from others with the same ids; "" where ids are enough.
+        source: where the task comes from, as JSON values, so that `reopen` can make it again; empty where it cannot.
+            A change that `reopen` does not know (a corruption on top) needs a key of its own.
+        notes: what of the data set was left out, a sentence each, for whoever runs it.
     """
 
     name: str
@@ -51,11 +57,43 @@ class Task:
     repeated_names: bool = False
     by_class: bool = False
     version: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def templates(self) -> tuple[str, ...]:
         """Templates whose mean makes the text features."""
         return (self.template,) if self.prompted_by == "template" else self.ensemble
+
+
+def check_split(split: str) -> Split:
+    """The split of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for known in SPLITS:
+        if split == known:
+            return known
+    raise UserError(f"Unknown split {split!r}; choose {' or '.join(SPLITS)}.")
+
+
+def check_limit(limit: int | None, option: str = "it") -> None:
+    """
+    Args:
+        limit: of images per task; None is no limit.
+        option: what the user has to set.
+
+    Raises:
+        UserError: a limit below one.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"A limit of {limit} images leaves nothing to do; set {option} to at least 1.")
+
+
+def suite_source(suite: str, task: str, split: str, limit: int | None) -> dict[str, Any]:
+    """`Task.source` of a task that a suite holds."""
+    return {"suite": suite, "task": task, "split": split, "limit": limit}
 
 
 def sample(task: Task, limit: int) -> frozenset[int]:
@@ -75,8 +113,7 @@ def evenly(count: int, limit: int | None) -> list[int]:
     Raises:
         UserError: a limit below one.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
+    check_limit(limit)
     if limit is None or limit >= count:
         return list(range(count))
     return [i * count // limit for i in range(limit)]
@@ -89,7 +126,17 @@ def _nano_task(spec: nano.Task, split: nano.Split, limit: int | None) -> Task:
 
     count = nano.size(spec.name, split)
     ids = [f"nano/{spec.name}/{split}/{number:04d}" for number in range(count if limit is None else min(limit, count))]
-    return Task(spec.name, spec.kind, spec.classes, spec.template, spec.ensemble, ids, load, spec.kind == "stream")
+    return Task(
+        spec.name,
+        spec.kind,
+        spec.classes,
+        spec.template,
+        spec.ensemble,
+        ids,
+        load,
+        ordered=spec.kind == "stream",
+        source=suite_source("nano", spec.name, split, limit),
+    )
 
 
 def nano_tasks(names: Sequence[str] | None = None, split: str = "reporting", limit: int | None = None) -> list[Task]:
@@ -98,11 +145,8 @@ def nano_tasks(names: Sequence[str] | None = None, split: str = "reporting", lim
     Raises:
         UserError: unknown task or split, or a limit below one.
     """
-    if split not in nano.SPLITS:
-        raise UserError(f"Unknown split {split!r}; choose {' or '.join(nano.SPLITS)}.")
-    known: nano.Split = nano.SPLITS[nano.SPLITS.index(split)]
-    if limit is not None and limit < 1:
-        raise UserError(f"A limit of {limit} images leaves nothing to do; set it to at least 1.")
+    known = check_split(split)
+    check_limit(limit)
     if names is None:
         names = [name for name, spec in nano.TASKS.items() if spec.kind != "stream"]
     elif list(names) == ["all"]:

@@ -1,75 +1,157 @@
-"""Views made and read in rounds, each image only as many as it needs (see `stopping`)."""
+"""Views made and encoded by the frozen model, once per image: everything before the first tuned block runs here alone."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from grpo_tta.engine.batches import make_batch, prepare
-from grpo_tta.engine.early_exit import Stop, round_ends, views_read
-from grpo_tta.engine.policy import EncodedViews, Policy
-from grpo_tta.images.views import ViewSettings
+from grpo_tta.backbones.base import Backbone
+from grpo_tta.engine.early_exit import Rounds, round_ends
+from grpo_tta.engine.interface import EncodedViews, ImageBatch, Method
+from grpo_tta.engine.policy import Policy
+from grpo_tta.errors import UserError
+from grpo_tta.images.views import ImageViews, ViewSettings
 
 
 @torch.no_grad()
-def observe_images(
+def encode_views(
+    policy: Policy, views: Tensor, content_free: Tensor, cached_blocks: Collection[int] = (), *, chunk: int = 256
+) -> EncodedViews:
+    """One pass of the frozen model over all views, keeping the tokens that enter the blocks in `cached_blocks`.
+
+    Args:
+        views: `[B, V, 3, S, S]`.
+        content_free: `[B, P, 3, S, S]`, P may be zero.
+        cached_blocks: blocks whose input is kept for adaptation; the number of blocks stands for the input of the head.
+        chunk: views per pass; bounds memory, changes nothing else.
+
+    Raises:
+        UserError: the model returned NaN or infinite features.
+    """
+    backbone = policy.backbone
+    B, V = views.shape[:2]
+    features: list[Tensor] = []
+    kept: dict[int, list[Tensor]] = {index: [] for index in cached_blocks}
+    for part in torch.cat([views, content_free], dim=1).flatten(0, 1).split(chunk):
+        tokens = backbone.stem(part)
+        for index, block in enumerate(backbone.blocks):
+            if index in kept:
+                kept[index].append(tokens)
+            tokens = block(tokens)
+        if len(backbone.blocks) in kept:
+            kept[len(backbone.blocks)].append(tokens)
+        features.append(F.normalize(backbone.head(tokens).float(), dim=-1))
+    together = torch.cat(features).unflatten(0, (B, -1))  # [B, V + P, D]
+    if not torch.isfinite(together).all():
+        raise UserError(f"{backbone.name} returned NaN or infinite features; its weights or the input are damaged.")
+    cached = {index: torch.cat(parts).unflatten(0, (B, -1)) for index, parts in kept.items()}
+    return EncodedViews(together, policy.log_probs(together), cached, V)
+
+
+def encode_for(
+    methods: Sequence[Method],
     policy: Policy,
     images: Sequence[Image.Image],
     image_ids: Sequence[str],
     settings: ViewSettings,
     seed: int,
-    cuts: Collection[int],
-    stop: Stop | None = None,
-) -> tuple[Tensor, Tensor, EncodedViews]:
-    """`make_batch` and `Policy.observe`; with `stop` an image's views are made and read only until it needs no more.
+) -> ImageBatch:
+    """What methods see of B decoded RGB images: as many views as the most demanding of them needs.
 
-    In place of views that were not read stands view 0. `views_read` finds the same counts in the result again. Copies are read
-    with the first round.
+    A method that runs alone and knows when an image needs no more views gets no more.
 
     Args:
-        images: B decoded RGB images.
-        image_ids: with the seed they name every random number.
-
-    Returns:
-        Views `[B, V, 3, S, S]`, copies `[B, P, 3, S, S]` and what the frozen model sees in them.
+        settings: the kind of views; their numbers are the methods'.
+        image_ids, seed: name every random number.
     """
-    if stop is None:
-        views, copies = make_batch(policy.backbone, images, image_ids, settings, seed)
-        return views, copies, policy.observe(views, copies, cuts)
-    V, ends = settings.views, round_ends(settings.views)
-    prepared = prepare(policy.backbone, images, image_ids, settings, seed)
-    made, copies = (torch.stack(x) for x in zip(*((p.views(range(ends[0])), p.copies()) for p in prepared), strict=True))
-    views, whole = _widen(made, ends[0], V), _widened(policy.observe(made, copies, cuts), V)
-    active = list(range(len(prepared)))
+    counts = max(m.views for m in methods), max(m.content_free for m in methods)
+    settings = replace(settings, views=counts[0], content_free=counts[1])
+    cached_blocks = sorted({index for method in methods for index in method.cached_blocks(policy.backbone)})
+    early_exit = methods[0].early_exit if len(methods) == 1 else None
+    return encode_images(policy, images, image_ids, settings, seed, cached_blocks=cached_blocks, early_exit=early_exit)
+
+
+@torch.no_grad()
+def encode_images(
+    policy: Policy,
+    images: Sequence[Image.Image],
+    image_ids: Sequence[str],
+    settings: ViewSettings,
+    seed: int,
+    *,
+    cached_blocks: Collection[int] = (),
+    early_exit: Rounds | None = None,
+) -> ImageBatch:
+    """Views of B decoded RGB images, made and encoded.
+
+    With `early_exit` an image's views are made and encoded in rounds, only until it needs no more. In place of views that
+    were not read stands view 0; `Rounds.views_read` finds the same counts in the result again. Content-free views are read
+    with the first round.
+    """
+    made = prepare_images(policy.backbone, images, image_ids, settings, seed)
+    ends = [settings.views] if early_exit is None else round_ends(settings.views)
+    views = torch.stack([image.views(range(ends[0])) for image in made])
+    content_free = torch.stack([image.content_free() for image in made])
+    encoded = encode_views(policy, views, content_free, cached_blocks)
+    if early_exit is not None:
+        views, encoded = _read_on(policy, made, settings.views, views, encoded, cached_blocks, early_exit)
+    return ImageBatch(tuple(image_ids), views, content_free, encoded, seed)
+
+
+def prepare_images(
+    backbone: Backbone, images: Sequence[Image.Image], image_ids: Sequence[str], settings: ViewSettings, seed: int
+) -> list[ImageViews]:
+    """B decoded RGB images, ready to be cut into views on the backbone's device."""
+    return [
+        ImageViews(image, backbone.preprocess(image).to(backbone.device), name, seed, settings, backbone.mean, backbone.std)
+        for image, name in zip(images, image_ids, strict=True)
+    ]
+
+
+def _read_on(
+    policy: Policy,
+    made: Sequence[ImageViews],
+    V: int,
+    views: Tensor,
+    encoded: EncodedViews,
+    cached_blocks: Collection[int],
+    early_exit: Rounds,
+) -> tuple[Tensor, EncodedViews]:
+    """Round after round, for the images that need more views than were read."""
+    ends = round_ends(V)
+    views, encoded = _with_room(views, ends[0], V), _encoded_with_room(encoded, V)
+    active = list(range(len(made)))
     for begin, end in pairwise(ends):
-        needed = views_read(whole.log_probs[:, :V], stop)
+        needed = early_exit.views_read(encoded.log_probs[:, :V]).tolist()
         active = [b for b in active if needed[b] > begin]
         if not active:
             break
-        made = torch.stack([prepared[b].views(range(begin, end)) for b in active])
-        seen = policy.observe(made, made[:, :0], cuts)
+        more = torch.stack([made[b].views(range(begin, end)) for b in active])
+        read = encode_views(policy, more, more[:, :0], cached_blocks)
         rows = torch.tensor(active, device=views.device)
-        views[rows, begin:end] = made
-        for name, part in _tensors(seen).items():
-            _tensors(whole)[name][rows, begin:end] = part
-    return views, copies, whole
+        views[rows, begin:end] = more
+        for whole, part in zip(_tensors(encoded), _tensors(read), strict=True):
+            whole[rows, begin:end] = part
+    return views, encoded
 
 
-def _tensors(seen: EncodedViews) -> dict[str, Tensor]:
+def _tensors(encoded: EncodedViews) -> list[Tensor]:
     """Everything that holds a row for every view, `[B, N, ...]` each."""
-    return {"features": seen.features, "log_probs": seen.log_probs} | {str(cut): kept for cut, kept in seen.tokens.items()}
+    return [encoded.features, encoded.log_probs, *(encoded.tokens[index] for index in sorted(encoded.tokens))]
 
 
-def _widen(x: Tensor, n: int, V: int) -> Tensor:
-    """Room for V views behind the n that were read and before the copies: `[B, n + P, ...]` -> `[B, V + P, ...]`."""
+def _with_room(x: Tensor, n: int, V: int) -> Tensor:
+    """Room for V views behind the n that were read and before the content-free ones: `[B, n + P, ...]` -> `[B, V + P, ...]`."""
     return torch.cat([x[:, :n], x[:, :1].expand(-1, V - n, *x.shape[2:]), x[:, n:]], dim=1)
 
 
-def _widened(seen: EncodedViews, V: int) -> EncodedViews:
-    n = seen.views
-    tokens = {cut: _widen(kept, n, V) for cut, kept in seen.tokens.items()}
-    return EncodedViews(_widen(seen.features, n, V), _widen(seen.log_probs, n, V), tokens, V)
+def _encoded_with_room(encoded: EncodedViews, V: int) -> EncodedViews:
+    n = encoded.views
+    tokens = {index: _with_room(kept, n, V) for index, kept in encoded.tokens.items()}
+    return EncodedViews(_with_room(encoded.features, n, V), _with_room(encoded.log_probs, n, V), tokens, V)

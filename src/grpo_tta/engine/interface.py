@@ -1,28 +1,66 @@
-"""The contract of a method: a callable from a batch of images to an `Adaptation`, with its protocol declared.
+"""What a method gets and gives: a batch of images with what the frozen model saw, and an `Adaptation`.
 
-A method never sees a label: there is no place for one.
+A method is a callable `(policy, batch, state) -> (Adaptation, state)` with its protocol declared. It never sees a label.
+
+Sizes: B images, V views, P content-free views, N = V + P, C classes, T tokens, W token width, D feature width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, final
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.engine.early_exit import Stop
-from grpo_tta.engine.encode import observe_images
-from grpo_tta.engine.policy import EncodedViews, Policy
-from grpo_tta.images.views import ViewSettings
-from grpo_tta.method.grpo import Adaptation
+from grpo_tta.engine.early_exit import Rounds
+from grpo_tta.engine.policy import Policy
 
-Protocol = Literal["episodic", "batch", "online"]
+ProtocolName = Literal["episodic", "batch", "online"]
 RewardModel = Literal["none", "own", "teacher"]
 State = dict[str, Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class EncodedViews:
+    """What the frozen model sees in B images: N = V views followed by P content-free views.
+
+    Attributes:
+        features: `[B, N, D]`, unit length.
+        log_probs: `[B, N, C]`, log pi_0.
+        tokens: block index -> the tokens that enter it, `[B, N, T, W]`.
+        views: V.
+    """
+
+    features: Tensor
+    log_probs: Tensor
+    tokens: Mapping[int, Tensor]
+    views: int
+
+    def first(self, views: int, content_free: int) -> EncodedViews:
+        """The same with fewer views and content-free views: the first of each.
+
+        Raises:
+            ValueError: there are not that many.
+        """
+        have = self.log_probs.shape[1] - self.views
+        if views > self.views or content_free > have:
+            raise ValueError(f"{views} views and {content_free} content-free views were asked of {self.views} and {have}.")
+        if (views, content_free) == (self.views, have):
+            return self
+
+        def take(x: Tensor) -> Tensor:
+            return torch.cat([x[:, :views], x[:, self.views : self.views + content_free]], dim=1)
+
+        return EncodedViews(take(self.features), take(self.log_probs), {i: take(x) for i, x in self.tokens.items()}, views)
+
+    def part(self, rows: slice | list[int]) -> EncodedViews:
+        """Some of the images."""
+        tokens = {index: kept[rows] for index, kept in self.tokens.items()}
+        return EncodedViews(self.features[rows], self.log_probs[rows], tokens, self.views)
 
 
 @final
@@ -33,44 +71,95 @@ class ImageBatch:
     Attributes:
         image_ids: one per image; with the seed they name every random number.
         views: `[B, V, 3, S, S]`, view 0 the model's own preprocessing.
-        copies: `[B, P, 3, S, S]`.
-        seen: the frozen model's pass over them.
+        content_free: `[B, P, 3, S, S]`.
+        encoded: the frozen model's pass over them.
         seed: of the run.
     """
 
     image_ids: tuple[str, ...]
     views: Tensor
-    copies: Tensor
-    seen: EncodedViews
+    content_free: Tensor
+    encoded: EncodedViews
     seed: int
 
-    def first(self, views: int, copies: int) -> ImageBatch:
-        """The same with fewer views and copies."""
-        return ImageBatch(
-            self.image_ids, self.views[:, :views], self.copies[:, :copies], self.seen.first(views, copies), self.seed
-        )
+    def first(self, views: int, content_free: int) -> ImageBatch:
+        """The same with fewer views and content-free views."""
+        encoded = self.encoded.first(views, content_free)
+        return ImageBatch(self.image_ids, self.views[:, :views], self.content_free[:, :content_free], encoded, self.seed)
 
     def part(self, rows: slice | list[int]) -> ImageBatch:
         """Some of the images: a run of them, or those at these places."""
-        seen = self.seen
-        tokens = {cut: kept[rows] for cut, kept in seen.tokens.items()}
-        observed = EncodedViews(seen.features[rows], seen.log_probs[rows], tokens, seen.views)
         names = self.image_ids[rows] if isinstance(rows, slice) else tuple(self.image_ids[row] for row in rows)
-        return ImageBatch(names, self.views[rows], self.copies[rows], observed, self.seed)
+        return ImageBatch(names, self.views[rows], self.content_free[rows], self.encoded.part(rows), self.seed)
 
 
 def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:
     """Batches of one run, made with the same counts, as one."""
-    first = batches[0]
-    seen = EncodedViews(
-        torch.cat([b.seen.features for b in batches]),
-        torch.cat([b.seen.log_probs for b in batches]),
-        {cut: torch.cat([b.seen.tokens[cut] for b in batches]) for cut in first.seen.tokens},
-        first.seen.views,
+    encoded = [b.encoded for b in batches]
+    together = EncodedViews(
+        torch.cat([e.features for e in encoded]),
+        torch.cat([e.log_probs for e in encoded]),
+        {index: torch.cat([e.tokens[index] for e in encoded]) for index in encoded[0].tokens},
+        encoded[0].views,
     )
     names = tuple(name for b in batches for name in b.image_ids)
-    views, copies = (torch.cat(x) for x in ([b.views for b in batches], [b.copies for b in batches]))
-    return ImageBatch(names, views, copies, seen, first.seed)
+    views, content_free = torch.cat([b.views for b in batches]), torch.cat([b.content_free for b in batches])
+    return ImageBatch(names, views, content_free, together, batches[0].seed)
+
+
+def minibatches(batch: ImageBatch, size: int) -> Iterator[ImageBatch]:
+    """Consecutive parts of at most `size` images, in order: a method's own update size, whatever the runner hands over."""
+    for start in range(0, len(batch.image_ids), size):
+        yield batch.part(slice(start, start + size))
+
+
+@final
+@dataclass(frozen=True)
+class Cost:
+    """Passes of one image through the visual encoder, in units of one full pass of one view.
+
+    A pass through part of the blocks counts as that part. Content-free views count as views. A tensor `[B]` where
+    images differ.
+    """
+
+    forwards: float | Tensor
+    backwards: float | Tensor = 0.0
+
+    def of(self, image: int) -> tuple[float, float]:
+        """Forward and backward passes of one image of the batch."""
+        forwards, backwards = (float(x[image]) if isinstance(x, Tensor) else float(x) for x in (self.forwards, self.backwards))
+        return forwards, backwards
+
+
+class Trace(Protocol):
+    """How B predictions came about, in the method's own terms. Only the method and its own pages look inside."""
+
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """Column of the records -> one value per image."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Adaptation:
+    """The outcome of any method for B images.
+
+    Attributes:
+        before: `[B, C]` log-probabilities of the frozen model on view 0 (zero-shot).
+        after: `[B, C]` log-probabilities of the prediction.
+        cost: per image, what the method would cost alone.
+        trace: how the predictions came about; None for methods that keep nothing.
+    """
+
+    before: Tensor
+    after: Tensor
+    cost: Cost
+    trace: Trace | None = None
+
+
+def concatenate_adaptations(parts: Sequence[Adaptation]) -> Adaptation:
+    """The outcome of consecutive minibatches as one; their cost per image is the same."""
+    return Adaptation(torch.cat([p.before for p in parts]), torch.cat([p.after for p in parts]), parts[0].cost)
 
 
 @final
@@ -82,52 +171,39 @@ class Method:
         name: as it stands in tables.
         protocol: `episodic` forgets after every image; `batch` after every batch; `online` carries state along a stream.
         reward: which model scores: none, the adapted model's own frozen weights, or a teacher.
-        views, copies: V and P that it needs.
+        views, content_free: V and P that it needs.
         settings: its frozen dataclass of settings (None where there are none).
-        cuts: blocks whose input tokens it wants kept from the frozen pass.
+        cached_blocks: blocks whose input tokens it wants kept from the frozen pass.
         run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
         teacher: name of the model that scores, where the reward is a teacher's.
-        stop: when an image needs no more views; None where all are read.
+        early_exit: when an image needs no more views; None where all are read.
     """
 
     name: str
-    protocol: Protocol
+    protocol: ProtocolName
     reward: RewardModel
     views: int
-    copies: int
+    content_free: int
     settings: Any
-    cuts: Callable[[Backbone], Sequence[int]]
+    cached_blocks: Callable[[Backbone], Sequence[int]]
     run: Callable[[Policy, ImageBatch, State], tuple[Adaptation, State]]
     teacher: str | None = None
-    stop: Stop | None = None
+    early_exit: Rounds | None = None
 
     def __call__(self, policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return self.run(policy, batch.first(self.views, self.copies), state)
+        return self.run(policy, batch.first(self.views, self.content_free), state)
 
 
-def no_cuts(backbone: Backbone) -> Sequence[int]:
+def no_cached_blocks(backbone: Backbone) -> Sequence[int]:
     return ()
 
 
-def observe(policy: Policy, views: Tensor, copies: Tensor, methods: Sequence[Method], *, chunk: int = 256) -> EncodedViews:
-    """The frozen pass that all the methods share, with every token that one of them wants."""
-    cuts = sorted({cut for method in methods for cut in method.cuts(policy.backbone)})
-    return policy.observe(views, copies, cuts, chunk=chunk)
-
-
-def look(
-    policy: Policy,
-    images: Sequence[Image.Image],
-    image_ids: tuple[str, ...],
-    settings: ViewSettings,
-    seed: int,
-    method: Method,
-) -> ImageBatch:
-    """What one method sees of B decoded RGB images when it runs alone: no more views than it needs.
-
-    Args:
-        settings: the kind of views; their numbers are the method's.
-    """
-    settings = replace(settings, views=method.views, copies=method.copies)
-    cuts = method.cuts(policy.backbone)
-    return ImageBatch(image_ids, *observe_images(policy, images, image_ids, settings, seed, cuts, method.stop), seed)
+def by_minibatches(
+    step: Callable[[ImageBatch, State], tuple[Adaptation, State]], batch: ImageBatch, size: int, state: State
+) -> tuple[Adaptation, State]:
+    """Takes a step on each minibatch in turn, handing the state on."""
+    done = []
+    for some in minibatches(batch, size):
+        adaptation, state = step(some, state)
+        done.append(adaptation)
+    return concatenate_adaptations(done), state

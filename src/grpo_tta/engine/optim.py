@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from dataclasses import dataclass
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
-from grpo_tta.engine.parameters import Plan
-from grpo_tta.engine.policy import Policy
-from grpo_tta.method import objective
+from grpo_tta.config.checks import check_at_least, check_positive
 
-Optimizer = Literal["sgd", "adam"]
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
 
@@ -27,23 +25,74 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     return squares.sum(0).sqrt()
 
 
+class Optimizer(Protocol):
+    """What a step is made of. `start` gives the moments of one batch of episodes, dropped with it."""
+
+    def start(self) -> Update: ...
+
+
+@final
+@dataclass(frozen=True)
+class SGD:
+    """Steps in proportion to the gradient, and so to the evidence.
+
+    Attributes:
+        learning_rate: length of a step.
+        max_norm: largest norm of a gradient, per image, never over the batch; None for no clipping.
+    """
+
+    learning_rate: float = 0.3
+    max_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        if self.max_norm is not None:
+            check_positive("max_norm", self.max_norm)
+
+    def start(self) -> Update:
+        return Update(self.learning_rate, self.max_norm, adaptive=False)
+
+
+@final
+@dataclass(frozen=True)
+class Adam:
+    """Equal-sized steps for sure and unsure images alike (arXiv 1412.6980; with decay AdamW, arXiv 1711.05101).
+
+    Attributes:
+        learning_rate: length of a step.
+        max_norm: largest norm of a gradient, per image; None for no clipping.
+        weight_decay: decoupled: an image that moves first shrinks its parameters by learning_rate * weight_decay.
+    """
+
+    learning_rate: float = 1e-3
+    max_norm: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        check_at_least("weight_decay", self.weight_decay, 0)
+        if self.max_norm is not None:
+            check_positive("max_norm", self.max_norm)
+
+    def start(self) -> Update:
+        return Update(self.learning_rate, self.max_norm, adaptive=True, weight_decay=self.weight_decay)
+
+
 @final
 class Update:
-    """`sgd` steps in proportion to the evidence; `adam` (arXiv 1412.6980) gives equal-sized steps to sure and unsure
-    images alike. Holds the moments of one batch of episodes and is dropped with it."""
+    """Ascends, and holds the moments of one batch of episodes."""
 
-    def __init__(self, optimizer: Optimizer, learning_rate: float, max_norm: float | None, weight_decay: float = 0.0) -> None:
-        """`weight_decay` is decoupled (AdamW, arXiv 1711.05101): an image that moves first shrinks its parameters by
-        learning_rate * weight_decay."""
-        self._optimizer, self._learning_rate, self._max_norm = optimizer, learning_rate, max_norm
-        self._weight_decay = weight_decay
+    def __init__(self, learning_rate: float, max_norm: float | None, *, adaptive: bool, weight_decay: float = 0.0) -> None:
+        """`adaptive` divides by Adam's moments."""
+        self._learning_rate, self._max_norm = learning_rate, max_norm
+        self._adaptive, self._weight_decay = adaptive, weight_decay
         self._moments: dict[str, tuple[Tensor, Tensor]] = {}
         self._count = 0
 
     def ascend(
-        self, tuned: Mapping[str, Tensor], gradients: Sequence[Tensor], stepped: Tensor
+        self, params: Mapping[str, Tensor], gradients: Sequence[Tensor], update_mask: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One step up the gradient for the images in `stepped` (`[B]` bool); the others stay where they are.
+        """One step up the gradient for the images in `update_mask` (`[B]` bool); the others stay where they are.
 
         A gradient that is not finite counts as zero: its image takes no step.
 
@@ -51,16 +100,16 @@ class Update:
             New leaves that require a gradient, and the norm of the raw gradients, `[B]`.
         """
         norm = gradient_norm(gradients)
-        moves = stepped & norm.isfinite()
+        moves = update_mask & norm.isfinite()
         kept = 1 - self._learning_rate * self._weight_decay * moves.to(norm)
         scale = moves.to(norm)
         if self._max_norm is not None:
             scale = scale * (self._max_norm / norm.clamp_min(1e-12)).clamp(max=1.0).nan_to_num(0.0)
         self._count += 1
         out = {}
-        for (name, value), raw in zip(tuned.items(), gradients, strict=True):
+        for (name, value), raw in zip(params.items(), gradients, strict=True):
             step = raw.nan_to_num(0.0, 0.0, 0.0) * per_image(scale, raw)
-            if self._optimizer == "adam":
+            if self._adaptive:
                 step = self._moment_ratio(name, step) * per_image(moves.to(norm), step)
             out[name] = (value.detach() * per_image(kept, value) + self._learning_rate * step).requires_grad_()
         return out, norm
@@ -88,12 +137,12 @@ class Update:
         return mean / (deviation + _EPS)
 
 
-_TUNED, _OPTIMIZER = "tuned.", "optimizer."
+_PARAMS, _OPTIMIZER = "params.", "optimizer."
 
 
-def save_shared(tuned: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
+def save_shared(params: Mapping[str, Tensor], update: Update) -> dict[str, Tensor]:
     """Parameters that a whole stream shares and their optimizer's moments, as a state that can be saved."""
-    state = {_TUNED + name: value.detach() for name, value in tuned.items()}
+    state = {_PARAMS + name: value.detach() for name, value in params.items()}
     return state | {_OPTIMIZER + key: value for key, value in update.state().items()}
 
 
@@ -104,42 +153,4 @@ def load_shared(state: Mapping[str, Tensor], start: Mapping[str, Tensor], update
     device = next(iter(start.values())).device
     kept = {key.removeprefix(_OPTIMIZER): value for key, value in state.items() if key.startswith(_OPTIMIZER)}
     update.restore({key: value.to(device) for key, value in kept.items()})
-    return {name: state[_TUNED + name].to(device).requires_grad_() for name in start}
-
-
-@torch.no_grad()
-def within_trust(
-    policy: Policy,
-    tokens: Tensor,
-    plan: Plan,
-    start: Mapping[str, Tensor],
-    moved: Mapping[str, Tensor],
-    reference_log_probs: Tensor,
-    max_kl: float,
-    halvings: int = 3,
-) -> tuple[dict[str, Tensor], int]:
-    """Shortens each image's step until its mean KL(pi_theta || pi_0) over the views is at most `max_kl`.
-
-    The step is halved up to `halvings` times, each image for itself; one that is still too long is dropped
-    (backtracking as in TRPO, arXiv 1502.05477).
-
-    Args:
-        tokens: `[B, M, T, W]` that enter the plan's first block.
-        start, moved: parameters before and after the proposed step.
-        reference_log_probs: `[B, M, C]`.
-
-    Returns:
-        The parameters kept, and how many forward passes over the M views it took.
-    """
-    share = torch.ones(len(tokens), device=tokens.device)
-    current = dict(moved)
-    for trial in range(1, halvings + 2):
-        new = policy.adapted(tokens, plan, current)
-        too_far = ~(objective.kl_divergence(new, reference_log_probs).mean(1) <= max_kl)  # NaN is too far, too
-        if not too_far.any():
-            return current, trial
-        share = torch.where(too_far, 0.0 if trial == halvings + 1 else share / 2, share)
-        part = {name: per_image(share, value) for name, value in moved.items()}
-        current = {name: torch.where(part[name] > 0, start[name].lerp(moved[name], part[name]), start[name]) for name in moved}
-        current = {name: value.detach().requires_grad_() for name, value in current.items()}
-    return current, halvings + 1
+    return {name: state[_PARAMS + name].to(device).requires_grad_() for name in start}

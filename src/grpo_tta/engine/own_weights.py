@@ -15,7 +15,7 @@ from grpo_tta.backbones.base import Backbone
 
 def encode(backbone: Backbone, pixels: Tensor) -> Tensor:
     """The visual encoder from pixels to features, not normalised: `[N, 3, S, S]` -> `[N, D]`."""
-    tokens = backbone.prefix(pixels)
+    tokens = backbone.stem(pixels)
     for block in backbone.blocks:
         tokens = block(tokens)
     return backbone.head(tokens)

@@ -4,39 +4,97 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jfif"})
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+"""Read where the optional pillow-heif is installed."""
+_HEIF = find_spec("pillow_heif") is not None
+_SUFFIXES_OF = {
+    "JPEG": ".jpg .jpeg .jpe .jfif .mpo",
+    "PNG": ".png .apng",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "DIB": ".dib",
+    "TIFF": ".tif .tiff",
+    "PPM": ".pbm .pgm .ppm .pnm .pfm",
+    "AVIF": ".avif .avifs",
+    "JPEG2000": ".jp2 .j2k .jpc .jpf .jpx .j2c",
+    "TGA": ".tga .icb .vda .vst",
+    "QOI": ".qoi",
+    "ICO": ".ico",
+    "CUR": ".cur",
+    "ICNS": ".icns",
+    "PSD": ".psd",
+    "DDS": ".dds",
+    "BLP": ".blp",
+    "FTEX": ".ftc .ftu",
+    "GBR": ".gbr",
+    "SGI": ".sgi .rgb .rgba .bw",
+    "SUN": ".ras",
+    "PCX": ".pcx",
+    "DCX": ".dcx",
+    "PCD": ".pcd",
+    "PIXAR": ".pxr",
+    "MSP": ".msp",
+    "IM": ".im",
+    "IPTC": ".iim",
+    "FITS": ".fit .fits",
+    "FLI": ".fli .flc",
+    "XBM": ".xbm",
+    "XPM": ".xpm",
+} | ({"HEIF": " ".join(HEIF_SUFFIXES)} if _HEIF else {})
+FORMATS = tuple(_SUFFIXES_OF)
+"""What Pillow reads by itself. PostScript and Windows metafiles are left out: they run through other programs."""
+SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes.split())
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
+MAX_ASPECT = 100
+"""Longer side over shorter side. A model's preprocessing enlarges the shorter side to its input, and the longer with it."""
+_MAX_SAMPLE = (281, 341)  # TIFF: MaxSampleValue, SMaxSampleValue
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright 8-bit RGB: EXIF rotation applied, 16-bit and float grey scaled to 8 bits, alpha laid over white.
 
     Raises:
-        UserError: the image has no pixels or holds NaN.
+        UserError: the image has no pixels, is extremely long and narrow, or holds NaN.
     """
     if 0 in image.size:
         raise UserError("The image has no pixels.")
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise UserError(
+            f"The image has {image.width} x {image.height} pixels, more than {MAX_ASPECT} times as long as wide; crop it."
+        )
+    top = _largest_value(image)
+    hidden = image.info.get("transparency")
     with contextlib.suppress(Exception):  # damaged EXIF data over sound pixels: the image stays as it lies
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         grey = np.asarray(image, dtype=np.float64)
         if not np.isfinite(grey).all():
             raise UserError("The image holds NaN or infinite values.")
-        # Integers are read on the 16-bit scale; floats on 0..1 when they fit in it, else on their own range.
-        if image.mode != "F":
-            top = 65535.0
-        else:
-            grey = grey - min(grey.min(), 0.0)
-            top = max(1.0, float(grey.max()))
-        image = Image.fromarray(np.clip(np.rint(grey * (255.0 / top)), 0, 255).astype(np.uint8))
+        # Integers are read on their file's scale; floats on 0..1 when they fit in it, else on their own range.
+        shown = grey
+        if image.mode == "F":
+            shown = grey - min(grey.min(), 0.0)
+            top = max(1.0, float(shown.max()))
+        scaled = np.clip(np.rint(shown * (255.0 / top)), 0, 255)
+        if isinstance(hidden, int):  # the grey value that stands for "transparent"
+            scaled[grey == hidden] = 255
+        image = Image.fromarray(scaled.astype(np.uint8))
+    elif image.mode == "RGB" and isinstance(hidden, tuple) and max(hidden) > 255:
+        # A colour of 16 bits per channel. Pillow keeps the upper eight bits of the pixels, but all of this one.
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in hidden)
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
@@ -46,6 +104,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _largest_value(image: Image.Image) -> float:
+    """The value of white in an image of integers: what the file says (12-bit data in 16 bits), else that of 16 bits."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        for tag in _MAX_SAMPLE:
+            value = tags.get(tag)
+            value = value[0] if isinstance(value, tuple) and value else value
+            if isinstance(value, int | float) and 0 < value < 65535:
+                return float(value)
+        bits = tags.get(258, (16,))  # BitsPerSample
+        if isinstance(bits, tuple) and bits and 8 < bits[0] < 16:
+            return float(2 ** bits[0] - 1)
+    return 65535.0
+
+
 def load_image(path: str | Path) -> Image.Image:
     """Reads one file.
 
@@ -53,11 +126,29 @@ def load_image(path: str | Path) -> Image.Image:
         UserError: the file is missing, empty, no image, truncated, or too large.
     """
     path = Path(path)
-    if not path.is_file():
+    found = stat_of(path)
+    if found is None or not stat.S_ISREG(found.st_mode):
         raise UserError(f"{path}: no such file; check the path.")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise UserError(f"{path}: the file is empty; copy it again.")
     return read_image(path, str(path))
+
+
+def stat_of(path: Path) -> os.stat_result | None:
+    """What the file system says of a path that a user gave; None where nothing is there.
+
+    Raises:
+        UserError: it is too long for a path, holds what no path may hold, or lies in a folder that cannot be entered.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        text = str(path)
+        shown = text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"{shown}: no file or folder can be opened by this name ({why}); check the path.") from None
 
 
 def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
@@ -71,7 +162,7 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
         UserError: no image, truncated, or too large.
     """
     try:
-        with Image.open(file) as image:
+        with open_encoded(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
                     f"{name}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,}); shrink the image."
@@ -84,33 +175,26 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
     except (UserError, MemoryError):  # the second is the machine's fault, not the image's
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{name}: not an image in a known format; remove it or convert it to PNG or JPEG.") from None
+        remedy = "remove it or convert it to PNG or JPEG"
+        if name.lower().endswith(HEIF_SUFFIXES) and not _HEIF:
+            remedy = "HEIC is read with: pip install 'grpo-tta[heic]'"
+        raise UserError(f"{name}: not an image in a known format; {remedy}.") from None
     except Image.DecompressionBombError:
         raise UserError(f"{name}: too many pixels to open safely; shrink the image.") from None
+    except PermissionError as error:
+        raise UserError(f"{name}: cannot be opened ({error.strerror}); check the rights of the file and its folder.") from None
     except Exception as error:  # readers of damaged files raise anything
         raise UserError(f"{name}: truncated or damaged ({error}); copy or export it again.") from None
 
 
-def find_images(paths: list[Path]) -> list[Path]:
-    """Files named by the user, and every image (by its suffix) below the folders named, in sorted order.
+def open_encoded(file: Path | BinaryIO) -> Image.Image:
+    """Opens an image of one of `FORMATS` without decoding its pixels. Raises whatever Pillow raises."""
+    Image.init()  # once: Pillow finds its readers
+    if _HEIF and "HEIF" not in Image.OPEN:
+        import pillow_heif
 
-    Raises:
-        UserError: nothing was named, a path does not exist, or a folder holds no image.
-    """
-    if not paths:
-        raise UserError("No images were given; name files or folders.")
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder; check the path.")
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not inside:
-                raise UserError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))}).")
-            found += inside
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+        pillow_heif.register_heif_opener()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def image_key(image: Image.Image) -> str:

@@ -1,4 +1,4 @@
-"""Augmented views and content-free copies of one image, drawn from numbers that belong to that image alone.
+"""Augmented views and content-free views of one image, drawn from numbers that belong to that image alone.
 
 View 0 is the model's own preprocessing. The others are random resized crops with flips, the standard recipe of the
 field (TPT, arXiv 2209.07511). A crop is resampled by two small matrices per view (one for rows, one for columns) that
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.restoration import restore_contrast, restore_sharpness
 from grpo_tta.images.seeds import image_generator
 
-CopyKind = Literal["shuffled", "crops"]
-
 
 @final
 @dataclass(frozen=True)
@@ -32,40 +30,33 @@ class ViewSettings:
 
     Attributes:
         views: V, view 0 included.
-        copies: P, content-free copies.
+        content_free: P, content-free views: view 0 with its patches in another order. They keep the image's low-level
+            statistics and destroy the object.
         crop_scale: smallest and largest share of the image's area in a crop.
         crop_ratio: narrowest and widest aspect ratio of a crop.
         flip: probability of a left-right flip.
         restored: share of the crops taken from the image with its contrast restored (see `restore_contrast`).
         acutance: least abruptness of the image that crops are taken from; a blurred one is sharpened up to it (see
             `restore_sharpness`). 0 leaves every image as it is.
-        copy_kind: `shuffled`: view 0 with its patches in another order; `crops`: crops so small that the object is not
-            in them. Both keep the image's low-level statistics.
-        patch_grid: a shuffled copy is view 0 cut into patch_grid x patch_grid pieces.
-        copy_scale: smallest and largest share of the image's area in a copy that is a crop.
+        patch_grid: for a content-free view, view 0 is divided into patch_grid x patch_grid patches.
     """
 
     views: int = 24
-    copies: int = 4
+    content_free: int = 4
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     restored: float = 0.5
     acutance: float = 0.6
-    copy_kind: CopyKind = "shuffled"
     patch_grid: int = 12
-    copy_scale: tuple[float, float] = (0.03, 0.12)
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise UserError(f"{self.views} views cannot be adapted on; set views to at least 1.")
-        if self.copies < 0:
-            raise UserError(f"The number of copies cannot be {self.copies}; set copies to 0 or more.")
-        for name, (low, high) in (("crop_scale", self.crop_scale), ("copy_scale", self.copy_scale)):
-            if not 0 < low <= high <= 1:
-                raise UserError(f"{name} must be two shares with 0 < low <= high <= 1, not {(low, high)}.")
-        if self.copy_kind not in ("shuffled", "crops"):
-            raise UserError(f"Unknown kind of copies {self.copy_kind!r}; choose shuffled or crops.")
+        if self.content_free < 0:
+            raise UserError(f"{self.content_free} content-free views cannot be made; set content_free to 0 or more.")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UserError(f"crop_scale must be two shares with 0 < low <= high <= 1, not {self.crop_scale}.")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise UserError(f"crop_ratio must be two positive numbers, low first, not {self.crop_ratio}.")
         if not 0 <= self.restored <= 1:
@@ -78,15 +69,13 @@ class ViewSettings:
             raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
 
 
-def draw_boxes(
-    generator: torch.Generator, n: int, height: int, width: int, scale: tuple[float, float], settings: ViewSettings
-) -> tuple[Tensor, Tensor]:
-    """n crops of a share `scale` of the area: boxes `[n, 4]` (top, left, height, width in pixels) and flips `[n]` bool.
+def draw_boxes(generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings) -> tuple[Tensor, Tensor]:
+    """n crops: boxes `[n, 4]` (top, left, height, width in pixels) and flips `[n]` bool.
 
     The first crops are the same whatever n is, so that methods with fewer views see a part of the same views.
     """
     u = torch.rand((n, 5), generator=generator, dtype=torch.float64).T
-    low, high = scale
+    low, high = settings.crop_scale
     area = (low + (high - low) * u[0]) * height * width
     log_low, log_high = np.log(settings.crop_ratio[0]), np.log(settings.crop_ratio[1])
     ratio = torch.exp(log_low + (log_high - log_low) * u[1])
@@ -124,7 +113,7 @@ def crop_and_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> 
 
 
 def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
-    """Copies of a view with its patches in another order: `[3, H, W]`, `[P, grid * grid]` -> `[P, 3, H, W]`.
+    """A view with its patches in other orders: `[3, H, W]`, `[P, grid * grid]` -> `[P, 3, H, W]`.
 
     Rows and columns left over by the division stay where they are.
 
@@ -134,14 +123,14 @@ def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
     C, H, W = view.shape
     ph, pw = H // grid, W // grid
     if ph == 0 or pw == 0:
-        raise UserError(f"A {H} x {W} view cannot be cut into {grid} x {grid} patches; lower patch_grid.")
+        raise UserError(f"A {H} x {W} view cannot be divided into {grid} x {grid} patches; lower patch_grid.")
     patches = view[:, : ph * grid, : pw * grid].reshape(C, grid, ph, grid, pw).permute(1, 3, 0, 2, 4).flatten(0, 1)
     shuffled = patches[permutations.to(view.device)]  # [P, grid * grid, C, ph, pw]
     P = len(permutations)
     body = shuffled.reshape(P, grid, grid, C, ph, pw).permute(0, 3, 1, 4, 2, 5).reshape(P, C, ph * grid, pw * grid)
-    copies = view.expand(P, C, H, W).clone()
-    copies[:, :, : ph * grid, : pw * grid] = body
-    return copies
+    made = view.expand(P, C, H, W).clone()
+    made[:, :, : ph * grid, : pw * grid] = body
+    return made
 
 
 def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
@@ -158,13 +147,13 @@ def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
         return restore_sharpness(pixels, settings.acutance)
     scale = short / min(H, W)
     small = resize(pixels, [round(H * scale), round(W * scale)], antialias=True)
-    mended = restore_sharpness(small, settings.acutance)
-    return pixels if mended is small else mended
+    restored = restore_sharpness(small, settings.acutance)
+    return pixels if restored is small else restored
 
 
 @final
 class ImageViews:
-    """The views and content-free copies of one image, made when they are asked for and normalised."""
+    """The views and content-free views of one image, made when they are asked for and normalised."""
 
     def __init__(
         self,
@@ -189,7 +178,9 @@ class ImageViews:
         self._first, self._mean, self._std = first_view, mean, std
         self._name, self._seed, self._settings = image_id, seed, settings
         self._pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
-        self._boxes, self._flips = self._draw("crops", settings.views - 1, settings.crop_scale)
+        generator = image_generator(seed, image_id, "crops")
+        _, H, W = self._pixels.shape
+        self._boxes, self._flips = draw_boxes(generator, settings.views - 1, H, W, settings)
 
     @cached_property
     def _sharp(self) -> Tensor:
@@ -212,22 +203,18 @@ class ImageViews:
         for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
             if of_kind.any():
                 source = self._restored if restore else self._sharp
-                views[(count[of_kind] - begin).to(views.device)] = self._cut(source, self._boxes[of_kind], self._flips[of_kind])
+                views[(count[of_kind] - begin).to(views.device)] = self._crop(
+                    source, self._boxes[of_kind], self._flips[of_kind]
+                )
         return views
 
-    def copies(self) -> Tensor:
+    def content_free(self) -> Tensor:
         """`[P, 3, S, S]`."""
-        P, grid = self._settings.copies, self._settings.patch_grid
-        if self._settings.copy_kind == "crops":
-            return self._cut(self._pixels, *self._draw("copies", P, self._settings.copy_scale))
+        P, grid = self._settings.content_free, self._settings.patch_grid
         order = torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies"))
         return shuffle_patches(self._first, order.argsort(-1), grid)
 
-    def _draw(self, purpose: str, n: int, scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        _, H, W = self._pixels.shape
-        return draw_boxes(image_generator(self._seed, self._name, purpose), n, H, W, scale, self._settings)
-
-    def _cut(self, source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+    def _crop(self, source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
         """Crops of a source that may be smaller than the image in whose pixels the boxes are."""
         scale = torch.tensor(source.shape[1:]) / torch.tensor(self._pixels.shape[1:])
         made = crop_and_resize(source, boxes * scale.repeat(2), flips, self._first.shape[-1])

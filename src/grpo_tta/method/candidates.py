@@ -1,7 +1,8 @@
-"""Groups: which class prompts of the old policy are scored against each other.
+"""Groups: which class prompts are scored against each other.
 
-`top_k` is deterministic, `sample` draws without replacement (Gumbel top-K, Kool et al. 2019), `nucleus` takes the
-smallest set that holds a mass p (Holtzman et al. 2020), capped at K and given as a mask.
+A group is chosen from the ensemble prediction of an image's views (`per="image"`), or from each view's own (`per="view"`). A
+view that is wrong may not hold the right class among its own first K; a group of its own would then only reinforce wrong
+classes against each other.
 """
 
 from __future__ import annotations
@@ -12,75 +13,105 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from grpo_tta.errors import UserError
+from grpo_tta.config.checks import check_at_least, check_choice, check_share
+from grpo_tta.images.seeds import ImageNoise
+from grpo_tta.method.types import CandidateGroup, Reference
 
-GroupRule = Literal["top_k", "sample", "nucleus"]
-GROUP_RULES: tuple[GroupRule, ...] = ("top_k", "sample", "nucleus")
+Per = Literal["image", "view"]
 
 
 @final
 @dataclass(frozen=True)
-class CandidateGroup:
-    """K class candidates for each of M views of B images.
+class TopK:
+    """The K most probable classes.
 
     Attributes:
-        classes: `[B, M, K]` int64, indices into the C classes.
-        old_log_probs: `[B, M, K]`, log pi_old of the candidates.
-        mask: `[B, M, K]` bool, false where a candidate only fills up the group.
+        size: K; all classes where there are fewer.
+        per: `image` or `view`.
     """
 
-    classes: Tensor
-    old_log_probs: Tensor
-    mask: Tensor
+    size: int = 5
+    per: Per = "image"
 
-    def gather(self, per_class: Tensor) -> Tensor:
-        """Values `[B, M, C]` (or broadcastable to it) of the candidates: `[B, M, K]`."""
-        B, M, _ = self.classes.shape
-        return per_class.expand(B, M, per_class.shape[-1]).gather(-1, self.classes)
+    def __post_init__(self) -> None:
+        check_at_least("size", self.size, 1)
+        check_choice("per", self.per, ("image", "view"))
+
+    def __call__(self, reference: Reference, noise: ImageNoise) -> CandidateGroup:
+        log_probs = chosen_from(reference, self.per)  # [B, 1 or M, C]
+        return group_of(reference, top(log_probs, self.size))
 
 
-def share(group: CandidateGroup, log_probs: Tensor) -> CandidateGroup:
-    """One group for all views of an image: a group `[B, 1, K]` with each view's own log pi_old, from `[B, M, C]`.
+@final
+@dataclass(frozen=True)
+class Sample:
+    """K classes drawn without replacement (Gumbel top-K, Kool et al. 2019, arXiv 1903.06059).
 
-    A view that is wrong may not hold the right class among its own first K; a group of its own would then only
-    reinforce wrong classes against each other.
+    Attributes:
+        size: K; all classes where there are fewer.
+        per: `image` or `view`.
     """
-    B, M, _ = log_probs.shape
-    classes = group.classes.expand(B, M, -1)
-    return CandidateGroup(classes, log_probs.gather(-1, classes), group.mask.expand(B, M, -1))
+
+    size: int = 5
+    per: Per = "image"
+
+    def __post_init__(self) -> None:
+        check_at_least("size", self.size, 1)
+        check_choice("per", self.per, ("image", "view"))
+
+    def __call__(self, reference: Reference, noise: ImageNoise) -> CandidateGroup:
+        log_probs = chosen_from(reference, self.per)  # [B, 1 or M, C]
+        gumbel = noise.gumbel(*log_probs.shape[1:]).to(log_probs)
+        return group_of(reference, top(log_probs + gumbel, self.size))
 
 
-def propose(
-    log_probs: Tensor, K: int, rule: GroupRule = "top_k", *, mass: float = 0.9, gumbel: Tensor | None = None
-) -> CandidateGroup:
-    """Chooses a group per view from the old policy.
+@final
+@dataclass(frozen=True)
+class Nucleus:
+    """The smallest set of classes that holds a probability mass (Holtzman et al. 2020, arXiv 1904.09751), given as a mask.
 
-    Args:
-        log_probs: `[B, M, C]`, log pi_old.
-        K: size of the group (its cap for `nucleus`).
-        rule: `top_k`, `sample` or `nucleus`.
-        mass: probability that a nucleus must hold, in (0, 1].
-        gumbel: `[B, M, C]` standard Gumbel noise, drawn from each image's own generator; `sample` needs it.
-
-    Raises:
-        UserError: K is below one or above C, the mass is out of range, or the rule is unknown.
+    Attributes:
+        mass: that the set must hold, in (0, 1].
+        at_most: largest K.
+        per: `image` or `view`.
     """
-    C = log_probs.shape[-1]
-    if not 1 <= K <= C:
-        raise UserError(f"A group of {K} candidates cannot be taken from {C} classes; set candidates between 1 and {C}.")
-    if rule == "sample":
-        if gumbel is None:
-            raise ValueError("rule 'sample' needs Gumbel noise of shape [B, M, C].")
-        classes = (log_probs + gumbel).topk(K, dim=-1).indices
-    elif rule in ("top_k", "nucleus"):
-        classes = log_probs.topk(K, dim=-1).indices
-    else:
-        raise UserError(f"Unknown group rule {rule!r}; choose {', '.join(GROUP_RULES)}.")
-    old = log_probs.gather(-1, classes)
-    mask = torch.ones_like(old, dtype=torch.bool)
-    if rule == "nucleus":
-        if not 0 < mass <= 1:
-            raise UserError(f"The mass of a nucleus must lie in (0, 1], not {mass}.")
-        probs = old.exp()
-        mask = probs.cumsum(-1) - probs < mass  # a class stays while the mass before it is short of the target
-    return CandidateGroup(classes, old, mask)
+
+    mass: float = 0.9
+    at_most: int = 10
+    per: Per = "image"
+
+    def __post_init__(self) -> None:
+        check_share("mass", self.mass, open_below=True)
+        check_at_least("at_most", self.at_most, 1)
+        check_choice("per", self.per, ("image", "view"))
+
+    def __call__(self, reference: Reference, noise: ImageNoise) -> CandidateGroup:
+        log_probs = chosen_from(reference, self.per)  # [B, 1 or M, C]
+        classes = top(log_probs, self.at_most)
+        probs = log_probs.gather(-1, classes).exp()
+        # a class stays while the mass before it is short of the target
+        return group_of(reference, classes, probs.cumsum(-1) - probs < self.mass)
+
+
+def chosen_from(reference: Reference, per: Per) -> Tensor:
+    """The log-probabilities that propose: the ensemble prediction `[B, 1, C]`, or each view's own `[B, M, C]`."""
+    return reference.ensemble[:, None] if per == "image" else reference.log_probs
+
+
+def top(scores: Tensor, size: int) -> Tensor:
+    """The classes of the highest scores, or all where there are fewer: `[B, N, C]` -> `[B, N, K]`."""
+    return scores.topk(min(size, scores.shape[-1]), dim=-1).indices
+
+
+def group_of(reference: Reference, classes: Tensor, mask: Tensor | None = None) -> CandidateGroup:
+    """The group of each view, with the view's own log pi_old: classes `[B, 1 or M, K]`, and which of them are real."""
+    B, M, _ = reference.log_probs.shape
+    classes = classes.expand(B, M, -1)
+    real = torch.ones_like(classes, dtype=torch.bool) if mask is None else mask.expand(B, M, -1)
+    return CandidateGroup(classes, reference.log_probs.gather(-1, classes), real)
+
+
+def every_class(reference: Reference) -> CandidateGroup:
+    """All C classes as the group of every view."""
+    B, M, C = reference.log_probs.shape
+    return group_of(reference, torch.arange(C, device=reference.log_probs.device).expand(B, M, C))

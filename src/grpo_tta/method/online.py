@@ -1,30 +1,34 @@
 """GRPO-TTA beyond one image: one set of parameters for a batch (forgotten after it) or for a whole stream.
 
-The policy step is that of `adapt`, shared: the tuned parameters are one set for all images of a piece, moved by Adam on the
-mean of their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior*,
-the running mean of what the frozen model's views say together. It assumes a stream in which no class is all that is seen,
-so it is guarded (see `stream_prior`).
+The policy step is that of `grpo`, shared: the tuned parameters are one set for all images of a minibatch, moved on the mean of
+their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior*, the running
+mean of the frozen model's ensemble predictions. It assumes a stream in which no class is all there is, so it is guarded (see
+`stream_prior`).
+
+Sizes: N images of a minibatch, M views, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.engine.interface import ImageBatch, Method, State
-from grpo_tta.engine.minibatches import join, pieces
-from grpo_tta.engine.optim import Update, load_shared, save_shared
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_share
+from grpo_tta.engine.distributions import take_views
+from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, by_minibatches
+from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.optim import load_shared, save_shared
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
-from grpo_tta.method.grpo import Adaptation, Cost, policy_gain, propose_from, refer, take_views
-from grpo_tta.method.rewards import RewardWeights, view_weights, weighted_log_mean
-from grpo_tta.method.settings import GRPOSettings
+from grpo_tta.images.seeds import ImageNoise
+from grpo_tta.method.grpo import grpo_objective, reference_pass, score_candidates
+from grpo_tta.method.settings import ALONG_A_STREAM, GRPOSettings
+from grpo_tta.method.types import Reference
 
 _PRIOR = "prior."
 
@@ -34,24 +38,16 @@ _PRIOR = "prior."
 class StreamSettings:
     """
     Attributes:
-        grpo: the episode's settings; `rewards.stream` is the weight of the stream prior in the reward, and
-            `prior_weight` its weight in the prediction. `prediction`, `adapted_prior` and `max_kl` are not used.
+        grpo: the episode's settings, with the stream prior in reward and prediction.
         update_size: images of a step.
-        anchor: share of the way back to the frozen model after each piece.
+        anchor: share of the way back to the frozen model after each minibatch.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
-        guard: a class is held back at most `guard` times as much as the content-free copies favour it; None for no
+        guard: a class is held back at most `guard` times as much as the content-free views favour it; None for no
             guard.
-        protocol: `online` carries parameters and prior along the stream; `batch` forgets both after each piece.
+        protocol: `online` carries parameters and prior along the stream; `batch` forgets both after each minibatch.
     """
 
-    grpo: GRPOSettings = field(
-        default_factory=lambda: GRPOSettings(
-            rewards=RewardWeights(content_free=0.0, stream=0.75),
-            optimizer="adam",
-            learning_rate=1e-3,
-            prior_weight=0.75,
-        )
-    )
+    grpo: GRPOSettings = ALONG_A_STREAM
     update_size: int = 32
     anchor: float = 0.01
     pseudo_images: float = 16.0
@@ -59,98 +55,125 @@ class StreamSettings:
     protocol: Literal["batch", "online"] = "online"
 
     def __post_init__(self) -> None:
-        if self.update_size < 1:
-            raise UserError(f"update_size must be at least 1, not {self.update_size}.")
-        if not 0 <= self.anchor <= 1:
-            raise UserError(f"anchor is a share between 0 and 1, not {self.anchor}.")
-        if self.pseudo_images <= 0:
-            raise UserError(f"pseudo_images must be positive, not {self.pseudo_images}.")
-        if self.guard is not None and self.guard <= 0:
-            raise UserError(f"guard must be positive or None, not {self.guard}.")
-        if self.grpo.stop is not None:
-            raise UserError("A stream reads all views of every image; set stop to None.")
-        if self.guard is not None and self.grpo.views.copies == 0:
-            raise UserError("The guard reads the content-free copies; set copies to at least 1, or guard to None.")
+        check_at_least("update_size", self.update_size, 1)
+        check_share("anchor", self.anchor)
+        check_positive("pseudo_images", self.pseudo_images)
+        check_choice("protocol", self.protocol, ("batch", "online"))
+        if self.guard is not None:
+            check_positive("guard", self.guard)
+        if self.grpo.early_exit is not None:
+            raise UserError("A stream reads all views of every image; set early_exit to None.")
+        if self.grpo.steps.max_kl is not None:
+            raise UserError("A stream has no bound on the KL of a step; set max_kl to None.")
+        if self.guard is not None and self.grpo.views.content_free == 0:
+            raise UserError("The guard needs content-free views; set views.content_free to at least 1, or guard to None.")
 
 
-def stream_prior(image_sum: Tensor, copy_sum: Tensor, count: float, settings: StreamSettings) -> Tensor:
-    """The log prior over classes: sums `[C]` of predictions over `count` images and over their copies -> `[C]`.
+@final
+@dataclass(frozen=True)
+class StreamCounts:
+    """Sums over the images of a stream so far.
 
-    q = (sum of predictions + n0 / C) / (count + n0), and the same for the copies. A stream may truly hold more of one
-    class than of others; the copies show no object, so what they favour is bias. Hence the guard
-    q'_c = min(q_c, max(guard * copies_c, 1 / C)), renormalised: a class that is merely frequent is not held back for it.
+    Attributes:
+        images, content_free: `[C]`, of the ensemble predictions, and of the mean predictions for content-free views.
+        count: how many images.
     """
-    C, n0 = len(image_sum), settings.pseudo_images
-    prior = (image_sum + n0 / C) / (count + n0)
+
+    images: Tensor
+    content_free: Tensor
+    count: float
+
+    def add(self, reference: Reference) -> StreamCounts:
+        """With N more images."""
+        content_free = self.content_free
+        if reference.content_free is not None:
+            content_free = content_free + reference.content_free.exp().sum(0)
+        return StreamCounts(self.images + reference.ensemble.exp().sum(0), content_free, self.count + len(reference.ensemble))
+
+    def state(self) -> State:
+        count = torch.tensor(self.count)
+        return {_PRIOR + "images": self.images, _PRIOR + "content_free": self.content_free, _PRIOR + "count": count}
+
+
+def counts_of(state: State, policy: Policy, device: torch.device) -> StreamCounts:
+    """What a state holds; an empty one starts afresh."""
+    if not state:
+        zeros = torch.zeros(policy.classes, device=device)
+        return StreamCounts(zeros, zeros, 0.0)
+    images, content_free = (state[_PRIOR + key].to(device) for key in ("images", "content_free"))
+    return StreamCounts(images, content_free, float(state[_PRIOR + "count"]))
+
+
+def stream_prior(counts: StreamCounts, settings: StreamSettings) -> Tensor:
+    """The log prior over classes, `[C]`.
+
+    q = (sum of predictions + n0 / C) / (count + n0), and the same for the content-free views. A stream may truly hold more of
+    one class than of others; content-free views show no object, so what they favour is bias. Hence the guard
+    q'_c = min(q_c, max(guard * content_free_c, 1 / C)), renormalised: a class that is merely frequent is not held back for it.
+    """
+    C, n0 = len(counts.images), settings.pseudo_images
+    prior = (counts.images + n0 / C) / (counts.count + n0)
     if settings.guard is not None:
-        copies = (copy_sum + n0 / C) / (count + n0)
-        prior = torch.minimum(prior, (settings.guard * copies).clamp_min(1 / C))
+        content_free = (counts.content_free + n0 / C) / (counts.count + n0)
+        prior = torch.minimum(prior, (settings.guard * content_free).clamp_min(1 / C))
     return (prior / prior.sum()).log()
 
 
 def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
-    """Adapts the shared parameters to one piece of N images and predicts them; an empty state starts afresh."""
-    grpo, seen, device = settings.grpo, batch.seen, batch.views.device
-    N, M = len(batch.image_ids), grpo.selected
-    plan = make_plan(policy.backbone, grpo.tuned, grpo.last_blocks, grpo.rank)
-    update = Update(grpo.optimizer, grpo.learning_rate, grpo.max_gradient_norm)
-    start = plan.start(1)
-    tuned = load_shared(state, start, update)
-    zeros = torch.zeros(policy.classes, device=device)
-    image_sum, copy_sum, count = zeros, zeros, 0.0
-    if state:
-        image_sum, copy_sum = (state[_PRIOR + key].to(device) for key in ("images", "copies"))
-        count = float(state[_PRIOR + "count"])
+    """Adapts the shared parameters to one minibatch of N images and predicts them; an empty state starts afresh."""
+    grpo, encoded = settings.grpo, batch.encoded
+    N = len(batch.image_ids)
 
-    # the prior: what the frozen model has predicted so far, this piece included
-    selected, reference = refer(policy, seen, grpo)
-    image_sum = image_sum + reference.consensus.exp().sum(0)
-    if grpo.views.copies:
-        copy_sum = copy_sum + seen.log_probs[:, seen.views :].exp().mean(1).sum(0)
-    count += N
-    log_prior = stream_prior(image_sum, copy_sum, count, settings).expand(N, -1)
-    reference = replace(reference, stream=log_prior)
-    proposal = propose_from(selected, reference, grpo, image_ids=batch.image_ids, seed=batch.seed)
+    # the prior: what the frozen model has predicted so far, this minibatch included
+    reference = reference_pass(policy, encoded, grpo)
+    counts = counts_of(state, policy, batch.views.device).add(reference)
+    reference = replace(reference, stream=stream_prior(counts, settings).expand(N, -1))
+    scored = score_candidates(reference, grpo, ImageNoise(batch.seed, batch.image_ids))
 
-    # policy steps on shared parameters: to the plan, the piece's views are the views of a single image
-    tokens = take_views(seen.tokens[plan.first_block], proposal.selected)  # [N, M, T, W]
-    together = tokens.flatten(0, 1)[None]  # [1, N * M, T, W]
-    any_step = proposal.stepped.any()[None]
-    for _ in range(grpo.steps):
-        with torch.enable_grad():
-            new = policy.adapted(together, plan, tuned)[0].unflatten(0, (N, M))
-            gain, _, _ = policy_gain(new, proposal, grpo)
-            gradients = torch.autograd.grad(gain.mean(), list(tuned.values()))
-        tuned, _ = update.ascend(tuned, gradients, any_step)
+    # policy steps on shared parameters: to the backbone, the minibatch's views are the views of a single image
+    tunable = grpo.tune(policy.backbone)
+    together = shared_tokens(encoded, tunable.first_block, reference.views)  # [1, N * M, T, W]
+    start, update = tunable.start(1), grpo.steps.optimizer.start()
+
+    def adapted(params: Mapping[str, Tensor]) -> Tensor:
+        return policy.adapted(together, tunable, params)[0].unflatten(0, (N, -1))  # [N, M, C]
+
+    params = gradient_steps(
+        load_shared(state, start, update),
+        lambda params: grpo_objective(adapted(params), scored, grpo.steps)[0].mean(),
+        update,
+        grpo.steps.count,
+        update_mask=scored.update_mask.any()[None],
+    )
 
     # predict with the moved parameters and the same prior
     with torch.no_grad():
-        adapted = policy.adapted(together, plan, tuned)[0].unflatten(0, (N, M))
-        opinion = weighted_log_mean(adapted, view_weights(adapted, grpo.view_sharpness))
-        after = (opinion - grpo.prior_weight * log_prior).log_softmax(-1)
-    suffix = 1 - plan.first_block / len(policy.backbone.blocks)
-    cost = Cost(seen.log_probs.shape[1] + suffix * (grpo.steps + 1) * M, suffix * grpo.steps * M)
-    adaptation = Adaptation(seen.log_probs[:, 0], after, cost)
+        after = grpo.predict(adapted(params), reference, grpo.weighting)
+    M, share = reference.views.shape[1], tunable.share_of(policy.backbone)
+    cost = Cost(encoded.log_probs.shape[1] + share * (grpo.steps.count + 1) * M, share * grpo.steps.count * M)
+    adaptation = Adaptation(encoded.log_probs[:, 0], after, cost)
     if settings.protocol == "batch":
         return adaptation, {}
-    anchored = {name: value.detach().lerp(start[name].detach(), settings.anchor) for name, value in tuned.items()}
-    new_state = save_shared(anchored, update)
-    new_state |= {_PRIOR + "images": image_sum, _PRIOR + "copies": copy_sum, _PRIOR + "count": torch.tensor(count)}
-    return adaptation, new_state
+    anchored = {name: value.detach().lerp(start[name].detach(), settings.anchor) for name, value in params.items()}
+    return adaptation, save_shared(anchored, update) | counts.state()
+
+
+def shared_tokens(encoded: EncodedViews, first_block: int, selected: Tensor) -> Tensor:
+    """Tokens of the selected views of all N images, as views of one: `[1, N * M, T, W]`."""
+    return take_views(encoded.tokens[first_block], selected).flatten(0, 1)[None]
 
 
 def stream_method(settings: StreamSettings, name: str) -> Method:
     """`grpo-tta-online` or `grpo-tta-batch`, by the settings' protocol."""
     grpo = settings.grpo
 
-    def cuts(backbone: Backbone) -> Sequence[int]:
-        return (make_plan(backbone, grpo.tuned, grpo.last_blocks, grpo.rank).first_block,)
+    def cached_blocks(backbone: Backbone) -> Sequence[int]:
+        return (grpo.tune(backbone).first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        done = []
-        for piece in pieces(batch, settings.update_size):
-            adaptation, state = stream_step(policy, piece, settings, state)
-            done.append(adaptation)
-        return join(done), state
+        return by_minibatches(
+            lambda some, state: stream_step(policy, some, settings, state), batch, settings.update_size, state
+        )
 
-    return Method(name, settings.protocol, "own", grpo.views.views, grpo.views.copies, settings, cuts, run)
+    views = grpo.views
+    return Method(name, settings.protocol, "own", views.views, views.content_free, settings, cached_blocks, run)

@@ -17,7 +17,7 @@ BEFORE, AFTER, OTHER, GRID = "#9aa5b1", "#c2410c", "#2563eb", "#e5e7eb"
 
 
 def _dumbbells(ax: Axes, summary: dict[str, Any]) -> None:
-    """Zero-shot against adapted accuracy, a line a task, sorted by gain within a kind."""
+    """Zero-shot against adapted accuracy, one line per task, sorted by gain within a kind."""
     kinds = ["source", "shifted", "cross-domain", "real", "stream"]
 
     def gain(task: dict[str, Any]) -> float:
@@ -61,12 +61,12 @@ def _chosen_episodes(rows: pd.DataFrame, wanted: int) -> pd.DataFrame:
     return pd.concat([repaired.head(wanted - len(broken)), broken])
 
 
-def _episode(picture: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
+def _episode(shown: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
     image, _ = task.load(list(task.image_ids).index(row["image_id"]))
-    picture.imshow(np.asarray(image.convert("RGB")))
-    picture.set_axis_off()
+    shown.imshow(np.asarray(image.convert("RGB")))
+    shown.set_axis_off()
     right = row["prediction"] == row["label"]
-    picture.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left", parse_math=False)
+    shown.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left", parse_math=False)
     names = [task.classes[row["prediction_before"]], task.classes[row["prediction"]]]
     values = [100 * row["confidence_before"], 100 * row["confidence"]]
     bars.barh([1, 0], [100, 100], color=GRID, height=0.28)

@@ -40,7 +40,7 @@ def bare(ax: Axes, *sides: str) -> None:
 
 
 def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
-    """Places of the points that no other point beats, by rising cost: none is at most as dear and at least as good."""
+    """Places of the points that no other point beats, by rising cost: none costs at most as much and is at least as good."""
     front: list[int] = []
     for i in sorted(range(len(cost)), key=lambda i: (cost[i], -gain[i])):
         if not front or gain[i] > gain[front[-1]]:
@@ -62,8 +62,8 @@ def cost_figure(results: Results, reference: str) -> str:
             ax.plot([m.forwards, m.forwards], [m.shifted_low, m.shifted_high], color=colour, alpha=0.3, lw=2.5, zorder=2)
         size = 9 if m.name == reference else 6.5
         ax.plot(m.forwards, m.shifted_mean, "o", color=colour, mfc="white" if m.teacher else colour, ms=size, zorder=4)
-    kin = [m for m in shown if m.name in results.kin(reference)]
-    front = [kin[i] for i in pareto([m.forwards for m in kin], [m.shifted_mean for m in kin])]
+    comparable = [m for m in shown if m.name in results.comparable(reference)]
+    front = [comparable[i] for i in pareto([m.forwards for m in comparable], [m.shifted_mean for m in comparable])]
     if front:
         xs = [*(m.forwards for m in front), max(m.forwards for m in shown)]
         ys = [*(m.shifted_mean for m in front), front[-1].shifted_mean]
@@ -75,7 +75,7 @@ def cost_figure(results: Results, reference: str) -> str:
     ax.plot([], [], "o", color=AFTER, label=reference)
     ax.plot([], [], "--", color=FAINT, label="front of its block")
     ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=8.5, columnspacing=1.2)
-    ax.set_xlabel("forward passes an image (log scale)")
+    ax.set_xlabel("forward passes per image (log scale)")
     ax.set_ylabel("mean top-1 accuracy over shifted tasks, %")
     ax.margins(x=0.17, y=0.08)
     ax.grid(color=GRID)

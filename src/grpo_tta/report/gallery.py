@@ -1,13 +1,12 @@
-"""Episodes as a reader can follow them: the image, three of its crops (where it can be had again: from the nano suite, which
-is drawn, or from the photographs that the reader has), the group, before and after."""
+"""Episodes as a reader can follow them: the image, three of its crops, the group, before and after.
+
+Images are shown where they can be made again: those of the nano suite are drawn, photographs come from the reader's folder.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -16,10 +15,12 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from grpo_tta.data import photos
-from grpo_tta.data.tasks import Task, nano_tasks
+from grpo_tta.data.reopen import reopen
+from grpo_tta.data.tasks import Task, random_key
+from grpo_tta.images.read import to_rgb
 from grpo_tta.images.views import ImageViews, ViewSettings
-from grpo_tta.report.tables import nano_place
+from grpo_tta.method.parse import from_plain
+from grpo_tta.report.embed import bar_widths, png_uri, widths_from_lowest
 
 CROPS = 3
 Outcome = Literal["repaired", "broken", "wrong"]
@@ -45,7 +46,7 @@ class Candidate:
 @final
 @dataclass(frozen=True)
 class Episode:
-    """One row told. `outcome` is `repaired`, `broken` or `wrong`; `image` and `crops` are empty where it cannot be drawn."""
+    """One row. `image` and `crops` are `data:` addresses, empty where the image cannot be made again."""
 
     outcome: Outcome
     task: str
@@ -64,7 +65,7 @@ class Episode:
 @final
 @dataclass(frozen=True)
 class Gallery:
-    """Chosen episodes, and how many there were to choose from (rows, so an image counts once a seed).
+    """Chosen episodes, and how many there were to choose from (rows, so an image counts once per seed).
 
     `wrong` are the most confident errors, those that the frozen model made, too.
     """
@@ -77,88 +78,64 @@ class Gallery:
     wrong_rows: int
 
 
-@cache
-def _nano_task(name: str, split: str) -> Task:
-    return nano_tasks([name], split)[0]
+@final
+class _Images:
+    """The images of tasks that can be made again, by their ids."""
 
+    def __init__(self, sources: Mapping[str, Mapping[str, Any]], photos_root: Path | None) -> None:
+        self._sources, self._photos_root = sources, photos_root
+        self._tasks: dict[str, tuple[Task, dict[str, int]] | None] = {}
 
-@cache
-def _photo_task(root: Path, name: str, split: str) -> tuple[Task, dict[str, int]]:
-    task = photos.photo_tasks(root, [name], split)[0]
-    return task, {image_id: number for number, image_id in enumerate(task.image_ids)}
-
-
-def _again(image_id: str, photos_root: Path | None) -> tuple[Image.Image, Sequence[str]] | None:
-    """An image as the run saw it, and the class names of its task; None where it cannot be had."""
-    if drawn := nano_place(image_id):
-        name, split, number = drawn
-        task = _nano_task(name, split)
-    elif photos_root is not None and (place := photos.place(image_id)):
-        task, numbers = _photo_task(photos_root, *place)
-        if (number := numbers.get(image_id, -1)) < 0:
+    def find(self, task: str, image_id: str) -> tuple[Image.Image, str] | None:
+        """An image as the run saw it, and the name of its random numbers; None where it cannot be made again."""
+        if task not in self._tasks:
+            made = reopen(self._sources.get(task, {}), self._photos_root)
+            known = made is not None and made.name == task  # another name: the run saw a changed version
+            self._tasks[task] = (made, {name: i for i, name in enumerate(made.image_ids)}) if made and known else None
+        found = self._tasks[task]
+        if found is None or image_id not in found[1]:
             return None
-    else:
-        return None
-    return task.load(number)[0].convert("RGB"), task.classes
+        number = found[1][image_id]
+        image = to_rgb(found[0].load(number)[0])
+        return image, random_key(found[0], number, image)
 
 
-def data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _png(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return data_uri("image/png", buffer.getvalue())
-
-
-def _crops(image: Image.Image, image_id: str, seed: int, settings: ViewSettings) -> list[Image.Image]:
+def _crops(image: Image.Image, key: str, seed: int, settings: ViewSettings) -> list[Image.Image]:
     """The first crops that the run saw, made again from the same random numbers."""
     first = functional.resize(functional.to_image(image), [image.height, image.height]).float() / 255
-    few = replace(settings, views=CROPS + 1, copies=0)
-    views = ImageViews(image, first, image_id, seed, few, torch.zeros(3), torch.ones(3)).views(range(few.views))
+    few = replace(settings, views=CROPS + 1, content_free=0)
+    views = ImageViews(image, first, key, seed, few, torch.zeros(3), torch.ones(3)).views(range(few.views))
     return [functional.to_pil_image(view) for view in views[1:]]
-
-
-def _name(classes: Sequence[str], label: int) -> str:
-    return classes[label] if label < len(classes) else f"class {label}"
 
 
 def _group(row: Any, classes: Sequence[str]) -> list[Candidate]:
     rewards, advantages = [float(x) for x in row.rewards], [float(x) for x in row.advantages]
-    if not rewards:
-        return []
-    low, high = min(rewards), max(rewards)
-    largest = max(abs(a) for a in advantages) or 1.0
-    out = []
-    for number, reward, advantage in zip(row.group, rewards, advantages, strict=True):
-        reward_width = 4 + 96 * (reward - low) / (high - low) if high > low else 4.0
-        width = 50 * abs(advantage) / largest
-        left = 50.0 if advantage >= 0 else 50 - width
-        out.append(Candidate(_name(classes, number), reward, advantage, reward_width, left, width, number == row.label))
-    return out
+    bars = zip(row.group, rewards, widths_from_lowest(rewards), advantages, bar_widths(advantages), strict=True)
+    return [
+        Candidate(classes[label], reward, advantage, reward_width, left, width, label == row.label)
+        for label, reward, reward_width, advantage, (left, width) in bars
+    ]
 
 
-def _episode(row: Any, settings: ViewSettings, classes: Mapping[str, Sequence[str]], photos_root: Path | None) -> Episode:
-    names = classes.get(row.task, ())
-    picture, crops = "", []
-    if found := _again(row.image_id, photos_root):
-        image, names = found[0], names or found[1]
-        picture, crops = _png(image), [_png(crop) for crop in _crops(image, row.image_id, row.seed, settings)]
+def _episode(row: Any, settings: ViewSettings, classes: Sequence[str], images: _Images) -> Episode:
+    shown, crops = "", []
+    if found := images.find(row.task, row.image_id):
+        image, key = found
+        shown, crops = png_uri(image), [png_uri(crop) for crop in _crops(image, key, row.seed, settings)]
     right, was_right = row.prediction == row.label, row.prediction_before == row.label
     return Episode(
         outcome="repaired" if right else "broken" if was_right else "wrong",
         task=row.task,
         image_id=row.image_id,
         seed=row.seed,
-        truth=_name(names, row.label),
-        before=_name(names, row.prediction_before),
+        truth=classes[row.label],
+        before=classes[row.prediction_before],
         confidence_before=100 * row.confidence_before,
-        after=_name(names, row.prediction),
+        after=classes[row.prediction],
         confidence=100 * row.confidence,
-        image=picture,
+        image=shown,
         crops=crops,
-        group=_group(row, names),
+        group=_group(row, classes),
     )
 
 
@@ -167,29 +144,32 @@ def make_gallery(
     reference: str,
     views: Mapping[str, Any],
     classes: Mapping[str, Sequence[str]],
-    wanted: int = 6,
+    sources: Mapping[str, Mapping[str, Any]],
     photos_root: Path | None = None,
+    wanted: int = 6,
 ) -> Gallery:
-    """The most confident repaired, broken and wrong images of the reference: of each at most `wanted`, and one a task where
-    there are enough tasks.
+    """The most confident repaired, broken and wrong images of the reference: of each at most `wanted`, and one per task
+    where there are enough tasks.
 
     Args:
         rows: of `records.read_records`.
         reference: the method whose episodes are shown.
         views: how the run made its views, as its `run.json` has it.
         classes: task -> class names.
-        wanted: episodes of each outcome.
+        sources: task -> where it comes from, as its `run.json` has it.
         photos_root: folder that holds the photographs of the photos suite; without it they are not shown.
+        wanted: episodes of each outcome.
     """
     mine = rows[(rows["method"] == reference) & rows["error"].isna()]
     right, was_right = mine["prediction"] == mine["label"], mine["prediction_before"] == mine["label"]
     repaired, broken, wrong = mine[right & ~was_right], mine[~right & was_right], mine[~right & ~was_right]
-    settings = ViewSettings(**views)
+    settings = from_plain(views)
+    images = _Images(sources, photos_root)
 
     def episodes(some: pd.DataFrame) -> list[Episode]:
         some = some.sort_values("confidence", ascending=False, kind="stable").drop_duplicates(["task", "image_id"])
         turn = some.groupby("task", sort=False).cumcount()  # first the best of each task, then the second best
         chosen = some.loc[turn.sort_values(kind="stable").index].head(wanted)
-        return [_episode(row, settings, classes, photos_root) for row in chosen.itertuples()]
+        return [_episode(row, settings, classes[str(row.task)], images) for row in chosen.itertuples()]
 
     return Gallery(episodes(repaired), episodes(broken), episodes(wrong), len(repaired), len(broken), len(wrong))

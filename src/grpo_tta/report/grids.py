@@ -1,4 +1,7 @@
-"""Tables as they are shown: one `Grid`, rendered as Markdown, as LaTeX, in the terminal and (by the template) as HTML."""
+"""Tables as they are shown: one `Grid`, rendered as Markdown and LaTeX here.
+
+`terminal` prints it and the template makes it HTML.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.report.tables import ZERO_SHOT, MethodResult, Results
@@ -20,7 +21,7 @@ NONE = "–"
 @final
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, whether it is the best of its block, and a note that is told rather than shown."""
+    """One cell: its text, whether it is the best of its block, and a note that shows under the pointer."""
 
     text: str
     best: bool = False
@@ -89,8 +90,8 @@ def _is_best(value: float, values: Iterable[float]) -> bool:
 
 def _accuracy_cell(results: Results, task: str, method: MethodResult, block: Sequence[MethodResult]) -> Cell:
     value = method.accuracy.get(task, np.nan)
-    rivals = [m.accuracy.get(task, np.nan) for m in block if results.is_full(m.name)]
-    return Cell(number(value), results.is_full(method.name) and _is_best(value, rivals))
+    others = [m.accuracy.get(task, np.nan) for m in block if results.is_full(m.name)]
+    return Cell(number(value), results.is_full(method.name) and _is_best(value, others))
 
 
 def _mean_cell(results: Results, method: MethodResult, block: Sequence[MethodResult], interval: bool = False) -> Cell:
@@ -100,11 +101,11 @@ def _mean_cell(results: Results, method: MethodResult, block: Sequence[MethodRes
         return Cell(NONE)
     mark = "†" if not results.is_complete(method.name) else "" if results.is_full(method.name) else "‡"
     text = number(method.shifted_mean) + mark + (f" ({low}–{high})" if interval else "")
-    rivals = [m.shifted_mean for m in block if results.is_complete(m.name) and results.is_full(m.name)]
-    return Cell(text, not mark and _is_best(method.shifted_mean, rivals), f"95 % interval {low} to {high}")
+    others = [m.shifted_mean for m in block if results.is_complete(m.name) and results.is_full(m.name)]
+    return Cell(text, not mark and _is_best(method.shifted_mean, others), f"95 % interval {low} to {high}")
 
 
-COST_COLUMNS = [Column(label, "cost an image") for label in ("fwd", "bwd", "ms", "MB")]
+COST_COLUMNS = [Column(label, "cost per image") for label in ("fwd", "bwd", "ms", "MB")]
 
 
 def _cost_cells(method: MethodResult) -> list[Cell]:
@@ -129,7 +130,7 @@ def accuracy_grid(results: Results) -> Grid:
 
 
 def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
-    """One row a method that fits a terminal: means by kind, the shifted mean with its interval, calibration, cost.
+    """One row per method that fits a terminal: means by kind, the shifted mean with its interval, calibration, cost.
 
     Args:
         results: of all methods.
@@ -149,8 +150,8 @@ def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
             cells = [Cell(m.scored_by)]
             for kind in kinds:
                 value = of_kind(m, kind)
-                rivals = [of_kind(other, kind) for other in block if results.is_full(other.name)]
-                cells.append(Cell(number(value), results.is_full(m.name) and _is_best(value, rivals)))
+                others = [of_kind(other, kind) for other in block if results.is_full(other.name)]
+                cells.append(Cell(number(value), results.is_full(m.name) and _is_best(value, others)))
             cells += [_mean_cell(results, m, block, interval=True), Cell(number(ece.get(m.name, np.nan)))]
             rows.append((m.name, [*cells, *_cost_cells(m), Cell(str(m.images)), Cell(str(m.errors))]))
         blocks.append(Block(title, rows))
@@ -228,17 +229,3 @@ def latex(grid: Grid) -> str:
             texts = [f"\\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in cells]
             lines.append(" & ".join([_tex(name), *texts]) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
-
-
-def rich_table(grid: Grid) -> Table:
-    """The grid for a terminal; blocks are set apart by rules."""
-    table = Table(title=grid.caption, title_justify="left", header_style="bold")
-    table.add_column("method", no_wrap=True)
-    for label in grid.labels():
-        table.add_column(label, justify="right")
-    for block in grid.blocks:
-        table.add_row(f"[dim italic]{escape(block.title)}[/dim italic]")
-        for name, cells in block.rows:
-            table.add_row(escape(name), *(f"[bold]{escape(c.text)}[/bold]" if c.best else escape(c.text) for c in cells))
-        table.add_section()
-    return table

@@ -11,17 +11,19 @@ from typing import Any, final
 import pandas as pd
 from rich.console import Console
 
-from grpo_tta.bench.records import find_runs, read_records, write_json
+from grpo_tta.bench.records import find_runs, read_records, read_run, write_json
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report import tables
+from grpo_tta.report.embed import data_uri
 from grpo_tta.report.figures import bar_colours, cost_figure, reliability_figure, shift_figure
-from grpo_tta.report.gallery import data_uri, make_gallery
-from grpo_tta.report.grids import accuracy_grid, compact_grid, latex, markdown, number, rich_table, stream_grid
+from grpo_tta.report.gallery import make_gallery
+from grpo_tta.report.grids import accuracy_grid, compact_grid, latex, markdown, number, stream_grid
 from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import calibration_error, reliability
 from grpo_tta.report.summary import is_correct, summarize
 from grpo_tta.report.sweep import is_sweep, write_sweep_report
+from grpo_tta.report.terminal import print_comparisons, print_errors, rich_table
 
 MUST_AGREE = ("model", "fingerprint", "views")
 """What runs must share for their rows to stand in one table; seeds, tasks, methods and shards may differ."""
@@ -34,10 +36,11 @@ class Runs:
 
     Attributes:
         rows: of all runs, in the order of the tables.
-        cost: method -> mean milliseconds an image and highest peak memory over the runs.
+        cost: method -> mean milliseconds per image and highest peak memory over the runs.
         about: `model`, `views` and the like, the same in all runs.
         methods: method -> its declaration in `run.json`.
-        classes: task -> class names, in the order of the labels; nothing of runs that did not record them.
+        classes: task -> class names, in the order of the labels.
+        sources: task -> where it comes from (`Task.source`).
         versions: of the software, each once.
         unfinished: a sentence on every task that a run has not finished.
     """
@@ -47,6 +50,7 @@ class Runs:
     about: dict[str, Any]
     methods: dict[str, Any]
     classes: dict[str, list[str]]
+    sources: dict[str, dict[str, Any]]
     versions: list[str]
     unfinished: list[str]
 
@@ -54,31 +58,21 @@ class Runs:
 def read_runs(folders: Sequence[Path]) -> Runs:
     """
     Raises:
-        UserError: no run, a folder without records or `run.json`, runs of different models, views or classes, or one method
-            under different settings.
+        UserError: no run, a folder without records or `run.json` or of another version, runs of different models, views or
+            classes, or one method under different settings.
     """
     if not folders:
         raise UserError("No run was named; give the --out folder of at least one run.")
     folders = find_runs(folders)
     rows = read_records(folders)
-    infos = []
-    for folder in folders:
-        path = Path(folder) / "run.json"
-        if not path.is_file():
-            raise UserError(f"{folder} holds records without a run.json; name the --out folder of a run.")
-        infos.append(json.loads(path.read_text()))
+    infos = [read_run(folder) for folder in folders]
     tables.check_settings(rows)
     for info, folder in zip(infos, folders, strict=True):
         for key in MUST_AGREE:
             if info[key] != infos[0][key]:
                 raise UserError(f"{folders[0]} and {folder} differ in their {key}; report them apart.")
-    classes: dict[str, list[str]] = {}
-    templates: dict[str, list[str]] = {}
-    for info, folder in zip(infos, folders, strict=True):
-        for what, known in (("classes", classes), ("templates", templates)):
-            for task, told in info.get(what, {}).items():
-                if known.setdefault(task, told) != told:
-                    raise UserError(f"{folder} and a run before it have other {what} for {task}; report them apart.")
+    classes = _agreed("classes", infos, folders)
+    _agreed("templates", infos, folders)
     tasks = [task for info in infos for task in info["tasks"]]
     methods = {name: declared for info in infos for name, declared in info["methods"].items()}
     return Runs(
@@ -87,13 +81,28 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         {key: infos[0][key] for key in MUST_AGREE},
         methods,
         classes,
+        {task: source for info in infos for task, source in info["sources"].items()},
         sorted(set(rows["versions"])),
         _unfinished(rows, infos),
     )
 
 
+def _agreed(what: str, infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Task -> what all runs of the task have in common.
+
+    Raises:
+        UserError: two runs differ.
+    """
+    known: dict[str, list[str]] = {}
+    for info, folder in zip(infos, folders, strict=True):
+        for task, found in info[what].items():
+            if known.setdefault(task, found) != found:
+                raise UserError(f"{folder} and a run before it have other {what} for {task}; report them apart.")
+    return known
+
+
 def _unfinished(rows: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Tasks of which no method of the runs has a row for every image that was to be seen, shards counted together."""
+    """A sentence for each task where no method of the runs has a row for every image; shards are counted together."""
     seen = rows.groupby(["seed", "task", "method"])["image_id"].nunique().groupby(["seed", "task"]).max()
     wanted = {
         (info["seed"], task): count
@@ -102,7 +111,8 @@ def _unfinished(rows: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> list[
         for task, count in info["tasks"].items()
     }
     return [
-        f"{task}: only {seen.get((seed, task), 0)} of {count} images were seen under seed {seed}; the same command goes on."
+        f"{task}: only {seen.get((seed, task), 0)} of {count} images were seen under seed {seed}; "
+        "run the same command again, it resumes."
         for (seed, task), count in wanted.items()
         if seen.get((seed, task), 0) < count
     ]
@@ -147,7 +157,7 @@ def write_report(
         "losses": tables.losses(rows, reference),
         "calibration": tables.calibration(rows),
         "flips": tables.flips(rows),
-        "collapse": tables.collapse(rows),
+        "collapse": tables.collapse(rows, found.classes),
         "errors": tables.errors(rows),
     }
     ece = tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
@@ -169,25 +179,15 @@ def write_report(
     console.print(rich_table(grids["compact"]))
     if "stream" in grids:
         console.print(rich_table(grids["stream"]))
-    _print_comparisons(frames["comparisons"], reference, console)
-    for told in found.unfinished:
-        console.print(told, style="yellow", markup=False)
-    if count := int(frames["errors"]["rows"].sum()):
-        console.print(f"[red]{count} rows hold an error and count as wrong; see {out / 'errors.csv'}.[/red]")
-    console.print(f"Page: {out / 'report.html'}")
+    print_comparisons(frames["comparisons"], console)
+    for sentence in found.unfinished:
+        console.print(sentence, style="yellow", markup=False)
+    print_errors(int(frames["errors"]["rows"].sum()), str(out / "errors.csv"), console)
+    console.print(f"Page: {out / 'report.html'}", markup=False)
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _print_comparisons(comparisons: pd.DataFrame, reference: str, console: Console) -> None:
-    for row in comparisons.itertuples():
-        console.print(
-            f"{reference} − {row.other}: [bold]{row.difference:+.1f}[/bold] points on the shifted mean "
-            f"[dim](95 % interval {row.low:+.1f} to {row.high:+.1f}; {row.wins} won, {row.losses} lost, "
-            f"p = {row.p_value:.2g})[/dim]"
-        )
 
 
 def _page(
@@ -218,7 +218,7 @@ def _page(
             row_count=len(rows),
             mine=results.methods[reference],
             rank=results.rank(reference, differences),
-            rivals=len(results.kin(reference)),
+            comparable=len(results.comparable(reference)),
             scored_by={name: m.scored_by for name, m in results.methods.items()},
             grids=grids,
             marks=[mark for mark in "†‡" if mark in markdown(grids["compact"])],
@@ -229,7 +229,7 @@ def _page(
             unfinished=runs.unfinished,
             diagnostics=_diagnostics(rows, frames).to_dict("records"),
             figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, photos_root=photos_root),
+            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, runs.sources, photos_root),
             settings={
                 str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
                 for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
@@ -239,13 +239,13 @@ def _page(
 
 
 def _diagnostics(rows: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row a method: calibration, flips and collapse over the shifted tasks, and the share of episodes that took a step."""
+    """One row per method: calibration, flips and collapse over the shifted tasks, and the share of episodes with an update."""
     with_group = rows[rows["kind"].isin(SHIFTED_MEAN) & (rows["group"].str.len() > 0)]
     return (
         tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
         .join(tables.over_shifted(frames["flips"], {"wrong_to_right": "sum", "right_to_wrong": "sum", "rows": "sum"}))
         .join(tables.over_shifted(frames["collapse"], {"labels": "mean", "entropy_before": "mean", "entropy": "mean"}))
-        .join(with_group.groupby("method", sort=False)["stepped"].mean().mul(100))
+        .join(with_group.groupby("method", sort=False)["updated"].mean().mul(100))
         .reset_index()
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -12,19 +12,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from grpo_tta.bench.records import find_runs, read_records
+from grpo_tta.bench.records import check_format, find_runs, read_records
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report.demo_figure import AFTER, GRID, OTHER
+from grpo_tta.report.embed import data_uri
 from grpo_tta.report.figures import FAINT, INK, bare, to_svg
-from grpo_tta.report.gallery import data_uri
 from grpo_tta.report.grids import number
 from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import mean_interval
 from grpo_tta.report.summary import is_correct, mean_difference, paired
+from grpo_tta.report.terminal import points_table
 
 FILE = "sweep.json"
 
@@ -32,7 +31,7 @@ FILE = "sweep.json"
 @final
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep as it lies on disk: `about` is its `sweep.json`, `rows` are those of all its legs and seeds."""
+    """One sweep as it lies on disk: `about` is its `sweep.json`, `rows` are those of all its run groups and seeds."""
 
     folder: Path
     about: dict[str, Any]
@@ -46,12 +45,13 @@ def is_sweep(folder: Path) -> bool:
 def read_sweep(folder: Path) -> Sweep:
     """
     Raises:
-        UserError: the sweep has not come to an end.
+        UserError: the sweep is not finished, or another version wrote it.
     """
     about = json.loads((folder / FILE).read_text())
-    runs = [run for leg in range(len(about["legs"])) for run in find_runs([folder / f"leg-{leg}"])]
+    check_format(folder, about)
+    runs = [run for group in range(len(about["run_groups"])) for run in find_runs([folder / f"group-{group}"])]
     unfinished = f"{folder} holds an unfinished sweep; run the same `grpo-tta sweep` once more, it resumes."
-    if any(not (run / "run.json").is_file() for run in runs) or len(runs) < len(about["legs"]) * len(about["seeds"]):
+    if any(not (run / "run.json").is_file() for run in runs) or len(runs) < len(about["run_groups"]) * len(about["seeds"]):
         raise UserError(unfinished)
     rows = read_records(runs)
     seen = rows.groupby("method").size()
@@ -83,7 +83,7 @@ def averaged(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def sweep_table(sweep: Sweep) -> pd.DataFrame:
-    """One row a point: accuracy in percent, difference to the base and to the control without update, in points, and cost.
+    """One row per point: accuracy in percent, difference to the base and to the control without update, in points, and cost.
 
     `milliseconds` is the method's own share in the sweep's runs, without views and frozen pass.
     """
@@ -105,7 +105,7 @@ def sweep_table(sweep: Sweep) -> pd.DataFrame:
             | dict(zip(("difference", "difference_low", "difference_high"), to_base, strict=True))
             | {"control": _mean(by_method[point["control"]])[0]}
             | dict(zip(("over_control", "over_control_low", "over_control_high"), to_control, strict=True))
-            | {name: float(fine[name].mean()) for name in ("forwards", "backwards", "milliseconds", "stepped", "clipped", "kl")}
+            | {name: float(fine[name].mean()) for name in ("forwards", "backwards", "milliseconds", "updated", "clipped", "kl")}
             | {"errors": int(mine["error"].notna().sum())}
         )
     frame = pd.DataFrame(out)
@@ -145,7 +145,7 @@ def axis_figure(axis: pd.DataFrame) -> str:
     log = curve and x.min() > 0 and x.max() / x.min() >= 8
     sides = axis["difference"] - axis["difference_low"], axis["difference_high"] - axis["difference"]
     spread = [side.clip(lower=0).to_numpy() for side in sides]
-    # the control is read on the same scale: its distance below the method is the paired difference of the two
+    # the control is drawn on the same scale: its distance below the method is the paired difference of the two
     control = (axis["difference"] - axis["over_control"]).to_numpy()
     if curve:
         ax.plot(x, control, "--", color=OTHER, lw=1.2, label="same rewards, no update")
@@ -176,9 +176,9 @@ def axis_figure(axis: pd.DataFrame) -> str:
     return to_svg(figure)
 
 
-def _surely(row: Mapping[Any, Any]) -> str:
-    """What the interval of a difference says: `better`, `worse` or nothing."""
-    return "better" if row["difference_low"] > 0 else "worse" if row["difference_high"] < 0 else ""
+def _surely(table: pd.DataFrame) -> np.ndarray:
+    """What the interval of each difference to the base says: `better`, `worse` or nothing."""
+    return np.select([table["difference_low"] > 0, table["difference_high"] < 0], ["better", "worse"], "")
 
 
 def write_sweep_report(folders: Sequence[Path], out: Path, *, console: Console) -> None:
@@ -196,37 +196,8 @@ def write_sweep_report(folders: Sequence[Path], out: Path, *, console: Console) 
     for name, frame in (("sweep", table), ("sweep-tasks", by_task(sweep))):
         frame.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (out / "report.html").write_text(_page(sweep, table, mean), encoding="utf-8")
-    console.print(_terminal(table, mean))
-    console.print(f"Page: {out / 'report.html'}")
-
-
-def _terminal(table: pd.DataFrame, mean: str) -> Table:
-    shown = Table(title=f"Sweep on the tuning split, {mean}", title_justify="left", header_style="bold")
-    for label in ("axis", "value"):
-        shown.add_column(label)
-    for label in ("%", "to the base", "95 % interval", "over the control", "95 % interval", "fwd", "ms", "errors"):
-        shown.add_column(label, justify="right")
-    for axis, points in table.groupby("axis", sort=False):
-        for place, row in enumerate(points.to_dict("records")):
-            style = {"better": "green", "worse": "red"}.get(_surely(row), "")
-            shown.add_row(
-                escape(str(axis)) if place == 0 else "",
-                escape(row["value"]) + (" (base)" if row["base"] else ""),
-                number(row["accuracy"]),
-                f"[{style}]{number(row['difference'], 1, True)}[/{style}]" if style else number(row["difference"], 1, True),
-                _interval(row, "difference"),
-                number(row["over_control"], 1, True),
-                _interval(row, "over_control"),
-                number(row["forwards"], 0),
-                number(row["milliseconds"]),
-                str(row["errors"]),
-            )
-        shown.add_section()
-    return shown
-
-
-def _interval(row: Mapping[Any, Any], name: str) -> str:
-    return f"{number(row[f'{name}_low'], 1, True)} to {number(row[f'{name}_high'], 1, True)}"
+    console.print(points_table(table.assign(surely=_surely(table)), mean))
+    console.print(f"Page: {out / 'report.html'}", markup=False)
 
 
 def _page(sweep: Sweep, table: pd.DataFrame, mean: str) -> str:
@@ -234,9 +205,9 @@ def _page(sweep: Sweep, table: pd.DataFrame, mean: str) -> str:
         {
             "title": str(title),
             "figure": data_uri("image/svg+xml", axis_figure(axis).encode()),
-            "rows": [row | {"surely": _surely(row)} for row in axis.to_dict("records")],
+            "rows": axis.to_dict("records"),
         }
-        for title, axis in table.groupby("axis", sort=False)
+        for title, axis in table.assign(surely=_surely(table)).groupby("axis", sort=False)
     ]
     about = sweep.about
     base = table[table["base"]]

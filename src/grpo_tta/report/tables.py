@@ -5,7 +5,6 @@ Frames with one row per method and task keep the streams, marked by their kind; 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
@@ -13,7 +12,6 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
-from grpo_tta.data import nano, photos
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report.statistics import calibration_error, compare_by_cluster, prediction_entropy
@@ -23,7 +21,7 @@ KINDS = ("source", "shifted", "cross-domain", "real", "stream")
 ZERO_SHOT = "zero-shot"
 CONTROLS = (ZERO_SHOT, "view-mean", "reward-argmax")
 """Methods without an update: whoever updates a model has to beat them on every task, or say where it does not."""
-NO_PEERS = (ZERO_SHOT, "reward-argmax")
+NOT_BASELINES = (ZERO_SHOT, "reward-argmax")
 """What is no method of its own: the frozen model, and our rewards without our update."""
 
 Cost = Mapping[str, Mapping[str, float]]
@@ -39,7 +37,8 @@ class MethodResult:
         shifted_mean: in percent, with its interval and the number of tasks that it covers.
         images: distinct images outside the streams.
         teacher_name: of the model that scores, where the reward is a teacher's.
-        forwards, backwards, ms, peak_memory_mb: an image.
+        forwards, backwards, ms: per image.
+        peak_memory_mb: highest of the process.
         errors: rows with an error.
     """
 
@@ -88,7 +87,7 @@ class Results:
         """Whether it saw as many images as any other; accuracies over fewer are compared by pairs alone."""
         return self.methods[method].images == max(m.images for m in self.methods.values())
 
-    def kin(self, method: str) -> list[str]:
+    def comparable(self, method: str) -> list[str]:
         """Methods of the same protocol that likewise have, or have not, a teacher, and a complete shifted mean."""
         mine = self.methods[method]
         same = [m for m in self.methods.values() if (m.protocol, m.teacher) == (mine.protocol, mine.teacher)]
@@ -100,23 +99,20 @@ class Results:
         Args:
             differences: other method -> points of the reference over it, on the images that both have seen.
         """
-        baselines = [m for m in self.kin(reference) if m in differences and m not in NO_PEERS and not is_ours(m)]
+        baselines = [m for m in self.comparable(reference) if m in differences and m not in NOT_BASELINES and not is_ours(m)]
         return min(baselines, key=lambda m: differences[m], default=None)
 
     def rank(self, reference: str, differences: Mapping[str, float]) -> int | None:
-        """Its place among its kin, each compared with it on the images that both have seen; None without its own mean."""
-        kin = self.kin(reference)
-        return 1 + sum(differences.get(m, 0.0) < 0 for m in kin) if reference in kin else None
+        """Its place among the comparable methods, each compared with it on the images that both have seen.
+
+        None where it has no complete shifted mean itself.
+        """
+        comparable = self.comparable(reference)
+        return 1 + sum(differences.get(m, 0.0) < 0 for m in comparable) if reference in comparable else None
 
 
 def is_ours(method: str) -> bool:
     return method.startswith("grpo-tta")
-
-
-def nano_place(image_id: str) -> tuple[str, str, int] | None:
-    """Task, split and number of an image of the nano suite, None for any other image."""
-    found = re.fullmatch(r"nano/([^/]+)/([^/]+)/(\d+)", image_id)
-    return (found[1], found[2], int(found[3])) if found and found[1] in nano.TASKS else None
 
 
 def check_settings(rows: pd.DataFrame) -> None:
@@ -172,7 +168,7 @@ def results(
 
 
 def flat(found: Results) -> pd.DataFrame:
-    """The results as one frame, a row a method and a column a task, the way `table.csv` holds them."""
+    """The results as one frame, one row per method and one column per task, the way `table.csv` holds them."""
     first = pd.DataFrame([{"method": m.name, "protocol": m.protocol, "reward": m.reward} for m in found.methods.values()])
     accuracy = pd.DataFrame([m.accuracy for m in found.methods.values()], columns=list(found.kinds))
     rest = pd.DataFrame([asdict(m) for m in found.methods.values()]).drop(columns=["name", "protocol", "reward", "accuracy"])
@@ -205,12 +201,12 @@ def comparisons(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def _contest(pairs: pd.DataFrame) -> dict[str, Any]:
     """Counts, test and difference in points of rows of `summary.paired`."""
-    pictures = pairs.groupby("image_id", sort=False).ngroup().to_numpy()  # the same image in several tasks is one
-    test = compare_by_cluster(pairs["difference"].to_numpy(), pictures)
+    clusters = pairs.groupby("image_id", sort=False).ngroup().to_numpy()  # the same image in several tasks is one
+    test = compare_by_cluster(pairs["difference"].to_numpy(), clusters)
     mean = mean_difference(pairs)
     low, high = mean["ci95"]
     return {
-        "images": int(pictures.max()) + 1,
+        "images": int(clusters.max()) + 1,
         "wins": test.wins,
         "losses": test.losses,
         "p_value": test.p_value,
@@ -275,26 +271,17 @@ def flips(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def class_count(of_task: pd.DataFrame) -> int:
-    """C of a task: as a suite declares it, else as many as the records speak of."""
-    first = of_task["image_id"].iloc[0]
-    place = nano_place(first)
-    declared = len(nano.TASKS[place[0]].classes) if place is not None else photos.class_count(first)
-    if declared is not None:
-        return declared
-    top5 = of_task["top5"].explode().max()
-    highest = max(of_task[["label", "prediction", "prediction_before"]].max().max(), -1 if pd.isna(top5) else top5)
-    return max(int(highest) + 1, 2)
+def collapse(rows: pd.DataFrame, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Entropy of the histogram of predictions over log C, before and after, beside that of the labels: 0 is collapse.
 
-
-def collapse(rows: pd.DataFrame) -> pd.DataFrame:
-    """Entropy of the histogram of predictions over log C, before and after, beside that of the labels: 0 is collapse."""
-    classes = {task: class_count(of_task) for task, of_task in rows.groupby("task", sort=False)}
+    Args:
+        classes: task -> class names.
+    """
     out = []
     for about, some in _per_method_and_task(rows):
         fine = some[some["error"].isna()]
         columns = {"labels": "label", "entropy_before": "prediction_before", "entropy": "prediction"}
-        C = classes[about["task"]]
+        C = len(classes[about["task"]])
         values = {k: prediction_entropy(fine[c].to_numpy(), C) if len(fine) else np.nan for k, c in columns.items()}
         out.append(about | {"classes": C} | values)
     return pd.DataFrame(out)
@@ -307,5 +294,5 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_shifted(frame: pd.DataFrame, how: Mapping[str, str]) -> pd.DataFrame:
-    """Per-task rows to one row a method, over the shifted tasks alone: column -> "mean" or "sum"."""
+    """Per-task rows to one row per method, over the shifted tasks alone: column -> "mean" or "sum"."""
     return frame[frame["kind"].isin(SHIFTED_MEAN)].groupby("method", sort=False).agg(dict(how))

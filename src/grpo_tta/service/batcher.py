@@ -1,4 +1,4 @@
-"""Gathers what many requests ask into batches for one worker thread. Knows nothing of images or HTTP."""
+"""Gathers the items of many requests into batches for one worker thread. Knows nothing of images or HTTP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar, final
 
+from grpo_tta.engine.retry import batch_or_each
 from grpo_tta.service.limits import RefusedError
 
 Key = TypeVar("Key", bound=Hashable)
@@ -61,16 +62,16 @@ class Batcher(Generic[Key, Item, Answer]):
         *,
         batch: int,
         gather_seconds: float = 0.003,
-        told: Callable[[int], None] = lambda n: None,
+        on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         """
         Args:
-            work: one answer an item, in order; called on the worker thread only.
+            work: one answer per item, in order. Called on the worker thread only.
             batch: most items of a call.
             gather_seconds: how long a batch that is not full waits for company.
-            told: is called on the event loop with the size of each batch.
+            on_batch: is called on the event loop with the size of each batch.
         """
-        self._work, self._batch, self._gather, self._told = work, batch, gather_seconds, told
+        self._work, self._batch, self._gather, self._on_batch = work, batch, gather_seconds, on_batch
         self._waiting: deque[_Job[Key, Item, Answer]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -96,7 +97,7 @@ class Batcher(Generic[Key, Item, Answer]):
         self._thread.shutdown()
 
     async def answers(self, key: Key, items: Sequence[Item]) -> list[Answer]:
-        """One answer an item. Where the caller is cancelled, items that no batch has taken yet leave the queue.
+        """One answer per item. Where the caller is cancelled, items that no batch has taken yet leave the queue.
 
         Raises:
             RefusedError: `shutting_down`.
@@ -129,7 +130,7 @@ class Batcher(Generic[Key, Item, Answer]):
                 continue
             jobs = self._take()
             self.in_work = len(jobs)
-            self._told(len(jobs))
+            self._on_batch(len(jobs))
             outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._outcomes, jobs)
             self.in_work = 0
             for job, outcome in zip(jobs, outcomes, strict=True):
@@ -153,12 +154,16 @@ class Batcher(Generic[Key, Item, Answer]):
 
     def _outcomes(self, jobs: list[_Job[Key, Item, Answer]]) -> list[Answer | _Failure]:
         """On the worker thread. A batch that fails is done again item by item, so that no one fails for a neighbour."""
-        try:
-            return list(self._work(jobs[0].key, [job.item for job in jobs]))
-        except Exception as error:  # handed to whoever asked; the worker must outlive it
-            if len(jobs) == 1:
-                return [_Failure(error)]
-        return [outcome for job in jobs for outcome in self._outcomes([job])]
+        key = jobs[0].key
+
+        def work(some: Sequence[_Job[Key, Item, Answer]]) -> list[Answer]:
+            return list(self._work(key, [job.item for job in some]))
+
+        outcomes: list[Answer | _Failure] = []
+        for _, found in batch_or_each(jobs, work):
+            # an exception is handed to whoever asked; the worker must outlive it
+            outcomes += [_Failure(found)] if isinstance(found, Exception) else found
+        return outcomes
 
 
 @final

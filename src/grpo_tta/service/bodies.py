@@ -29,21 +29,23 @@ class Asked:
 
 
 async def read_body(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body piece by piece. One that is too large is read on to twice the limit and thrown away before it is
-    refused: a client that is still sending would otherwise meet a closed connection in place of the answer.
+    """The body chunk by chunk.
+
+    One that is too large is read on to twice the limit and thrown away before it is refused. A client that is still sending
+    would otherwise meet a closed connection in place of the answer.
 
     Raises:
         RefusedError: `body_too_large`.
         ClientDisconnect: the client went away.
     """
-    seen = 0
-    async for piece in request.stream():
-        seen += len(piece)
-        if seen <= limits.body_bytes:
-            yield piece
-        elif seen > 2 * limits.body_bytes:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received <= limits.body_bytes:
+            yield chunk
+        elif received > 2 * limits.body_bytes:
             break
-    if seen > limits.body_bytes:
+    if received > limits.body_bytes:
         raise RefusedError("body_too_large", f"The request is longer than {limits.body_bytes} bytes; send less at once.")
 
 
@@ -59,7 +61,7 @@ async def read_multipart(request: Request, limits: Limits) -> Asked:
         read_body(request, limits),
         max_files=limits.images,
         max_fields=limits.labels,
-        max_part_size=4 * limits.label_characters + 4,  # of a field; UTF-8 takes at most four bytes a character
+        max_part_size=4 * limits.label_characters + 4,  # of a field; UTF-8 takes at most four bytes per character
     )
     try:
         form = await parser.parse()

@@ -7,7 +7,7 @@ from typing import final
 
 from PIL import Image
 
-from grpo_tta import GRPOTTA, Prediction
+from grpo_tta.classifier import GRPOTTA, Prediction
 
 Labels = tuple[str, ...] | None
 
@@ -22,7 +22,7 @@ class Classifiers:
     def __init__(self, own: GRPOTTA, *, batch: int, kept: int = 16) -> None:
         """
         Args:
-            own: answers requests without labels; lends its backbone, templates, settings, reward and seed to the others.
+            own: answers requests without labels. The others share its backbone, templates, settings and seed.
             batch: images adapted in one pass.
             kept: classifiers remembered for labels of requests.
         """
@@ -48,7 +48,6 @@ class Classifiers:
             labels,
             templates=own.policy.prompts.templates,
             settings=own.settings,
-            reward=own.reward,
             seed=own.seed,
             batch=self._batch,
             cache=False,  # strangers' labels must not fill the disk

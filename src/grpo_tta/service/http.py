@@ -18,7 +18,8 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from grpo_tta import GRPOTTA, Prediction, UserError
+from grpo_tta.classifier import GRPOTTA, Prediction
+from grpo_tta.errors import UserError
 from grpo_tta.service.batcher import Batcher, Places
 from grpo_tta.service.bodies import Asked, parse_json, read_body, read_multipart
 from grpo_tta.service.classifiers import Classifiers, Labels
@@ -44,7 +45,7 @@ class _Service:
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="grpo-tta-decode")
         work = Classifiers(classifier, batch=batch).predict
         self.batcher: Batcher[Labels, Image.Image, Prediction] = Batcher(
-            work, batch=batch, told=lambda n: self.metrics.batches.observe(n)
+            work, batch=batch, on_batch=lambda size: self.metrics.batches.observe(size)
         )
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.batcher.in_work, lambda: self.places.taken)
 
@@ -85,7 +86,7 @@ class _Service:
         if kind == "multipart/form-data":
             return await read_multipart(request, self.limits)
         if kind == "application/json":
-            body = b"".join([piece async for piece in read_body(request, self.limits)])
+            body = b"".join([chunk async for chunk in read_body(request, self.limits)])
             return await self._decoding(parse_json, body, self.limits)
         shown = kind[:80].encode(errors="replace").decode() or "nothing"
         raise RefusedError("unsupported_media_type", f"Send multipart/form-data or application/json, not {shown}.")

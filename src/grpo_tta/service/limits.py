@@ -80,7 +80,7 @@ class Limits:
         labels: of one request that brings its own.
         label_characters: of one label.
         queue: images accepted and not answered yet, those in work included.
-        queue_pixels: the same in pixels; bounds the memory that decoded images take (3 bytes a pixel).
+        queue_pixels: the same in pixels; bounds the memory that decoded images take (3 bytes per pixel).
         queue_bytes: of all requests that are being read or answered.
         seconds: from a request's first byte to its answer.
     """

@@ -1,4 +1,4 @@
-"""Runs the service until it is told to stop."""
+"""Runs the service until it is stopped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from grpo_tta import GRPOTTA
+from grpo_tta.classifier import GRPOTTA
 from grpo_tta.service.http import create_service
 from grpo_tta.service.limits import Limits
 from grpo_tta.service.listen import address, open_socket
@@ -18,7 +18,7 @@ def serve(classifier: GRPOTTA, *, host: str, port: int, limits: Limits, batch: i
 
     Args:
         port: 0 takes any free one.
-        announce: is told the address as soon as connections are accepted.
+        announce: is called with the address as soon as connections are accepted.
 
     Raises:
         UserError: the address cannot be listened on.

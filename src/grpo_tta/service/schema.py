@@ -22,7 +22,7 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """One answer an image, in the order in which they were sent."""
+    """One answer per image, in the order in which they were sent."""
 
     model: str
     labels: list[str]

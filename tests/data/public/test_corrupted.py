@@ -14,12 +14,13 @@ import pytest
 import torchvision
 from PIL import Image
 
-from grpo_tta.data.public.catalogue import CIFAR10, CIFAR100
+from grpo_tta.data.public.catalogue import FAMILIES
 from grpo_tta.data.public.check import check_benchmark
 from grpo_tta.data.public.cifar import read_cifar_c
-from grpo_tta.data.public.corrupted import CORRUPTIONS, SEVERITIES, corrupt, corrupted_tasks, cut
+from grpo_tta.data.public.corrupted import CORRUPTIONS, SEVERITIES, centre_crop, corrupt, corrupted_tasks
 from grpo_tta.data.public.load import benchmark_tasks, cells, corruptions_named
-from grpo_tta.data.public.published import FAMILIES
+from grpo_tta.data.public.sets.cifar10 import CIFAR10
+from grpo_tta.data.public.sets.cifar100 import CIFAR100
 from grpo_tta.data.public.spec import Benchmark
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError
@@ -95,11 +96,11 @@ def test_small_images_and_wrong_names() -> None:
 def test_cut_is_that_of_imagenet_c() -> None:
     wide = Image.new("RGB", (1000, 500))
     wide.paste((255, 255, 255), (500, 0, 1000, 500))
-    assert cut(wide).size == (224, 224)
-    half = np.asarray(cut(wide), float).mean((0, 2))
+    assert centre_crop(wide).size == (224, 224)
+    half = np.asarray(centre_crop(wide), float).mean((0, 2))
     assert half[:110].max() < 8  # the centre stays the centre
     assert half[114:].min() > 247
-    assert cut(Image.new("RGB", (300, 223))).size == (300, 223)
+    assert centre_crop(Image.new("RGB", (300, 223))).size == (300, 223)
 
 
 def test_tasks_are_corrupted_on_the_fly() -> None:

@@ -98,7 +98,7 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     gone = tree.images[1]
     gone.unlink()
     if name in ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2"):
-        # these publish no file list: the class is told where it is empty, and the total always
+        # these publish no file list: the class is named where it is empty, and the total always
         assert f"{gone.parent.name} (" in problems(tree)
         assert f"{len(tree.images) - 1} images instead of {len(tree.images)}" in problems(tree)
     else:

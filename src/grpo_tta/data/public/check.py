@@ -31,6 +31,7 @@ class Check:
         decoded: images that were opened; 0 where reading them was skipped.
         problems: what is wrong, a sentence each.
         source, layout, licence: what to download from where, and the files as they should lie.
+        notes: what was left out and is no problem, a sentence each.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Check:
     source: tuple[str, ...]
     layout: tuple[str, ...]
     licence: str
+    notes: tuple[str, ...] = ()
 
 
 def check_benchmark(
@@ -55,7 +57,7 @@ def check_benchmark(
     download: bool = False,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Check:
-    """Counts, class order, splits, and (with `decode`) every image; what is wrong is told, not raised."""
+    """Counts, class order, splits, and (with `decode`) every image; what is wrong is reported, not raised."""
     how = (benchmark.source, benchmark.layout, benchmark.licence)
     try:
         listing = list_benchmark(benchmark, root, part, official=official, download=download)
@@ -66,8 +68,8 @@ def check_benchmark(
     if decode:
         damaged = _damaged(listing.ids, listing.read, progress)
         decoded = len(listing.ids)
-        told_missing = any("is missing" in problem for problem in problems)
-        problems += name_some("{}", [text for text in damaged if not (told_missing and "no such file" in text)])
+        known_missing = any("is missing" in problem for problem in problems)
+        problems += name_some("{}", [text for text in damaged if not (known_missing and "no such file" in text)])
     where, classes, images = str(listing.where), len(listing.classes), len(listing.ids)
     return Check(benchmark.name, where, listing.origin, classes, images, decoded, tuple(problems), *how)
 
@@ -92,7 +94,7 @@ def check_custom(kind: str, path: Path, *, decode: bool = True, progress: Callab
     damaged = _damaged(task.image_ids, lambda number: task.load(number)[0], progress) if decode else []
     count = len(task.image_ids)
     problems = tuple(name_some("{}", damaged))
-    return Check(kind, str(path), "all images", len(task.classes), count, count if decode else 0, problems, *how)
+    return Check(kind, str(path), "all images", len(task.classes), count, count if decode else 0, problems, *how, task.notes)
 
 
 def _damaged(ids: Sequence[str], read: Callable[[int], Image.Image], progress: Callable[[int], None]) -> list[str]:

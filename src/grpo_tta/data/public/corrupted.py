@@ -31,7 +31,7 @@ CORRUPTIONS = tuple(name for names in CORRUPTION_GROUPS.values() for name in nam
 SEVERITIES = (1, 2, 3, 4, 5)
 _RESIZE, _CROP, _SMALLEST = 256, 224, 32
 _SEEDED_BY_ARGUMENT = ("impulse_noise", "glass_blur")  # these two draw from generators of their own
-_numpy_state = threading.Lock()  # the library draws from NumPy's global generator, which is lent to one call at a time
+_numpy_state = threading.Lock()  # the library draws from NumPy's global generator, which one call at a time may use
 
 
 def check_corruptions(names: Sequence[str], severities: Sequence[int]) -> None:
@@ -47,7 +47,7 @@ def check_corruptions(names: Sequence[str], severities: Sequence[int]) -> None:
             raise UserError(f"Severity {severity} does not exist; use 1, 2, 3, 4 or 5.")
 
 
-def cut(image: Image.Image) -> Image.Image:
+def centre_crop(image: Image.Image) -> Image.Image:
     """What ImageNet-C corrupts: shorter side to 256, then the central 224 x 224. Smaller images stay whole, for the
     severities are set for 224 pixels and enlarging would blur."""
     if min(image.size) < _CROP:
@@ -100,6 +100,7 @@ def corrupted_tasks(tasks: Sequence[Task], names: Sequence[str], severities: Seq
 def _corrupted(task: Task, name: str, severity: int) -> Task:
     def load(number: int) -> tuple[Image.Image, int]:
         image, label = task.load(number)
-        return corrupt(cut(image.convert("RGB")), name, severity, random_key(task, number, image)), label
+        return corrupt(centre_crop(image.convert("RGB")), name, severity, random_key(task, number, image)), label
 
-    return replace(task, name=f"{task.name}-{name}-{severity}", kind="shifted", load=load)
+    source = {**task.source, "corruption": name, "severity": severity} if task.source else {}
+    return replace(task, name=f"{task.name}-{name}-{severity}", kind="shifted", load=load, source=source)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from grpo_tta.data.public.catalogue import BENCHMARKS, FIFTEEN
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
+from grpo_tta.data.public.catalogue import BENCHMARKS, FAMILIES, FIFTEEN
 from grpo_tta.data.public.corrupted import CORRUPTIONS, check_corruptions, corrupted_tasks
 from grpo_tta.data.public.imagenet import ensemble_templates
 from grpo_tta.data.public.official import fetch, read_official
-from grpo_tta.data.public.published import FAMILIES
-from grpo_tta.data.public.spec import FIELD_TEMPLATE, Benchmark, Listing, NotFoundError, Part
-from grpo_tta.data.tasks import Task, evenly
+from grpo_tta.data.public.spec import Benchmark, Listing, NotFoundError, Part
+from grpo_tta.data.tasks import Task, check_split, evenly
 from grpo_tta.errors import UserError
 
 ALL = "fifteen"
 OWN_TEMPLATE = "coop"
-_PARTS: Mapping[str, Part] = {"reporting": "reporting", "tuning": "tuning"}
 
 
 def part_named(split: str) -> Part:
@@ -27,9 +27,7 @@ def part_named(split: str) -> Part:
     Raises:
         UserError: there is no such split.
     """
-    if split not in _PARTS:
-        raise UserError(f"Unknown split {split!r}; choose reporting or tuning.")
-    return _PARTS[split]
+    return check_split(split)
 
 
 def corruptions_named(names: Sequence[str], severities: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -91,11 +89,19 @@ def list_benchmark(benchmark: Benchmark, root: Path, part: Part, *, official: bo
     return read()
 
 
-def to_task(benchmark: Benchmark, listing: Listing, *, template: str = FIELD_TEMPLATE, limit: int | None = None) -> Task:
+def to_task(
+    benchmark: Benchmark,
+    listing: Listing,
+    *,
+    template: str = DEFAULT_TEMPLATE,
+    limit: int | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> Task:
     """
     Args:
         template: with `{}`; "coop" for CoOp's own of this benchmark; the field's common one by default.
         limit: at most so many images, taken evenly from the whole.
+        source: of the task; none by default.
 
     Raises:
         UserError: something is wrong with what is on disk, or the limit leaves nothing.
@@ -104,7 +110,7 @@ def to_task(benchmark: Benchmark, listing: Listing, *, template: str = FIELD_TEM
         more = f" (and {len(listing.problems) - 1} more)" if len(listing.problems) > 1 else ""
         raise UserError(
             f"{benchmark.title} in {listing.where}: {listing.problems[0]}{more}; put that right, "
-            f"'grpo-tta datasets check {benchmark.name}' tells everything that is wrong."
+            f"'grpo-tta datasets check {benchmark.name}' lists everything that is wrong."
         )
     keep = evenly(len(listing.ids), limit)
     labels = [listing.labels[i] for i in keep]
@@ -122,6 +128,7 @@ def to_task(benchmark: Benchmark, listing: Listing, *, template: str = FIELD_TEM
         load,
         repeated_names=len(set(listing.classes)) < len(listing.classes),
         by_class=True,
+        source=source or {},
     )
 
 
@@ -130,7 +137,7 @@ def benchmark_tasks(
     root: Path,
     *,
     part: Part = "reporting",
-    template: str = FIELD_TEMPLATE,
+    template: str = DEFAULT_TEMPLATE,
     limit: int | None = None,
     corruptions: Sequence[str] = (),
     severities: Sequence[int] = (5,),
@@ -153,8 +160,10 @@ def benchmark_tasks(
     for name in names_meant(names):
         for benchmark in cells(name, corruptions, severities):
             listing = list_benchmark(benchmark, root, part, official=official, download=download)
+            source = {"dataset": benchmark.name, "root": str(root), "split": part, "official": official}
+            source |= {"template": template, "limit": limit}
             if official:  # other images and names: a table must not confuse the two
                 benchmark = replace(benchmark, name=f"{benchmark.name}-official")
-            task = to_task(benchmark, listing, template=template, limit=limit)
+            task = to_task(benchmark, listing, template=template, limit=limit, source=source)
             tasks += corrupted_tasks([task], corruptions, severities) if corruptions and name not in FAMILIES else [task]
     return tasks

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 from PIL import Image
 
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data.tasks import Kind
 from grpo_tta.errors import UserError
 
 Part = Literal["reporting", "tuning"]
-FIELD_TEMPLATE = "a photo of a {}."
+UNKNOWN_LICENCE = "not stated by its authors; research use"
 SHOWN = 5
-"""So many names of missing files are told; the rest is counted."""
+"""So many names of missing files are written out; the rest is counted."""
 
 
 @final
@@ -83,7 +85,8 @@ class Benchmark:
         split_file: CoOp's list of train, val and test images.
         tuning_images: images of its val part.
         class_of: path in the split file -> the class name it must carry there.
-        annotation: the data set's own list of class names, where paths do not tell the class.
+        annotation: the data set's own list of class names, where paths do not hold the class.
+        names_in: annotation file -> the class names in it, in the order of the labels.
         own_template: CoOp's hand-written one.
         downloads: (class of torchvision.datasets, its options) that `--download` runs.
         official: torchvision's own test split.
@@ -107,10 +110,63 @@ class Benchmark:
     tuning_images: int | None = None
     class_of: Callable[[str], str] | None = None
     annotation: str = ""
-    own_template: str = FIELD_TEMPLATE
+    names_in: Callable[[Path], list[str]] | None = None
+    own_template: str = DEFAULT_TEMPLATE
     downloads: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
     official: Official | None = None
     root_itself: bool = True
+
+
+class CellReader(Protocol):
+    """Reads one corruption at one severity."""
+
+    def __call__(self, benchmark: Benchmark, root: Path, part: Part, *, corruption: str, severity: int) -> Listing: ...
+
+
+@final
+@dataclass(frozen=True)
+class Family:
+    """A published corrupted test set of fifteen corruptions and five severities each: a benchmark per cell.
+
+    Attributes:
+        name, title: of the family.
+        clean: the benchmark that was corrupted.
+        read: reads one cell.
+        folders: (corruption, severity) -> folders of the images below the root, tried in turn.
+        source, layout, licence: as in `Benchmark`.
+    """
+
+    name: str
+    title: str
+    clean: Benchmark
+    read: CellReader
+    folders: Callable[[str, int], tuple[str, ...]]
+    source: tuple[str, ...]
+    layout: tuple[str, ...]
+    licence: str
+
+    def cell(self, corruption: str, severity: int) -> Benchmark:
+        """One corruption at one severity as a benchmark of its own."""
+        return Benchmark(
+            name=f"{self.name}-{corruption}-{severity}",
+            title=f"{self.title} ({corruption}, severity {severity})",
+            kind="shifted",
+            classes=self.clean.classes,
+            images=self.clean.images,
+            per_class=self.clean.per_class,
+            file_name=self.clean.file_name,
+            read=partial(self.read, corruption=corruption, severity=severity),
+            folders=self.folders(corruption, severity),
+            source=self.source,
+            layout=self.layout,
+            licence=self.licence,
+            root_itself=False,  # a folder of clean images looks just like one of corrupted ones
+        )
+
+
+def from_coop(files: str) -> str:
+    """Where to download files that CoOp publishes."""
+    return f"{files} from CoOp's page github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 
 
 def no_tuning_part(benchmark: Benchmark, part: Part) -> None:
@@ -158,7 +214,7 @@ def wrong_number(what: str, found: int, expected: int) -> list[str]:
 def name_some(sentence: str, names: Iterable[str]) -> list[str]:
     """`sentence`, which holds one `{}`, for the first few names, and a count of the rest."""
     names = list(names)
-    told = [sentence.format(name) for name in names[:SHOWN]]
+    shown = [sentence.format(name) for name in names[:SHOWN]]
     if len(names) > SHOWN:
-        told.append(f"and {len(names) - SHOWN} more like this")
-    return told
+        shown.append(f"and {len(names) - SHOWN} more like this")
+    return shown

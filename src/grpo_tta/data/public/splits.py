@@ -1,14 +1,13 @@
 """The nine benchmarks whose field-wide test set is CoOp's: a split_zhou_*.json beside the images.
 
 The file holds train, val and test lists of [path, label, class name]. The name travels with the label in every row, and
-where path or an annotation file of the data set tells the class as well, the two must agree: so a renamed or permuted
+where path or an annotation file of the data set holds the class as well, the two must agree: so a renamed or permuted
 class cannot pass.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,43 +19,9 @@ _PARTS: Mapping[Part, str] = {"reporting": "test", "tuning": "val"}
 _ALL_PARTS = ("train", "val", "test")
 Row = tuple[str, int, str]
 
-CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
-EUROSAT_NAMES = {
-    "AnnualCrop": "Annual Crop Land",
-    "Forest": "Forest",
-    "HerbaceousVegetation": "Herbaceous Vegetation Land",
-    "Highway": "Highway or Road",
-    "Industrial": "Industrial Buildings",
-    "Pasture": "Pasture Land",
-    "PermanentCrop": "Permanent Crop Land",
-    "Residential": "Residential Buildings",
-    "River": "River",
-    "SeaLake": "Sea or Lake",
-}
-
 
 def class_by_folder(path: str) -> str:
     return PurePosixPath(path).parent.name
-
-
-def class_of_caltech(path: str) -> str:
-    folder = class_by_folder(path)
-    return CALTECH_NAMES.get(folder, folder)
-
-
-def class_of_eurosat(path: str) -> str:
-    folder = class_by_folder(path)
-    return EUROSAT_NAMES.get(folder, folder)
-
-
-def class_of_pets(path: str) -> str:
-    """ "yorkshire_terrier_12.jpg" -> "yorkshire_terrier"; cats are capitalised on disk."""
-    return PurePosixPath(path).stem.rpartition("_")[0].lower()
-
-
-def class_of_sun(path: str) -> str:
-    """ "a/apse/indoor/sun_x.jpg" -> "indoor apse": CoOp drops the initial and turns the words round."""
-    return " ".join(reversed(PurePosixPath(path).parts[1:-1]))
 
 
 def read_split(benchmark: Benchmark, root: Path, part: Part) -> Listing:
@@ -135,8 +100,8 @@ def _classes(benchmark: Benchmark, split: Mapping[str, Sequence[Row]]) -> tuple[
     for path, label, name in (row for part in _ALL_PARTS for row in split[part]):
         if names.setdefault(label, name) != name:
             problems[f"label {label} is called both {names[label]!r} and {name!r} in {benchmark.split_file}"] = None
-        if benchmark.class_of is not None and (told := benchmark.class_of(path)) != name:
-            problems[f"the class {name!r} of {benchmark.split_file} is called {told!r} on disk"] = None
+        if benchmark.class_of is not None and (on_disk := benchmark.class_of(path)) != name:
+            problems[f"the class {name!r} of {benchmark.split_file} is called {on_disk!r} on disk"] = None
     twice = sorted({n for n in names.values() if list(names.values()).count(n) > 1})
     found = list(problems)
     found += [f"the class {name!r} has more than one label in {benchmark.split_file}" for name in twice]
@@ -153,30 +118,17 @@ def _annotations(benchmark: Benchmark, places: Sequence[Path], classes: Sequence
         UserError: the list is damaged.
     """
     path = next((p / benchmark.annotation for p in places if (p / benchmark.annotation).is_file()), None)
-    if path is None:
+    if path is None or benchmark.names_in is None:
         return []
     try:
-        told = _cars_names(path) if path.suffix == ".mat" else _flower_names(path)
+        listed = benchmark.names_in(path)
     except Exception as error:  # SciPy raises all kinds on a damaged file
         raise UserError(f"{path}: truncated or damaged ({error!r}); download it again.") from None
-    if len(told) != len(classes):
-        return [f"{path.name} holds {len(told)} classes, {benchmark.split_file} {len(classes)}"]
-    wrong = [(label, *pair) for label, pair in enumerate(zip(classes, told, strict=True)) if pair[0] != pair[1]]
+    if len(listed) != len(classes):
+        return [f"{path.name} holds {len(listed)} classes, {benchmark.split_file} {len(classes)}"]
+    wrong = [(label, *pair) for label, pair in enumerate(zip(classes, listed, strict=True)) if pair[0] != pair[1]]
     sentences = [f"class {n} is called {a!r} in {benchmark.split_file} and {b!r} in {path.name}" for n, a, b in wrong]
     return name_some("{}", sentences)
-
-
-def _flower_names(path: Path) -> list[str]:
-    content = json.loads(path.read_text())
-    return [content[str(number)] for number in range(1, len(content) + 1)]
-
-
-def _cars_names(path: Path) -> list[str]:
-    """ "Acura RL Sedan 2012" -> "2012 Acura RL Sedan", as CoOp has it."""
-    from scipy.io import loadmat
-
-    names = loadmat(str(path), squeeze_me=True)["class_names"]
-    return [re.sub(r"^(.*) (\d{4})$", r"\2 \1", str(name)) for name in names]
 
 
 def _overlaps(split: Mapping[str, Sequence[Row]]) -> list[str]:

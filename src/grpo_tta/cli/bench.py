@@ -1,0 +1,169 @@
+"""`grpo-tta bench`: methods measured side by side. Heavy imports happen inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_tta.cli.bench_options import BenchOptions
+from grpo_tta.cli.command import command_line, command_of
+from grpo_tta.cli.options import make_console, ray_settings, read_seeds, settings_of, split_list
+from grpo_tta.cli.report import report
+from grpo_tta.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grpo_tta.bench.runs import RunSettings
+    from grpo_tta.cluster.settings import RaySettings
+    from grpo_tta.data.choose import Choice
+    from grpo_tta.engine.interface import Method
+
+NOT_FOR_WORKERS = ("workers", "task_share", "with_report")
+
+
+@command_of(BenchOptions)
+def bench(options: BenchOptions) -> None:
+    """Measure methods on the nano suite, photographs, benchmarks or your own labelled images. Zero-shot is always beside."""
+    ray = ray_settings(options, options.chunk)
+    console = make_console()
+    if ray:
+        _bench_on_ray(options, ray)
+    else:
+        _bench_here(options, console)
+    if options.with_report:
+        report([Path(options.out)], Path(options.out) / "report", photos_root=options.photos_root)
+    else:
+        console.print(f"Records in {options.out}. Next: grpo-tta report {options.out} --out {options.out}/report", markup=False)
+
+
+def _bench_here(options: BenchOptions, console: Console) -> None:
+    from grpo_tta.backbones.base import check_dtype, load_backbone
+    from grpo_tta.baselines.teacher import taught_methods
+    from grpo_tta.bench.records import read_errors
+    from grpo_tta.bench.table import TablePlan, run_table
+    from grpo_tta.bench.workers import worker_commands
+    from grpo_tta.data.choose import choose_tasks
+
+    precision = check_dtype(options.dtype)
+    tasks = choose_tasks(_choice(options))
+    settings = _run_settings(options)
+    methods = _methods(options)
+    if options.teacher:
+        teacher = load_backbone(options.teacher, device=options.device, download=options.download)
+        methods += taught_methods(_names(options), teacher)
+    plan = TablePlan(
+        seeds=read_seeds(options.seeds) if options.seeds else [options.seed],
+        expensive_limit=options.limit_heavy,
+        workers=worker_commands(command_line(options, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else (),
+    )
+    folders = run_table(
+        load_backbone(_model(options), device=options.device, download=options.download, dtype=precision),
+        tasks,
+        methods,
+        Path(options.out),
+        settings,
+        console,
+        plan,
+    )
+    if len(errors := read_errors(folders)):
+        first = errors.iloc[0]
+        message = f"{first['method']} on {first['image_id']}: {first['error']}"
+        console.print(f"{len(errors)} rows hold an error and count as wrong. The first: {message}", style="red", markup=False)
+
+
+def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
+    from grpo_tta.backbones.base import check_dtype
+    from grpo_tta.cluster.jobs import ModelName
+    from grpo_tta.cluster.ray_data import bench_on_ray
+    from grpo_tta.cluster.sources import TaskSource, manifest_source
+    from grpo_tta.data.choose import choose_tasks
+
+    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype))
+    # Ray reads the user's own images itself, wherever they lie
+    tasks = choose_tasks(_choice(options)) if options.data is None else []
+    settings = replace(_run_settings(options), seed=options.seed)
+    local_only = settings.shard != (0, 1) or options.workers > 1 or options.seeds or options.limit_heavy or options.teacher
+    beside_data = options.limit is not None or options.corruptions or options.dataset
+    if local_only or (options.data is not None and beside_data):
+        raise UserError(
+            "Ray shares the work out itself: leave out --shard, --workers, --seeds, --limit-heavy and --teacher, "
+            "and beside --data also --limit, --corruptions and --dataset."
+        )
+    if options.data is None:
+        bench_on_ray(model, TaskSource(tuple(tasks)), _methods(options), options.out, settings, ray)
+    else:
+        source = manifest_source(options.data, options.out, options.template, options.labels_file)
+        bench_on_ray(model, source, _methods(options), options.out, settings, ray)
+
+
+def _choice(options: BenchOptions) -> Choice:
+    from grpo_tta.data.choose import Choice
+
+    return Choice(
+        suite=options.suite,
+        tasks=tuple(split_list(options.tasks)) if options.tasks else None,
+        photos_root=options.photos_root,
+        split=options.split,
+        limit=options.limit,
+        data=None if options.data is None else Path(options.data),
+        labels_file=options.labels_file,
+        template=options.template,
+        datasets=tuple(split_list(options.dataset)) if options.dataset else (),
+        root=options.root,
+        official_split=options.official_split,
+        corruptions=tuple(split_list(options.corruptions)) if options.corruptions else (),
+        severities=tuple(split_list(options.severities)),
+        download=options.download,
+    )
+
+
+def _model(options: BenchOptions) -> str:
+    photos = options.suite == "photos" and options.data is None and not options.dataset
+    return options.model or ("photo-clip" if photos else "nano-clip")
+
+
+def _names(options: BenchOptions) -> list[str]:
+    wanted = split_list(options.methods)
+    return wanted if "all" in wanted or "zero-shot" in wanted else ["zero-shot", *wanted]
+
+
+def _methods(options: BenchOptions) -> list[Method]:
+    """The methods that were named and, where `--set` was given, one more row."""
+    from grpo_tta.baselines.registry import choose_methods
+
+    return choose_methods(_names(options)) + own_rows(options.assignments)
+
+
+def own_rows(assignments: Sequence[str]) -> list[Method]:
+    """One method: grpo-tta with these assignments, which are also in its name. None where there are none.
+
+    Raises:
+        UserError: an unknown setting, or a value that cannot be read or does not fit.
+    """
+    if not assignments:
+        return []
+    from grpo_tta.method.grpo import grpo_method
+
+    return [grpo_method(settings_of("default", assignments), f"grpo-tta[{','.join(assignments)}]")]
+
+
+def _run_settings(options: BenchOptions) -> RunSettings:
+    from grpo_tta.bench.runs import RunSettings
+
+    shard, share = read_share(options.shard), read_share(options.task_share)
+    return RunSettings(batch=options.batch, chunk=options.chunk, shard=shard, task_share=share)
+
+
+def read_share(text: str) -> tuple[int, int]:
+    """`i/n`.
+
+    Raises:
+        UserError: it is written otherwise.
+    """
+    first, slash, count = text.partition("/")
+    if not slash or not first.isdigit() or not count.isdigit():
+        raise UserError(f"Shard {text!r} cannot be read; write i/n, for example 0/2.")
+    return int(first), int(count)

@@ -1,0 +1,123 @@
+"""Where the images of a benchmark come from: tasks that draw their own, or a manifest of the user's. Imports no Ray."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import pyarrow as pa
+from PIL import Image
+
+from grpo_tta.backbones.base import Backbone
+from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.bench.runner import task_policy
+from grpo_tta.cluster.manifest import Images, Manifest, open_manifest
+from grpo_tta.data.labels import class_names, own_names, read_labels
+from grpo_tta.data.tasks import Task
+from grpo_tta.engine.policy import Policy
+from grpo_tta.errors import UserError
+
+
+class Source(Protocol):
+    """Where the images of a benchmark come from. Travels to the actors.
+
+    Attributes:
+        counts: task -> how many images.
+        sources: task -> where it comes from, where a report can show its images.
+    """
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+    def policy(self, backbone: Backbone, name: str) -> Policy:
+        """The frozen model with the prompts of a task."""
+        ...
+
+    def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
+        """Rows of the manifest by task: the task, numbers of its images, places in its stream."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class TaskSource:
+    """Tasks that draw their own images from a number (the nano suite)."""
+
+    tasks: tuple[Task, ...]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return {task.name: len(task.image_ids) for task in self.tasks}
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        return {task.name: dict(task.source) for task in self.tasks}
+
+    def policy(self, backbone: Backbone, name: str) -> Policy:
+        (task,) = (task for task in self.tasks if task.name == name)
+        return task_policy(backbone, task)
+
+    def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
+        rows = table.select(["task", "number", "order"]).to_pylist()
+        for task in self.tasks:
+            if mine := [row for row in rows if row["task"] == task.name]:
+                yield task, [row["number"] for row in mine], [row["order"] for row in mine]
+
+
+@final
+@dataclass(frozen=True)
+class ManifestSource:
+    """One task of the user's own: its labels as they stand in the manifest, in order, with the name of each for prompts."""
+
+    manifest: Manifest
+    names: Mapping[str, str]
+    template: str
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return {self.manifest.name: self.manifest.rows}
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        return class_names(self.names)
+
+    def policy(self, backbone: Backbone, name: str) -> Policy:
+        return Policy(backbone, make_prompts(backbone, self._classes, (self.template,), (self.template,)))
+
+    def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
+        ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
+        places = table["order"].to_pylist() if "order" in table.column_names else [-1] * len(ids)
+        images = Images(table, self.manifest.base)
+        numbers = {label: number for number, label in enumerate(self.names)}
+
+        def load(number: int) -> tuple[Image.Image, int]:
+            label = labels[number]
+            if label is None or str(label) not in numbers:
+                raise UserError(f"{ids[number]}: label {label!r} is unknown; add it to the labels file or correct the row.")
+            return images.load(number), numbers[str(label)]
+
+        names, prompts = self._classes, (self.template,)
+        task = Task(self.manifest.name, "real", names, self.template, prompts, ids, load, keyed_by="pixels")  # as locally
+        with contextlib.closing(images):
+            yield task, list(range(len(ids))), places
+
+
+def manifest_source(data: str, out: str, template: str, labels_file: Path | None) -> ManifestSource:
+    """The user's own images with labels; without a labels file, the names found in the data, sorted.
+
+    Raises:
+        UserError: as `open_manifest` and `read_labels`.
+    """
+    manifest = open_manifest(data, out, labelled=True)
+    names = read_labels(labels_file) if labels_file else own_names(manifest.labels(), data)
+    return ManifestSource(manifest, names, template)

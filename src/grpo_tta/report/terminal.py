@@ -1,0 +1,147 @@
+"""Tables and sentences on a terminal. Names and texts of users are never read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grpo_tta.data.tasks import SHIFTED_MEAN
+from grpo_tta.report.grids import Grid, number
+from grpo_tta.report.summary import paired_difference
+
+SURELY = {"better": "green", "worse": "red"}
+"""Colours of a difference whose interval excludes zero."""
+
+
+def _table(title: str) -> Table:
+    return Table(title=Text(title), title_justify="left", header_style="bold")
+
+
+def rich_table(grid: Grid) -> Table:
+    """A grid of the report; blocks are set apart by rules."""
+    table = _table(grid.caption)
+    table.add_column("method", no_wrap=True)
+    for label in grid.labels():
+        table.add_column(Text(label), justify="right")
+    for block in grid.blocks:
+        table.add_row(Text(block.title, "dim italic"))
+        for name, cells in block.rows:
+            table.add_row(Text(name), *(Text(cell.text, "bold" if cell.best else "") for cell in cells))
+        table.add_section()
+    return table
+
+
+def _accuracy(entry: Mapping[str, Any], best: bool) -> Text:
+    low, high = entry["ci95"]
+    accuracy = Text(f"{100 * entry['accuracy']:.1f}").append(f" {100 * low:.0f}–{100 * high:.0f}", "dim")
+    if best:
+        accuracy.stylize("bold")
+    return accuracy
+
+
+def summary_table(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]]) -> Table:
+    """Accuracy in percent with its 95 % interval, per task and method, and what each method costs.
+
+    Args:
+        summary: of `summary.summarize`.
+        cost: method -> {"ms": ..., "peak_memory_mb": ...}.
+    """
+    names = list(summary["methods"])
+    table = _table("Top-1 accuracy in % with 95 % interval")
+    table.add_column("task", no_wrap=True)
+    table.add_column("kind", style="dim", no_wrap=True)
+    table.add_column("n", justify="right")
+    for name in names:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+
+    def accuracies(entries: Mapping[str, Mapping[str, Any]]) -> list[Text]:
+        top = max(entry["accuracy"] for entry in entries.values())
+        return [_accuracy(entries[name], entries[name]["accuracy"] == top) for name in names]
+
+    for task in summary["tasks"]:
+        table.add_row(Text(task["name"]), task["kind"], str(task["n"]), *accuracies(task["methods"]))
+    table.add_section()
+    if means := summary["shifted_mean"]:
+        count = next(iter(means.values()))["tasks"]
+        table.add_row(Text("shifted mean", "bold"), f"{count} tasks", "", *accuracies(means))
+        table.add_section()
+    passes = [fmean(task["methods"][name]["forwards"] for task in summary["tasks"]) for name in names]
+    table.add_row("forward passes", "per image", "", *[f"{mean:.0f}" for mean in passes])
+    for key, title, unit in (("ms", "milliseconds", "per image"), ("peak_memory_mb", "peak memory", "MB")):
+        values = [cost.get(name, {}).get(key) for name in names]
+        table.add_row(title, unit, "", *["?" if value is None else f"{value:.1f}" for value in values])
+    return table
+
+
+def points_table(points: pd.DataFrame, mean: str) -> Table:
+    """The points of a sweep, axis by axis.
+
+    Args:
+        points: of `sweep.sweep_table`, with a column `surely` (see `SURELY`).
+        mean: what the accuracies are a mean over.
+    """
+    table = _table(f"Sweep on the tuning split, {mean}")
+    for label in ("axis", "value"):
+        table.add_column(label)
+    for label in ("%", "to the base", "95 % interval", "over the control", "95 % interval", "fwd", "ms", "errors"):
+        table.add_column(label, justify="right")
+    for axis, of_axis in points.groupby("axis", sort=False):
+        for place, row in enumerate(of_axis.to_dict("records")):
+            table.add_row(
+                Text(str(axis) if place == 0 else ""),
+                Text(f"{row['value']} (base)" if row["base"] else str(row["value"])),
+                number(row["accuracy"]),
+                Text(number(row["difference"], 1, True), SURELY.get(row["surely"], "")),
+                _interval(row, "difference"),
+                number(row["over_control"], 1, True),
+                _interval(row, "over_control"),
+                number(row["forwards"], 0),
+                number(row["milliseconds"]),
+                str(row["errors"]),
+            )
+        table.add_section()
+    return table
+
+
+def _interval(row: Mapping[Any, Any], name: str) -> str:
+    return f"{number(row[f'{name}_low'], 1, True)} to {number(row[f'{name}_high'], 1, True)}"
+
+
+def difference_line(method: str, other: str, points: float, detail: str) -> Text:
+    """One paired difference of two methods, in points of the shifted mean."""
+    line = Text(f"{method} − {other}: ").append(f"{points:+.1f}", "bold")
+    return line.append(" points on the shifted mean ").append(f"({detail})", "dim")
+
+
+def print_comparisons(comparisons: pd.DataFrame, console: Console) -> None:
+    """The rows of `tables.comparisons`, a line each."""
+    for row in comparisons.to_dict("records"):
+        detail = (
+            f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}; {row['wins']} won, {row['losses']} lost, "
+            f"p = {row['p_value']:.2g}"
+        )
+        console.print(difference_line(row["method"], row["other"], row["difference"], detail))
+
+
+def print_differences(rows: pd.DataFrame, method: str, console: Console) -> None:
+    """The paired differences of a method to every other one, where the records hold shifted tasks."""
+    if not rows["kind"].isin(SHIFTED_MEAN).any():
+        return
+    for other in rows["method"].drop_duplicates():
+        if other != method:
+            found = paired_difference(rows, method, other)
+            low, high = (100 * x for x in found["ci95"])
+            detail = f"95 % interval {low:+.1f} to {high:+.1f}, same images"
+            console.print(difference_line(method, other, 100 * found["difference"], detail))
+
+
+def print_errors(count: int, where: str, console: Console) -> None:
+    """How many rows hold an error, if any do, and where they can be read."""
+    if count:
+        console.print(Text(f"{count} rows hold an error and count as wrong; see {where}.", "red"))
