@@ -8,7 +8,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from grpo_tta import GRPOTTA
-from grpo_tta.images.read import find_images, load_image
+from grpo_tta.images.folders import find_images
+from grpo_tta.images.read import load_image
 
 
 class Folder(Dataset[tuple[str, Image.Image]]):
