@@ -33,15 +33,13 @@ from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.bench.records import write_json
 from grpo_tta.data.tasks import SHIFTED_MEAN, nano_tasks
-from grpo_tta.engine.batches import make_batch
-from grpo_tta.engine.early_exit import Stop, read_mask
+from grpo_tta.engine.distributions import entropy, most_confident, take_views, weighted_log_mean
+from grpo_tta.engine.early_exit import Rounds
+from grpo_tta.engine.encode import encode_images
 from grpo_tta.engine.policy import Policy
 from grpo_tta.images.read import to_rgb
 from grpo_tta.images.seeds import image_generator
 from grpo_tta.images.views import draw_boxes
-from grpo_tta.method.grpo import select_views, take_views
-from grpo_tta.method.objective import entropy
-from grpo_tta.method.rewards import view_weights, weighted_log_mean
 from grpo_tta.method.settings import DEFAULT
 from grpo_tta.report.statistics import mean_interval
 
@@ -58,9 +56,11 @@ class Answers:
     cost: Tensor
 
 
-def vote(log_probs: Tensor, read: Tensor | None = None) -> Tensor:
+def vote(log_probs: Tensor, view_mask: Tensor | None = None) -> Tensor:
     """The default's ensemble prediction: `[B, V, C]`, and of which views if not all, `[B, V]` -> `[B]` classes."""
-    return weighted_log_mean(log_probs, view_weights(log_probs, DEFAULT.view_sharpness, read)).argmax(-1)
+    if view_mask is None:
+        view_mask = torch.ones(log_probs.shape[:2], dtype=torch.bool)
+    return weighted_log_mean(log_probs, DEFAULT.weighting(log_probs, view_mask)).argmax(-1)
 
 
 def fixed(classes: Tensor, cost: float) -> Answers:
@@ -78,8 +78,8 @@ def gate(log_probs: Tensor, threshold: float) -> Answers:
 
 
 def rounds(log_probs: Tensor, share: float, min_confidence: float) -> Answers:
-    read = read_mask(log_probs, Stop(share, min_confidence, DEFAULT.view_sharpness))
-    return Answers(vote(log_probs, read), read.sum(1).float())
+    view_mask = Rounds(share, min_confidence).view_mask(log_probs)
+    return Answers(vote(log_probs, view_mask), view_mask.sum(1).float())
 
 
 def sequential(log_probs: Tensor, share: float) -> Answers:
@@ -128,9 +128,9 @@ class Encoder:
 def smaller(encoder: Encoder, log_probs: Tensor, views: Tensor, count: int, grid: int) -> Answers:
     B, size = len(views), views.shape[-1] * grid // encoder.grid
     crops = F.interpolate(views[:, 1:count].flatten(0, 1), (size, size), mode="bilinear", antialias=True, align_corners=False)
-    seen = encoder.read(encoder.through(encoder.embed(crops), 0)).unflatten(0, (B, -1))
+    log_probs_of_crops = encoder.read(encoder.through(encoder.embed(crops), 0)).unflatten(0, (B, -1))
     cost = 1 + (count - 1) * (1 + grid**2) / (1 + encoder.grid**2)
-    return fixed(vote(torch.cat([log_probs[:, :1], seen], 1)), cost)
+    return fixed(vote(torch.cat([log_probs[:, :1], log_probs_of_crops], 1)), cost)
 
 
 def tokens(
@@ -148,14 +148,14 @@ def tokens(
     rows, cost = [], torch.ones(B)
     for b in range(B):
         boxes, _ = draw_boxes(image_generator(seed, ids[b], "crops"), count - 1, side, side, settings)
-        seen = [log_probs[b, 0]]
+        of_image = [log_probs[b, 0]]
         for top, left, height, width in boxes.round().long().tolist():
             kept = torch.zeros(side, side, dtype=torch.bool)
             kept[min(top, side - 1) : top + max(1, height), min(left, side - 1) : left + max(1, width)] = True
             chosen = embedded[b : b + 1, torch.cat([torch.ones(1, dtype=torch.bool), kept.flatten()])]
-            seen.append(encoder.read(encoder.through(chosen, 0))[0])
+            of_image.append(encoder.read(encoder.through(chosen, 0))[0])
             cost[b] += chosen.shape[1] / embedded.shape[1]
-        rows.append(torch.stack(seen))
+        rows.append(torch.stack(of_image))
     return Answers(vote(torch.stack(rows)), cost)
 
 
@@ -164,9 +164,9 @@ def early(encoder: Encoder, views: Tensor, blocks: int, kept: int) -> Answers:
     depth = len(encoder._policy.backbone.blocks)
     halfway = encoder.through(encoder.embed(views.flatten(0, 1)), 0, blocks).unflatten(0, (B, count))
     guess = encoder.read(halfway.flatten(0, 1)).unflatten(0, (B, count))
-    chosen = take_views(halfway, select_views(guess, kept))
-    seen = encoder.read(encoder.through(chosen.flatten(0, 1), blocks)).unflatten(0, (B, kept))
-    return fixed(vote(seen), count * blocks / depth + kept * (1 - blocks / depth))
+    chosen = take_views(halfway, most_confident(guess, kept))
+    finished = encoder.read(encoder.through(chosen.flatten(0, 1), blocks)).unflatten(0, (B, kept))
+    return fixed(vote(finished), count * blocks / depth + kept * (1 - blocks / depth))
 
 
 def options(encoder: Encoder, seed: int) -> dict[str, Callable[[Tensor, Tensor, tuple[str, ...]], Answers]]:
@@ -208,9 +208,9 @@ def measure(split: str, limit: int, seed: int) -> dict[str, Any]:
             pairs = [task.load(number) for number in numbers]
             ids = tuple(task.image_ids[number] for number in numbers)
             labels = torch.tensor([label for _, label in pairs])
-            few = replace(DEFAULT.views, content_free=0)
-            views, copies = make_batch(backbone, [to_rgb(p) for p, _ in pairs], ids, few, seed)
-            log_probs = policy.observe(views, copies).log_probs
+            settings = replace(DEFAULT.views, content_free=0)
+            batch = encode_images(policy, [to_rgb(image) for image, _ in pairs], ids, settings, seed)
+            views, log_probs = batch.views, batch.encoded.log_probs
             for name, option in options(Encoder(policy), seed).items():
                 answers = option(log_probs, views, ids)
                 right.setdefault(name, []).append(answers.classes == labels)

@@ -56,19 +56,24 @@ from torchvision import transforms
 from grpo_tta.backbones.names import SHIPPED, shipped_folder
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import ClassPrompts
-from grpo_tta.baselines.registry import grpo_method
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
 from grpo_tta.bench.records import write_json
 from grpo_tta.bench.timing import peak_memory_mb, reset_peak
-from grpo_tta.engine.batches import make_batch
-from grpo_tta.engine.interface import ImageBatch, Method, look, observe
-from grpo_tta.engine.optim import Update
-from grpo_tta.engine.parameters import make_plan
+from grpo_tta.config.serialise import to_plain
+from grpo_tta.engine.distributions import take_views
+from grpo_tta.engine.encode import encode_for, encode_views, prepare_images
+from grpo_tta.engine.interface import Adaptation, ImageBatch, Method
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
+from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.images.views import ViewSettings
-from grpo_tta.method.grpo import Adaptation, policy_gain, propose_steps, read_out, take_views
-from grpo_tta.method.rewards import RewardWeights
+from grpo_tta.method.candidates import TopK
+from grpo_tta.method.grpo import grpo_method, policy_steps, predict, reference_pass, score_candidates
+from grpo_tta.method.prediction import View0
+from grpo_tta.method.rewards import Alignment
 from grpo_tta.method.settings import DEFAULT, FAST, GRPOSettings
+from grpo_tta.method.trust import TrustRegion
+from grpo_tta.method.weighting import MostConfident
 
 CLASSES = 200
 IMAGE_SIZE = (500, 375)
@@ -160,21 +165,26 @@ def episode_settings(V: int, blocks: int) -> GRPOSettings:
     """Of `episode_over_views`, as the top of this file explains it."""
     return GRPOSettings(
         views=ViewSettings(views=V, content_free=0),
-        selected=min(SELECTED, V),
-        rewards=RewardWeights(content_free=0.0),
-        prior_weight=0.0,
-        tuned="norm",
-        last_blocks=min(BLOCKS, blocks),
-        steps=1,
-        prediction="view",
+        weighting=MostConfident(min(SELECTED, V)),
+        reward=Alignment(),
+        tune=NormAffine(last_blocks=min(BLOCKS, blocks)),
+        predict=View0(),
     )
+
+
+def make_views(policy: Policy, images: Sequence[Image.Image], settings: ViewSettings) -> Batch:
+    """Views `[B, V, 3, S, S]` and content-free views `[B, P, 3, S, S]` of B images, named by their numbers."""
+    names = [str(number) for number in range(len(images))]
+    made = prepare_images(policy.backbone, images, names, settings, SEED)
+    views = torch.stack([image.views(range(settings.views)) for image in made])
+    return views, torch.stack([image.content_free() for image in made])
 
 
 def run_method(policy: Policy, made: Batch, method: Method) -> Adaptation:
     """From pixels to the prediction, for any method of the tables."""
-    seen = observe(policy, *made, [method])
+    encoded = encode_views(policy, *made, method.cached_blocks(policy.backbone))
     names = tuple(str(number) for number in range(len(made[0])))
-    return method(policy, ImageBatch(names, *made, seen, SEED), {})[0]
+    return method(policy, ImageBatch(names, *made, encoded, SEED), {})[0]
 
 
 def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptation:
@@ -184,7 +194,7 @@ def run_episode(policy: Policy, made: Batch, settings: GRPOSettings) -> Adaptati
 
 def frozen_pass(policy: Policy, made: Batch) -> Tensor:
     """The library's own forward without gradients and without kept tokens."""
-    return policy.observe(*made).log_probs
+    return encode_views(policy, *made).log_probs
 
 
 def measure(call: Callable[[], object]) -> float:
@@ -225,23 +235,21 @@ def operations(policy: Policy) -> int:
 
 def phases(policy: Policy, image: Image.Image, settings: GRPOSettings) -> Numbers:
     """Milliseconds in the parts of one episode, called as `adapt` calls them: making the views, the frozen pass ("trunk"),
-    selection with group and rewards, the steps (forward, backward and update), and the prediction."""
-    plan = make_plan(policy.backbone, settings.tuned, settings.last_blocks, settings.rank)
+    the reference pass over them with group, rewards and advantages ("proposal"), the steps, and the prediction."""
+    tunable = settings.tune(policy.backbone)
     times = [time.perf_counter()]
-    views, copies = make_batch(policy.backbone, [image], ["0"], settings.views, SEED)
+    made = make_views(policy, [image], settings.views)
     times.append(time.perf_counter())
-    seen = policy.observe(views, copies, [plan.first_block])
+    encoded = encode_views(policy, *made, [tunable.first_block])
     times.append(time.perf_counter())
-    proposal = propose_steps(policy, seen, settings, image_ids=["0"])
+    reference = reference_pass(policy, encoded, settings)
+    scored = score_candidates(reference, settings, ImageNoise(SEED, ("0",)))
     times.append(time.perf_counter())
-    chosen = take_views(seen.tokens[plan.first_block], proposal.selected)
-    tuned = plan.start(1)
-    update = Update(settings.optimizer, settings.learning_rate, settings.max_gradient_norm)
-    for _ in range(settings.steps):
-        gain, _, _ = policy_gain(policy.adapted(chosen, plan, tuned), proposal, settings)
-        tuned, _ = update.ascend(tuned, torch.autograd.grad(gain.sum(), list(tuned.values())), proposal.stepped)
+    tokens = encoded.tokens[tunable.first_block]
+    trust = TrustRegion(policy, take_views(tokens, reference.views), tunable, reference.log_probs, settings.steps.max_kl)
+    params, _ = policy_steps(policy, trust.tokens, scored, settings.steps, tunable, trust)
     times.append(time.perf_counter())
-    read_out(policy, seen, proposal, settings, plan, tuned)
+    predict(policy, tokens, reference, settings, tunable, params)
     times.append(time.perf_counter())
     names = ("views_ms", "trunk_ms", "proposal_ms", "step_ms", "predict_ms")
     return {name: 1000 * (end - start) for name, start, end in zip(names, times, times[1:], strict=False)}
@@ -258,7 +266,7 @@ class Bench:
     episode: GRPOSettings
 
     def made(self, image: Image.Image, settings: GRPOSettings) -> Batch:
-        return make_batch(self.policy.backbone, [image], ["0"], settings.views, SEED)
+        return make_views(self.policy, [image], settings.views)
 
     def calls(self, image: Image.Image) -> dict[str, Callable[[], object]]:
         """What is timed on one image, by name; the pixels that these start from are made here."""
@@ -275,7 +283,7 @@ class Bench:
             "accurate_views": lambda: frozen_pass(policy, of_accurate),
             "accurate": lambda: run_episode(policy, of_accurate, DEFAULT),
             "accurate_making": lambda: self.made(image, DEFAULT),
-            "fast": lambda: fast(policy, look(policy, [image], ("0",), FAST.views, SEED, fast), {}),
+            "fast": lambda: fast(policy, encode_for([fast], policy, [image], ("0",), FAST.views, SEED), {}),
             "naive": lambda: naive(self.visual, backbone.logit_scale, policy.text_features, make, image),
         }
 
@@ -343,10 +351,9 @@ def throughput(policy: Policy, counts: Sequence[int], settings: GRPOSettings) ->
     found = {}
     for count in counts:
         images = [draw_image(number) for number in range(count)]
-        names = [str(number) for number in range(count)]
 
-        def batch(images: list[Image.Image] = images, names: list[str] = names) -> Adaptation:
-            return run_episode(policy, make_batch(policy.backbone, images, names, settings.views, SEED), settings)
+        def batch(images: list[Image.Image] = images) -> Adaptation:
+            return run_episode(policy, make_views(policy, images, settings.views), settings)
 
         batch()
         found[str(count)] = count / measure_short(batch)
@@ -375,9 +382,8 @@ def peaks(model: str, load: Load, dtype: torch.dtype) -> Numbers:
     """Megabytes that the forward pass of the views and the episode on them take at the most, beyond model and pixels."""
     policy = make_policy(model, dtype, load.classes)
     blocks = len(policy.backbone.blocks)
-    settings = replace(episode_settings(load.views, blocks), candidates=load.candidates)
-    names = [str(number) for number in range(load.images)]
-    made = make_batch(policy.backbone, [draw_image(number) for number in range(load.images)], names, settings.views, SEED)
+    settings = replace(episode_settings(load.views, blocks), group=TopK(load.candidates))
+    made = make_views(policy, [draw_image(number) for number in range(load.images)], settings.views)
     one = made[0][:1, :1], made[1][:1]
     run_episode(policy, one, episode_settings(1, blocks))  # what is made once for good is not counted
     base = fresh_peak_mb()
@@ -461,9 +467,9 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
             "image": IMAGE_SIZE,
             "seed": SEED,
             "gflop_per_view": per_view / 1e9,
-            "episode": asdict(bench.episode),
-            "accurate": asdict(DEFAULT),
-            "fast": asdict(FAST),
+            "episode": to_plain(bench.episode),
+            "accurate": to_plain(DEFAULT),
+            "fast": to_plain(FAST),
             "naive": NAIVE | {"views": arguments.views},
         },
         "rounds": rounds,

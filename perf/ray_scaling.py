@@ -33,15 +33,16 @@ from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.registry import choose_methods
 from grpo_tta.bench.records import SCHEMA, write_part
-from grpo_tta.bench.runner import RunSettings, run_chunk, with_counts
+from grpo_tta.bench.runner import run_chunk
+from grpo_tta.bench.runs import RunSettings
 from grpo_tta.cluster.jobs import ModelName
 from grpo_tta.cluster.ray_data import bench_on_ray
 from grpo_tta.cluster.session import session
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import TaskSource, manifest_source
 from grpo_tta.data.tasks import nano_tasks
-from grpo_tta.engine.batches import make_batch
-from grpo_tta.engine.interface import ImageBatch, Method, observe
+from grpo_tta.engine.encode import encode_views, prepare_images
+from grpo_tta.engine.interface import ImageBatch, Method
 from grpo_tta.engine.policy import Policy
 from grpo_tta.images.read import to_rgb
 
@@ -146,39 +147,45 @@ def timed(seconds: dict[str, float], name: str, call: Callable[..., Any], *argum
     return found
 
 
-def decode(encoded: list[bytes]) -> list[Image.Image]:
-    return [to_rgb(Image.open(io.BytesIO(data))) for data in encoded]
+def decode(files: list[bytes]) -> list[Image.Image]:
+    return [to_rgb(Image.open(io.BytesIO(content))) for content in files]
 
 
 def phases(arguments: argparse.Namespace) -> dict[str, Any]:
     """Processor milliseconds per image in each phase of a chunk (one thread), and bytes per image in and out."""
     torch.set_num_threads(1)
     (task,) = nano_tasks(["fog"], "reporting", arguments.limit)
-    encoded = []
+    files = []
     for number in range(arguments.limit):
         buffer = io.BytesIO()
         task.load(number)[0].save(buffer, "PNG")
-        encoded.append(buffer.getvalue())
+        files.append(buffer.getvalue())
     started = time.process_time()
     backbone = load_backbone("nano-clip")
     policy = Policy(backbone, make_prompts(backbone, task.classes, (task.template,), task.ensemble))
     startup = time.process_time() - started
     (method,) = choose_methods(["grpo-tta"])
-    settings = with_counts(RunSettings().views, [method])
+    settings = replace(RunSettings().views, views=method.views, content_free=method.content_free)
+    cached_blocks = method.cached_blocks(backbone)
     seconds: dict[str, float] = {}
+
+    def make_views(images: list[Image.Image], names: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        made = prepare_images(backbone, images, names, settings, 0)
+        views = torch.stack([image.views(range(settings.views)) for image in made])
+        return views, torch.stack([image.content_free() for image in made])
 
     def one_pass(seconds: dict[str, float]) -> None:
         for first in range(0, arguments.limit, BATCH):
             names = tuple(task.image_ids[first : first + BATCH])
-            images = timed(seconds, "decode", decode, encoded[first : first + BATCH])
-            views, copies = timed(seconds, "views", make_batch, backbone, images, names, settings, 0)
-            seen = timed(seconds, "frozen pass", observe, policy, views, copies, [method])
-            timed(seconds, "policy steps", method, policy, ImageBatch(names, views, copies, seen, 0), {})
+            images = timed(seconds, "decode", decode, files[first : first + BATCH])
+            views, content_free = timed(seconds, "views", make_views, images, names)
+            encoded = timed(seconds, "frozen pass", encode_views, policy, views, content_free, cached_blocks)
+            timed(seconds, "policy steps", method, policy, ImageBatch(names, views, content_free, encoded, 0), {})
 
     one_pass({})
     one_pass(seconds)
     numbers = range(arguments.limit)
-    given = replace(task, load=lambda number: (Image.open(io.BytesIO(encoded[number])), 0))
+    given = replace(task, load=lambda number: (Image.open(io.BytesIO(files[number])), 0))
     began = time.process_time()
     rows = run_chunk(policy, given, numbers, numbers, [method], {method.name: {}}, RunSettings(batch=BATCH))
     whole = time.process_time() - began
@@ -192,7 +199,7 @@ def phases(arguments: argparse.Namespace) -> dict[str, Any]:
         "sum": sum(per_image.values()),
         "run_chunk": 1000 * whole / arguments.limit,
         "model_startup_s": startup,
-        "bytes_in": statistics.mean(map(len, encoded)),
+        "bytes_in": statistics.mean(map(len, files)),
         "bytes_row_in_memory": table.nbytes / len(rows),
         "bytes_row_on_disk": part.stat().st_size / len(rows),
     }

@@ -32,8 +32,8 @@ from grpo_tta.baselines.vte import VTESettings, vte_method
 from grpo_tta.baselines.watt import WATTSettings, watt_method
 from grpo_tta.baselines.zero import ZeroSettings, zero_method
 from grpo_tta.data.tasks import SHIFTED_MEAN, nano_tasks
-from grpo_tta.engine.batches import make_batch
-from grpo_tta.engine.interface import ImageBatch, Method, concatenate, observe
+from grpo_tta.engine.encode import encode_for
+from grpo_tta.engine.interface import Method, concatenate
 from grpo_tta.engine.policy import Policy
 from grpo_tta.images.read import to_rgb
 from grpo_tta.images.views import ViewSettings
@@ -114,15 +114,14 @@ def main() -> None:
             wanted = [(key, m) for key, grid in chosen.items() for m in grid if (m.protocol == "episodic") == episodic]
             if not wanted:
                 continue
-            views = ViewSettings(views=max(m.views for _, m in wanted), content_free=0)
+            methods = [method for _, method in wanted]
             batches, labels = [], []
             for first in range(0, count, 16):
                 numbers = range(first, min(first + 16, count))
                 pairs = [task.load(number) for number in numbers]
                 ids = tuple(task.image_ids[number] for number in numbers)
-                made, copies = make_batch(backbone, [to_rgb(image) for image, _ in pairs], ids, views, 0)
-                seen = observe(policy, made, copies, [m for _, m in wanted])
-                batches.append(ImageBatch(ids, made, copies, seen, 0))
+                images = [to_rgb(image) for image, _ in pairs]
+                batches.append(encode_for(methods, policy, images, ids, ViewSettings(), 0))
                 labels += [label for _, label in pairs]
             whole = concatenate(batches)
             for key, grid in chosen.items():

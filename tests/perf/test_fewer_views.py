@@ -10,6 +10,7 @@ import torch
 
 from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.engine.encode import encode_views
 from grpo_tta.engine.policy import Policy
 from tests.scripts import load_script
 
@@ -55,11 +56,11 @@ def test_gate_uses_the_views_only_where_the_first_is_uncertain(fewer: ModuleType
 
 def test_the_encoder_at_full_size_is_the_library_s(fewer: ModuleType, policy: Policy) -> None:
     views = torch.rand(2, 24, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    log_probs = policy.observe(views, views[:, :0]).log_probs
+    log_probs = encode_views(policy, views, views[:, :0]).log_probs
     encoder = fewer.Encoder(policy)
     with torch.no_grad():
-        seen = encoder.read(encoder.through(encoder.embed(views.flatten(0, 1)), 0))
-        assert torch.allclose(seen, log_probs.flatten(0, 1), atol=1e-4)
+        by_hand = encoder.read(encoder.through(encoder.embed(views.flatten(0, 1)), 0))
+        assert torch.allclose(by_hand, log_probs.flatten(0, 1), atol=1e-4)
         same = fewer.smaller(encoder, log_probs, views, 24, 6)
         assert torch.equal(same.classes, fewer.vote(log_probs))
         assert same.cost.tolist() == pytest.approx([24.0, 24.0])
