@@ -130,7 +130,7 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
         "settings": settings_of(options.preset, options.assignments),
         "seed": options.seed,
     }
-    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray)
+    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, _note)
     typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
 
 
@@ -153,7 +153,7 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         download=options.download,
         dtype=check_dtype(options.dtype),
     )
-    found = find_images([Path(path) for path in options.paths], note=lambda text: typer.echo(as_text(text), err=True))
+    found = find_images([Path(path) for path in options.paths], note=_note)
     answers = _classify(classifier, found, options.batch)
     if options.as_json:
         _print_json(answers, options.model, classifier.labels)
@@ -168,6 +168,11 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         raise typer.Exit(130)
     if answers.problems:
         raise typer.Exit(1)
+
+
+def _note(text: str) -> None:
+    """What was left out, on standard error."""
+    typer.echo(as_text(text), err=True)
 
 
 def _classify(classifier: GRPOTTA, paths: Sequence[Path], batch: int) -> Answers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -150,16 +150,20 @@ def predict_on_ray(
     batch: int,
     options: Mapping[str, Any],
     settings: RaySettings,
+    note: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Classifies the images of a manifest or folder into `out/predictions`, one row each; returns how many.
 
     Args:
         options: templates, settings and seed of `GRPOTTA`.
+        note: is given what was left out of a folder, a sentence each.
 
     Raises:
         UserError: unusable arguments, manifest or model, or the folder holds another run.
     """
     manifest = open_manifest(source, out, labelled=False)
+    for text in manifest.notes:
+        note(text)
     job = PredictJob(model, tuple(labels), options, batch, manifest)
     _run(job, manifest.uri, manifest.columns, out, "predictions", manifest.rows, settings)
     return manifest.rows

@@ -132,7 +132,7 @@ def _is_number(label: str) -> bool:
     return True
 
 
-def texts_of(column: pa.ChunkedArray, field: pa.Field, metadata: Mapping[bytes, bytes] | None, where: Path) -> list[str]:
+def texts_of(column: pa.ChunkedArray, field: pa.Field, metadata: Mapping[bytes, bytes] | None, where: Path | str) -> list[str]:
     """A Parquet column of labels or ids as text, "" where a row has none.
 
     Text, numbers, bytes of UTF-8 text, and dictionaries of these are taken. Numbers of Hugging Face's `ClassLabel` become the

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
 
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 """Read where the optional pillow-heif is installed."""
 _HEIF = find_spec("pillow_heif") is not None
 _SUFFIXES_OF = {
