@@ -107,6 +107,5 @@ def nothing(root: Path) -> None:
 
 
 CASES: dict[str, Callable[[Path], None]] = {
-    make.__name__: make
-    for make in (junk, cp1251, links, parts, domains, tie, phone, loose, flat, damaged, alike, nothing)
+    make.__name__: make for make in (junk, cp1251, links, parts, domains, tie, phone, loose, flat, damaged, alike, nothing)
 }

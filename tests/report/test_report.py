@@ -171,7 +171,7 @@ def test_calibration_and_collapse_by_hand(report: Path) -> None:
 def test_errors_are_counted_in_the_open(report: Path) -> None:
     assert pd.read_csv(report / "errors.csv")[["method", "task", "rows"]].to_numpy().tolist() == [["grpo-tta", "sketch", 1]]
     assert "&lt;the image&gt; cannot be read" in (report / "report.html").read_text()
-    assert "1 rows hold an error" in (report.parent / "terminal.txt").read_text()
+    assert "1 row holds an error" in (report.parent / "terminal.txt").read_text()
 
 
 def test_markdown_and_latex(report: Path) -> None:

@@ -13,7 +13,7 @@ from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
 from grpo_tta.cli.options import make_console, ray_settings, read_seeds, settings_of, split_list
 from grpo_tta.cli.report import report
-from grpo_tta.errors import UserError, as_text
+from grpo_tta.errors import UserError, as_text, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,9 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     if len(errors := read_errors(folders)):
         first = errors.iloc[0]
         message = f"{first['method']} on {first['image_id']}: {first['error']}"
-        console.print(f"{len(errors)} rows hold an error and count as wrong. The first: {message}", style="red", markup=False)
+        hold = "holds an error and counts" if len(errors) == 1 else "hold an error and count"
+        text = f"{counted(len(errors), 'row')} {hold} as wrong. The first: {message}"
+        console.print(as_text(text), style="red", markup=False)
 
 
 def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:

@@ -31,7 +31,7 @@ from grpo_tta.cli.options import (
     settings_of,
     split_list,
 )
-from grpo_tta.errors import UserError, as_text
+from grpo_tta.errors import UserError, as_text, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +131,7 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
         "seed": options.seed,
     }
     rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, _note)
-    typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
+    typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
 
 
 def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:

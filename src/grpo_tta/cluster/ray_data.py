@@ -29,7 +29,7 @@ from grpo_tta.cluster.session import session
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import ManifestSource, TaskSource
 from grpo_tta.engine.interface import Method
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 
 
 def _write_json(uri: str, content: Any) -> None:
@@ -90,7 +90,9 @@ def _run(job: Job, manifest: str, columns: Sequence[str], out: str, folder: str,
                 raise UserError(f"The run broke off; the same command resumes it. {cause}") from None
     found = ds.dataset(f"{path}/{folder}", filesystem=fs, format="parquet").count_rows()
     if found != rows:
-        raise UserError(f"{out} holds {found} rows instead of {rows}; the ids of the manifest must differ from each other.")
+        raise UserError(
+            f"{out} holds {counted(found, 'row')} instead of {rows:,}; the ids of the manifest must differ from each other."
+        )
     fs.delete_dir(f"{path}/attempts")
 
 

@@ -98,8 +98,14 @@ def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:
     """Labels as they stand in the data, each as its own name. WordNet ids of ImageNet's classes get OpenAI's names for them.
 
     Raises:
-        UserError: they are numbers, or WordNet ids of other classes: "a photo of a n00000001." would be scored without a word.
+        UserError: there is one alone, they are numbers, or WordNet ids of other classes: "a photo of a n00000001." would be
+            scored without a word.
     """
+    if len(labels) == 1:
+        raise UserError(
+            f"{where}: {labels[0]!r} is the only class, and classification needs two; sort the images into a folder per class, "
+            "or write a .csv of path,label."
+        )
     if all(map(_is_number, labels)):
         raise UserError(
             f'{where}: the labels are numbers; name them in a file for --labels-file, such as {{"0": "cat"}} (.json).'

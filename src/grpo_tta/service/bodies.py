@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from grpo_tta.backbones.prompts import check_labels
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 from grpo_tta.service.limits import Limits, RefusedError
 
 
@@ -137,11 +137,11 @@ def _shown(text: str) -> str:
 
 
 def _too_many_images(limits: Limits) -> RefusedError:
-    return RefusedError("too_many_images", f"More than {limits.images} images in one request; send them in several.")
+    return RefusedError("too_many_images", f"More than {counted(limits.images, 'image')} in one request; send them in several.")
 
 
 def _too_many_labels(limits: Limits) -> RefusedError:
-    return RefusedError("too_many_labels", f"More than {limits.labels} labels; leave out the unlikely ones.")
+    return RefusedError("too_many_labels", f"More than {counted(limits.labels, 'label')}; leave out the unlikely ones.")
 
 
 def _check_count(count: int, limits: Limits) -> None:
