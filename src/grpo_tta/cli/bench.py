@@ -50,6 +50,8 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     from grpo_tta.data.choose import choose_tasks
 
     precision = check_dtype(options.dtype)
+    if options.workers > 1 and options.labels_file is not None and options.labels_file.is_fifo():
+        raise UserError("Worker processes cannot read a pipe; give --labels-file a file on disk, or leave --workers away.")
     tasks = choose_tasks(_choice(options))
     _print_notes(note for task in tasks for note in task.notes)
     settings = _run_settings(options)

@@ -12,7 +12,7 @@ import threading
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR
@@ -58,6 +58,8 @@ def custom_tasks(
         UserError: as `custom_task`, or there is no such part or domain.
     """
     options: dict[str, Any] = {"template": template, "labels_file": labels_file, "limit": limit, "allow_empty": allow_empty}
+    if labels_file is not None:
+        options["names"] = read_labels(labels_file)  # once: it may be a pipe
     if split is None and domain is None:
         return [custom_task(path, **options)]
     if not path.is_dir():
@@ -97,6 +99,7 @@ def custom_task(
     limit: int | None = None,
     name: str | None = None,
     allow_empty: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> Task:
     """Reads a data set; images are only opened when they are asked for.
 
@@ -108,6 +111,7 @@ def custom_task(
         limit: at most so many images, taken evenly from the whole.
         name: of the task; by default the folder's, or the file's without its suffix.
         allow_empty: a folder without an image is a class all the same.
+        names: what the labels file holds, where it was read before.
 
     Raises:
         UserError: nothing there, unreadable, columns missing, folders that are no classes, a class without an image, or a label
@@ -131,7 +135,8 @@ def custom_task(
         raise UserError(f"{path}: {blank[0]!r} has no label; give it one or remove the row.")
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
         raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
-    names = read_labels(labels_file) if labels_file else own_names(sorted({*labels, *found.empty}), path)
+    if names is None:
+        names = read_labels(labels_file) if labels_file else own_names(sorted({*labels, *found.empty}), path)
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise UserError(f"{path}: label {unknown[0]!r} is not in {labels_file}; add it there or rename it.")

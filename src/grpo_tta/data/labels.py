@@ -25,13 +25,15 @@ def read_labels(path: Path) -> dict[str, str]:
     """Labels in their order, with the name of each for the prompts.
 
     A text file holds one name per line; label and name are the same. A .json file holds {label: name}, or {label: [name, other
-    names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read as well.
+    names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read as well; it
+    holds JSON where it begins with a brace.
 
     Raises:
         UserError: the file is missing, not readable, holds no name, a name that is none, a comment, or a label twice.
     """
     text = _text_of(path)
-    names = _of_json(text, path) if path.suffix.lower() == ".json" else _of_lines(text, path)
+    is_json = path.suffix.lower() == ".json" or (not path.is_file() and text.lstrip().startswith("{"))
+    names = _of_json(text, path) if is_json else _of_lines(text, path)
     if not names:
         raise UserError(f"{path}: no class names in it; write one per line.")
     return names
