@@ -19,6 +19,11 @@ def as_text(name: str) -> str:
         return name.encode(errors="backslashreplace").decode()
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`, `1,692 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def sentence(error: Exception) -> str:
     """What a row or a line of output says about an error that ended one image only."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return as_text(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")

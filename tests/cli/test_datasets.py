@@ -73,10 +73,21 @@ def test_check_says_what_is_wrong_and_what_to_get(textures: Path, tmp_path: Path
 
 
 def test_check_of_ones_own(awkward_folder: Path) -> None:
-    done = grpo_tta("datasets", "check", "folder", "--root", str(awkward_folder.parent), "--json")
+    words = ("datasets", "check", "folder", "--root", str(awkward_folder.parent))
+    (found,) = json.loads(grpo_tta(*words, "--json").stdout)
+    # as Tiny-ImageNet's val/images
+    assert "'images' is the only class, and classification needs two; sort the images into" in found["problems"][0]
+    (awkward_folder.parent / "stars").mkdir()
+    (awkward_folder.parent / "stars" / "a.jpg").write_bytes((awkward_folder / "a.jpg").read_bytes())
+    (awkward_folder.parent / "notes.txt").write_text("x")
+    done = grpo_tta(*words, "--json")
     (found,) = json.loads(done.stdout)
     assert done.exit_code == 1
-    assert (found["classes"], found["images"]) == (1, 6)
+    assert (found["classes"], found["images"], found["decoded"]) == (2, 7, 5)
+    assert found["notes"] == [f"{awkward_folder.parent}: skipped what is not read as an image (1 .txt)."]
+    shown = " ".join(grpo_tta(*words).stdout.split())
+    assert "2 classes, 7 images, 5 of them opened" in shown
+    assert "skipped what is not read as an image (1 .txt)" in shown
     assert len(found["problems"]) == 2
     assert "images/e.jpg: truncated or damaged" in found["problems"][0]
     assert "images/f.jpg: not an image" in found["problems"][1]

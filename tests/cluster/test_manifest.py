@@ -47,7 +47,11 @@ def test_a_folder_becomes_a_manifest(folder: Path, tmp_path: Path) -> None:
     assert [red(images.load(i)) for i in range(3)] == [10, 20, 30]
     labelled = open_manifest(str(folder), str(tmp_path / "b"), labelled=True)
     assert pq.read_table(labelled.uri)["label"].to_pylist() == ["cat", "dog"]  # the image at the top has no label
-    assert labelled.labels() == ("cat", "dog")
+    assert labelled.labels() == {"cat": "cat", "dog": "dog"}
+    assert labelled.notes == (
+        f"{folder}: skipped what is not read as an image (1 .txt).",
+        f"{folder}: skipped 1 image outside the class folders.",
+    )
     (folder / "new.png").write_bytes(png(1))  # a resumed run keeps the list it began with
     assert open_manifest(str(folder), str(tmp_path / "a"), labelled=False).rows == 3
 
@@ -92,7 +96,7 @@ def test_what_is_off_is_named(folder: Path, tmp_path: Path) -> None:
 
     refused(tmp_path / "nowhere", "no such file or folder")
     refused(folder / "notes.txt", "a Parquet manifest or a folder")
-    refused(folder / "dog", "no images in it")  # none in a folder of its own
+    refused(folder / "dog", "1 image, but not in one folder per class")
     refused("nosuch://x", "no file system for it")
     refused("", "'image_id' of strings", image_id=[1], path=["a"], label=["x"])
     refused("", "'image_id' of strings", path=["a"], label=["x"])

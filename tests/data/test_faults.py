@@ -181,7 +181,7 @@ def links(tmp_path: Path) -> Path:
 
 def test_a_class_without_an_image_does_not_vanish(links: Path) -> None:
     text = refusal(links)
-    assert "no image in the class folder gone, heart, square, triangle;" in text
+    assert "no image in the class folders gone, heart, square, triangle;" in text
     assert "--allow-empty" in text
     assert "1 .heix" in text
     assert "gone, square/0.png, star/2.png" in text
@@ -202,7 +202,7 @@ def test_with_a_labels_file_the_file_says_which_classes_there_are(links: Path, t
 
 def test_images_beside_the_class_folders_are_counted(tmp_path: Path) -> None:
     put(classes(tmp_path / "x") / "cover.png")
-    assert task(tmp_path / "x").notes == (f"{tmp_path / 'x'}: skipped 1 images that lie in no class folder.",)
+    assert task(tmp_path / "x").notes == (f"{tmp_path / 'x'}: skipped 1 image outside the class folders.",)
 
 
 # Parts and domains

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from grpo_tta.bench.records import FORMAT, Record, part_path, write_json, write_part
+from grpo_tta.config.serialise import to_plain
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
@@ -85,7 +86,7 @@ def write_run(folder: Path, seed: int, *, methods: tuple[str, ...] = tuple(METHO
         "model": change.get("model", "nano-clip"),
         "fingerprint": "f00d",
         "seed": seed,
-        "views": asdict(ViewSettings()),
+        "views": to_plain(ViewSettings()),
         "tasks": dict.fromkeys(KINDS, 4),
         "sources": {task.name: dict(task.source) for task in suite} | {"photos": {}},
         "classes": {task.name: list(task.classes) for task in suite}
@@ -171,7 +172,7 @@ def test_calibration_and_collapse_by_hand(report: Path) -> None:
 def test_errors_are_counted_in_the_open(report: Path) -> None:
     assert pd.read_csv(report / "errors.csv")[["method", "task", "rows"]].to_numpy().tolist() == [["grpo-tta", "sketch", 1]]
     assert "&lt;the image&gt; cannot be read" in (report / "report.html").read_text()
-    assert "1 rows hold an error" in (report.parent / "terminal.txt").read_text()
+    assert "1 row holds an error" in (report.parent / "terminal.txt").read_text()
 
 
 def test_markdown_and_latex(report: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from PIL import Image
@@ -95,13 +95,7 @@ def load_backbone(
     from grpo_tta.backbones import open_clip
     from grpo_tta.backbones.names import resolve
 
-    if isinstance(device, str):
-        try:
-            device = torch.device(device)
-        except RuntimeError:
-            raise UserError(f"Unknown device {device!r}; use cpu, cuda or cuda:0.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("No CUDA device is available here; use --device cpu.")
+    device = check_device(device)
     trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
     source = resolve(model, open_clip.pretrained_tags())
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
@@ -112,6 +106,39 @@ def load_backbone(
         except ModuleNotFoundError as error:
             raise UserError(f"{model} needs {error.name}; install it with: pip install 'grpo-tta[transformers]'.") from error
         return transformers.load(source, device=device, download=download, dtype=trunk)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """
+    Raises:
+        UserError: unknown, not there, or one that holds no numbers (`meta`).
+    """
+    if isinstance(device, str):
+        try:
+            device = torch.device(device)
+        except RuntimeError:
+            raise UserError(f"Unknown device {device!r}; use cpu, cuda or cuda:0.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("No CUDA device is available here; use --device cpu.")
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception:  # every kind of device has an exception of its own
+        raise UserError(f"The device {str(device)!r} cannot be used here; use --device cpu.") from None
+    return device
+
+
+def check_square(name: str, size: object) -> int:
+    """
+    Args:
+        size: of a model's input in pixels: a number, or height and width.
+
+    Raises:
+        UserError: they differ.
+    """
+    height, width = (int(side) for side in size) if isinstance(size, tuple | list) else (int(cast(Any, size)),) * 2
+    if height != width:
+        raise UserError(f"{name} reads images of {height} x {width} pixels, and only square ones can be adapted; use another.")
+    return height
 
 
 def check_dtype(name: str) -> Dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ _TOKENIZER = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model",
 _PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 
 
+_MISSING_KEY = re.compile(r'Missing key\(s\) in state_dict: "[^"]*"')
+_WRONG_SIZE = re.compile(r"size mismatch for [^\n]*")
+_FIRST_LINE = re.compile(r"[^\n]+")
+
+
 @contextlib.contextmanager
 def offline(enabled: bool) -> Iterator[None]:
     """Keeps the hub client off the network unless the user allowed a download, and its libraries from logging about it."""
@@ -46,7 +52,9 @@ def offline(enabled: bool) -> Iterator[None]:
 
 def failure(name: str, error: Exception, *, download: bool, folder: bool) -> UserError:
     """One sentence for a model that is there, or was to be fetched, and cannot be loaded."""
-    first = str(error).strip().split("\n")[0]  # the loaders list every tensor that does not fit
+    text = str(error).strip()
+    first = (_MISSING_KEY.search(text) or _WRONG_SIZE.search(text) or _FIRST_LINE.search(text) or [""])[0]
+    first = first.replace('Missing key(s) in state_dict: "', 'its weights lack "')  # the loaders list every tensor
     remedy = "write its files again"
     if not folder:
         remedy = "check the connection and try again" if download else "allow the download with --download or name a folder"

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grpo_tta.backbones.base import fingerprint
+from grpo_tta.backbones.base import check_square, fingerprint
 from grpo_tta.backbones.blocks import EmbeddedTokens, split
 from grpo_tta.backbones.hub import check_on_disk, failure, offline
 from grpo_tta.backbones.names import Source
@@ -50,8 +50,7 @@ class OpenClipBackbone:
         self._split = found
         self.blocks: Sequence[nn.Module] = found.blocks
         self.head_modules: dict[str, nn.Module] = found.head_modules
-        size = visual.image_size
-        self.image_size = int(size[0] if isinstance(size, tuple | list) else size)
+        self.image_size = check_square(name, visual.image_size)
         config = visual.preprocess_cfg
         device: Any = self._model.logit_scale.device
         self.mean = torch.tensor(config["mean"], dtype=torch.float32, device=device)

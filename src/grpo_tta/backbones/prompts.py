@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 _ROWS = 1024  # of features that are compared with all others at a time
@@ -108,7 +108,7 @@ def check_labels(labels: Sequence[str], *, repeats: bool = False) -> tuple[str, 
     if any(not label for label in clean):
         raise UserError(f"Label {clean.index('') + 1} is empty; remove it or name it.")
     if len(clean) < 2:
-        raise UserError(f"{len(clean)} label(s) given, but classification needs at least two; add labels.")
+        raise UserError(f"{counted(len(clean), 'label')} given, but classification needs at least two; add labels.")
     twice = [label for label, n in Counter(clean).items() if n > 1]
     if twice and not repeats:
         raise UserError(f"Label {twice[0]!r} occurs more than once; remove the duplicate.")

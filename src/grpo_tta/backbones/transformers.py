@@ -13,13 +13,14 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from open_clip.tokenizer import get_clean_fn
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel, Siglip2Model, SiglipModel
 from transformers.utils import logging
 
-from grpo_tta.backbones.base import fingerprint
+from grpo_tta.backbones.base import check_square, fingerprint
 from grpo_tta.backbones.blocks import BoundBlock, EmbeddedTokens
 from grpo_tta.backbones.hub import check_on_disk, failure, offline
 from grpo_tta.backbones.names import Source
@@ -57,7 +58,7 @@ class TransformersBackbone:
             self.head_modules["head"] = self._vision.head
         self._grid = round(vision_config.num_patches**0.5) if self._kind == "siglip2" else 0
         self._patch = int(vision_config.patch_size)
-        self.image_size = self._grid * self._patch or int(vision_config.image_size)
+        self.image_size = self._grid * self._patch or check_square(name, vision_config.image_size)
         device = model.logit_scale.device
         normalised = image_processor.do_normalize
         self.mean = torch.tensor(image_processor.image_mean if normalised else [0.0] * 3, dtype=torch.float32, device=device)
@@ -65,6 +66,9 @@ class TransformersBackbone:
         self.logit_scale = float(model.logit_scale.exp())
         self.logit_bias = float(model.logit_bias) if self._kind != "clip" else None
         self._context = int(text_config.max_position_embeddings)
+        # SigLIP was trained on canonical text: lower case, no punctuation. CLIP's tokenizer lowers case by itself; Gemma's,
+        # which SigLIP 2 uses, may not. open_clip does the same before it calls the tokenizer.
+        self._clean = get_clean_fn("canonicalize") if self._kind != "clip" else str
         if len(tokenizer) > text_config.vocab_size:
             raise UserError(
                 f"{name}: its tokenizer has {len(tokenizer)} tokens and its text encoder {text_config.vocab_size}; they are "
@@ -149,14 +153,15 @@ class TransformersBackbone:
         Raises:
             UserError: as `encode_text`.
         """
-        for prompt, ids in zip(prompts, self._tokenizer(list(prompts), verbose=False)["input_ids"], strict=True):
+        texts = [self._clean(prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, self._tokenizer(texts, verbose=False)["input_ids"], strict=True):
             if len(ids) > self._context:
                 raise UserError(
                     f"Prompt {prompt!r} takes {len(ids)} tokens, but {self.name} reads {self._context}; "
                     "shorten the label or template."
                 )
         # One length for all prompts, so that a prompt's features do not depend on its neighbours.
-        padded = self._tokenizer(list(prompts), padding="max_length", max_length=self._context, return_tensors="pt")
+        padded = self._tokenizer(texts, padding="max_length", max_length=self._context, return_tensors="pt")
         return padded["input_ids"].to(self.device)
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -15,11 +15,11 @@ from grpo_tta.bench.records import FORMAT, check_format, read_run, write_json
 from grpo_tta.config.serialise import short_hash, to_plain
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.views import ViewSettings
 
-NOT_COMPARED = ("sources",)
-"""Entries of `run.json` in which the same run may differ: where a user's images lie is not what they are."""
+NOT_COMPARED = ("sources", "notes")
+"""Entries of `run.json` in which the same run may differ: where a user's images lie, and what lies beside them."""
 
 
 @final
@@ -84,6 +84,7 @@ def describe_run(backbone: Backbone, tasks: Sequence[Task], methods: Sequence[Me
         "first_only": dict(settings.first_only),
         "tasks": {task.name: len(task.image_ids) for task in tasks},
         "sources": {task.name: dict(task.source) for task in tasks},
+        "notes": {task.name: [as_text(note) for note in task.notes] for task in tasks if task.notes},
         "images": {task.name: short_hash([task.version, *task.image_ids]) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "templates": {task.name: list(task.templates) for task in tasks},

@@ -20,6 +20,7 @@ from grpo_tta.bench.workers import run_workers
 from grpo_tta.data.tasks import Task, check_limit
 from grpo_tta.engine.encode import encode_for
 from grpo_tta.engine.interface import Method
+from grpo_tta.errors import counted
 from grpo_tta.images.read import to_rgb
 
 EXPENSIVE = 64.0
@@ -104,7 +105,9 @@ def run_table(
         settings = replace(settings, first_only=dict.fromkeys(expensive, plan.expensive_limit))
         if expensive:
             limit, names = plan.expensive_limit, ", ".join(expensive)
-            console.print(f"At most {limit} images per task for {names} (over {EXPENSIVE:.0f} passes each).", markup=False)
+            console.print(
+                f"At most {counted(limit, 'image')} per task for {names} (over {EXPENSIVE:.0f} passes each).", markup=False
+            )
     several = len(plan.seeds) > 1
     runs = [(seed_folder(out, seed) if several else out, replace(settings, seed=seed)) for seed in plan.seeds]
     folders = [folder for folder, _ in runs]

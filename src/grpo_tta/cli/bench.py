@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
 from grpo_tta.cli.options import make_console, ray_settings, read_seeds, settings_of, split_list
 from grpo_tta.cli.report import report
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +50,10 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     from grpo_tta.data.choose import choose_tasks
 
     precision = check_dtype(options.dtype)
+    if options.workers > 1 and options.labels_file is not None and options.labels_file.is_fifo():
+        raise UserError("Worker processes cannot read a pipe; give --labels-file a file on disk, or leave --workers away.")
     tasks = choose_tasks(_choice(options))
+    _print_notes(note for task in tasks for note in task.notes)
     settings = _run_settings(options)
     methods = _methods(options)
     if options.teacher:
@@ -71,7 +76,9 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     if len(errors := read_errors(folders)):
         first = errors.iloc[0]
         message = f"{first['method']} on {first['image_id']}: {first['error']}"
-        console.print(f"{len(errors)} rows hold an error and count as wrong. The first: {message}", style="red", markup=False)
+        hold = "holds an error and counts" if len(errors) == 1 else "hold an error and count"
+        text = f"{counted(len(errors), 'row')} {hold} as wrong. The first: {message}"
+        console.print(as_text(text), style="red", markup=False)
 
 
 def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
@@ -80,10 +87,12 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     from grpo_tta.cluster.ray_data import bench_on_ray
     from grpo_tta.cluster.sources import TaskSource, manifest_source
     from grpo_tta.data.choose import choose_tasks
+    from grpo_tta.data.tasks import SPLITS
 
     model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype))
     # Ray reads the user's own images itself, wherever they lie
     tasks = choose_tasks(_choice(options)) if options.data is None else []
+    _print_notes(note for task in tasks for note in task.notes)
     settings = replace(_run_settings(options), seed=options.seed)
     local_only = settings.shard != (0, 1) or options.workers > 1 or options.seeds or options.limit_heavy or options.teacher
     beside_data = options.limit is not None or options.corruptions or options.dataset
@@ -95,8 +104,23 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     if options.data is None:
         bench_on_ray(model, TaskSource(tuple(tasks)), _methods(options), options.out, settings, ray)
     else:
-        source = manifest_source(options.data, options.out, options.template, options.labels_file)
+        source = manifest_source(
+            options.data,
+            options.out,
+            options.template,
+            options.labels_file,
+            split=None if options.split in SPLITS else options.split,
+            domain=options.domain,
+            allow_empty=options.allow_empty,
+        )
+        _print_notes(source.manifest.notes)
         bench_on_ray(model, source, _methods(options), options.out, settings, ray)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    """What was left out of the data, each sentence once, on standard error."""
+    for note in dict.fromkeys(notes):
+        typer.echo(as_text(note), err=True)
 
 
 def _choice(options: BenchOptions) -> Choice:
@@ -117,6 +141,9 @@ def _choice(options: BenchOptions) -> Choice:
         corruptions=tuple(split_list(options.corruptions)) if options.corruptions else (),
         severities=tuple(split_list(options.severities)),
         download=options.download,
+        domain=options.domain,
+        allow_empty=options.allow_empty,
+        allow_missing=options.allow_missing,
     )
 
 

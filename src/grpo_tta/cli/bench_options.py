@@ -49,7 +49,18 @@ class BenchOptions(RayOptions):
         ),
     ] = field(default_factory=list)
     tasks: Annotated[str, typer.Option(help="all, or comma-separated tasks of the suite. Default: all but the streams.")] = ""
-    split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting"
+    split: Annotated[
+        str, typer.Option(help="reporting or tuning. Of --data: the folder of a part, such as Testing, in place of the whole.")
+    ] = "reporting"
+    domain: Annotated[
+        str | None, typer.Option(help="Of --data in DOMAIN/CLASS folders: the folder of one domain, or all for a task of each.")
+    ] = None
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Of --data: a class folder without an image is a class all the same.")
+    ] = False
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Run an incomplete copy of --dataset. The records and the report say so.")
+    ] = False
     model: BenchModel = ""
     seed: Seed = 0
     seeds: Annotated[str, typer.Option(help="Instead of --seed: comma-separated. Each seed is one run, in OUT/seed-N.")] = ""

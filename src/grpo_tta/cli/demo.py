@@ -14,6 +14,7 @@ from grpo_tta.bench.records import read_records, read_run, write_json
 from grpo_tta.bench.runs import RunSettings
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
+from grpo_tta.errors import counted
 from grpo_tta.report.demo_figure import demo_figure
 from grpo_tta.report.summary import summarize
 from grpo_tta.report.terminal import print_differences, print_errors, summary_table
@@ -38,9 +39,10 @@ def run_demo(
     print_differences(rows, "grpo-tta", console)
     demo_figure(rows, summary, tasks, out / "demo.png")
     print_errors(int(rows["error"].notna().sum()), "the column `error` of the records", console)
-    where = f"\n{len(rows)} records in {out / 'records'}, summary in {out / 'summary.json'}, figure in {out / 'demo.png'}.\n"
+    where = f"\n{counted(len(rows), 'record')} in {out / 'records'}, summary in {out / 'summary.json'}, "
+    where += f"figure in {out / 'demo.png'}.\n"
     how = (
         f"{split} split, seed {settings.seed}, model {backbone.name}. Milliseconds and memory were timed apart, each method "
-        f"alone, {settings.batch} images in flight."
+        f"alone, {counted(settings.batch, 'image')} in flight."
     )
     console.print(Text(where).append(how, "dim"))

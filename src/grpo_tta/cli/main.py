@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ import typer
 
 from grpo_tta.cli import bench, datasets, models, predict, report, sweep, web
 from grpo_tta.cli.options import Batch, Seed, make_console, split_list
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text
 
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
 
@@ -75,12 +77,16 @@ def _options(
 
 def main() -> None:
     """Entry point. A `UserError` is one sentence on standard error and exit status 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal of another encoding must not cost the answers: what it cannot show is written out, such as \u043a.
+            stream.reconfigure(errors="backslashreplace")
     # `images.read` has a limit of its own, with a message of its own.
     warnings.filterwarnings("ignore", message=".*decompression bomb.*")
     try:
         app()
     except UserError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(as_text(f"Error: {error}"), err=True)
         raise SystemExit(2) from None
 
 

@@ -55,3 +55,6 @@ def _print(found: list[KnownModel]) -> None:
         "[dim]Others: hf-hub:ORG/NAME of open_clip's hub; any CLIP, SigLIP or SigLIP 2 as ORG/NAME in transformers' format; "
         "folders in either format. What is not on this machine is fetched with --download only.[/dim]"
     )
+    console.print(
+        "[dim]nano-clip and photo-clip read prompts of 24 tokens; which benchmarks fit them is said by: grpo-tta datasets[/dim]"
+    )

@@ -31,7 +31,7 @@ from grpo_tta.cli.options import (
     settings_of,
     split_list,
 )
-from grpo_tta.errors import UserError, as_text
+from grpo_tta.errors import UserError, as_text, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,8 +130,8 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
         "settings": settings_of(options.preset, options.assignments),
         "seed": options.seed,
     }
-    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray)
-    typer.echo(f"{rows} answers in {out}/predictions (Parquet; a row with an `error` has no answer).")
+    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, _note)
+    typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
 
 
 def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         download=options.download,
         dtype=check_dtype(options.dtype),
     )
-    found = find_images([Path(path) for path in options.paths], note=lambda text: typer.echo(as_text(text), err=True))
+    found = find_images([Path(path) for path in options.paths], note=_note)
     answers = _classify(classifier, found, options.batch)
     if options.as_json:
         _print_json(answers, options.model, classifier.labels)
@@ -168,6 +168,11 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         raise typer.Exit(130)
     if answers.problems:
         raise typer.Exit(1)
+
+
+def _note(text: str) -> None:
+    """What was left out, on standard error."""
+    typer.echo(as_text(text), err=True)
 
 
 def _classify(classifier: GRPOTTA, paths: Sequence[Path], batch: int) -> Answers:

@@ -13,7 +13,7 @@ from ray.data import DataContext
 from grpo_tta.cluster.attempts import Attempts
 from grpo_tta.cluster.jobs import Job
 from grpo_tta.cluster.settings import RaySettings
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 
 
 @final
@@ -32,7 +32,9 @@ class Adapter:
         rows = pa.concat_tables(self._attempts.run(ids, lambda some, given_up: self._work(table[some], given_up)))
         # Ray would cut a larger block anywhere, between the rows of one image too, and commit the parts one by one.
         if rows.nbytes > DataContext.get_current().target_max_block_size:
-            raise UserError(f"The rows of {len(ids)} images take {rows.nbytes / 1e6:.0f} MB, too much; lower --chunk.")
+            raise UserError(
+                f"The rows of {counted(len(ids), 'image')} take {rows.nbytes / 1e6:.0f} MB, too much; lower --chunk."
+            )
         return rows
 
 

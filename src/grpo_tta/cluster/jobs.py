@@ -24,7 +24,7 @@ from grpo_tta.cluster.sources import Source
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text
 
 _TOP = 5
 PREDICTIONS = pa.schema(
@@ -79,6 +79,7 @@ class BenchJob:
         return describe_run(backbone, [], self.methods, self.settings) | {
             "tasks": dict(self.source.counts),
             "sources": dict(self.source.sources),
+            "notes": {name: [as_text(note) for note in notes] for name, notes in self.source.notes.items() if notes},
             "classes": {name: list(found.labels) for name, found in prompts.items()},
             "templates": {name: list(found.templates) for name, found in prompts.items()},
         }

@@ -1,18 +1,20 @@
 """Images by the million: a Parquet manifest, or a folder listed into one, on any file system.
 
 A manifest has the column `image_id` (strings, each once) and one of two others. `path` is absolute, a URI, or relative to the
-manifest; `image` holds encoded bytes, or a struct with `bytes`. `label` is there where accuracy is wanted. A manifest is never
-held in memory.
+manifest, as text or as the bytes of a file's name; `image` holds encoded bytes, or a struct with `bytes`. `label` is there
+where accuracy is wanted. A manifest is never held in memory.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import count, islice
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, final
 
 import pyarrow as pa
@@ -21,9 +23,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from PIL import Image
 
+from grpo_tta.data.custom import ClassFolders, note_of_empty, task_name
+from grpo_tta.data.labels import texts_of
 from grpo_tta.data.tasks import Task
-from grpo_tta.errors import UserError, sentence
-from grpo_tta.images.read import SUFFIXES, load_image, read_image
+from grpo_tta.errors import UserError, as_text, sentence
+from grpo_tta.images.folders import Entry, Item, Lister, Tally, walk, walk_opened
+from grpo_tta.images.read import load_image, read_image, stat_of
 
 TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
 """Of the manifests of tasks that draw their own images."""
@@ -70,7 +75,9 @@ class Manifest:
         rows: how many images.
         columns: those that are read.
         base: what relative paths are relative to.
-        name: the stem of what the user named.
+        name: of the task: that of the folder, or of the file without its suffix.
+        classes: labels of the folders that were listed, those without an image among them; () for a user's own manifest.
+        notes: what was left out of the listing, a sentence each.
     """
 
     uri: str
@@ -78,47 +85,84 @@ class Manifest:
     columns: tuple[str, ...]
     base: str
     name: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    def labels(self) -> tuple[str, ...]:
-        """The distinct labels, sorted; reads the column of labels once, batch by batch."""
+    def labels(self) -> Mapping[Any, str]:
+        """The distinct values of the column of labels, each with its text; reads the column once, batch by batch.
+
+        Raises:
+            UserError: the column holds no labels, or a row has none.
+        """
         fs, path = filesystem(self.uri)
-        found: set[str] = set()
-        for batch in ds.dataset(path, filesystem=fs, format="parquet").to_batches(columns=["label"]):
-            found.update(str(label) for label in batch["label"].unique().to_pylist() if label is not None)
-        return tuple(sorted(found))
+        data = ds.dataset(path, filesystem=fs, format="parquet")
+        field = data.schema.field("label")
+        found: dict[Any, str] = {}
+        texts_of(pa.chunked_array([], field.type), field, data.schema.metadata, self.uri)  # refused before it is read
+        for batch in data.to_batches(columns=["label"]):
+            values = batch["label"].unique()
+            if pa.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            texts = texts_of(pa.chunked_array([values]), field, data.schema.metadata, self.uri)
+            found |= {key: text for value, text in zip(values.to_pylist(), texts, strict=True) if (key := value) is not None}
+        return found
 
 
-def open_manifest(source: str, out: str, *, labelled: bool) -> Manifest:
+def open_manifest(source: str, out: str, *, labelled: bool, with_empty: bool = False) -> Manifest:
     """Opens a manifest, or lists a folder of images into `out/manifest.parquet` (where that is not there yet).
 
     Args:
         source: a Parquet file, a folder of Parquet files, or a folder of images; a path or a URI.
         out: folder of the run.
         labelled: labels are wanted; in a folder of images they are the names of its folders.
+        with_empty: a class folder without an image is no fault.
 
     Raises:
-        UserError: nothing there, no images in it, or columns are missing.
+        UserError: nothing there, no images in it, folders that are no classes, or columns are missing.
     """
     fs, path = filesystem(source)
-    try:
-        info = fs.get_file_info(path)
-    except OSError as error:
-        raise UserError(f"{source}: cannot be reached ({error}); check the address and your credentials.") from None
-    base, name = source, Path(path).stem
-    if info.type == pafs.FileType.NotFound:
+    kind = _kind(source, fs, path)
+    base, name = source, task_name(Path(path).stem if kind == pafs.FileType.File else Path(path).name)
+    if kind == pafs.FileType.NotFound:
         raise UserError(f"{source}: no such file or folder; check the path.")
-    if info.type == pafs.FileType.File:
+    listed = None
+    if kind == pafs.FileType.File:
         if not path.lower().endswith(_PARQUET):
             raise UserError(f"{source}: Ray reads a Parquet manifest or a folder; give one of them.")
         base = source.rpartition("/")[0] or "."
-    elif not any(entry.path.lower().endswith(_PARQUET) for entry in fs.get_file_info(pafs.FileSelector(path))):
+    elif not _holds_parquet(source, fs, path):
         uri = f"{out.rstrip('/')}/manifest.parquet"
-        _write_listing(fs, path, source, uri, labelled)
+        listed = _write_listing(fs, path, source, uri, labelled, with_empty)
         source = uri
         fs, path = filesystem(uri)
     if "://" not in base:
         base = Path(base).absolute().as_posix()
-    return _check(source, fs, path, base, name, labelled)
+    opened = _check(source, fs, path, base, name, labelled)
+    return opened if listed is None else replace(opened, classes=listed.classes, notes=listed.notes)
+
+
+def _kind(source: str, fs: pafs.FileSystem, path: str) -> pafs.FileType:
+    if isinstance(fs, pafs.LocalFileSystem):  # arrow reads no names of other bytes than text
+        found = stat_of(Path(path))
+        if found is None:
+            return pafs.FileType.NotFound
+        return pafs.FileType.Directory if S_ISDIR(found.st_mode) else pafs.FileType.File
+    try:
+        return fs.get_file_info(path).type
+    except OSError as error:
+        raise UserError(f"{source}: cannot be reached ({error}); check the address and your credentials.") from None
+
+
+def _holds_parquet(source: str, fs: pafs.FileSystem, folder: str) -> bool:
+    try:
+        if isinstance(fs, pafs.LocalFileSystem):
+            names = [entry.name for entry in Path(folder).iterdir()]
+        else:
+            names = [entry.base_name for entry in fs.get_file_info(pafs.FileSelector(folder))]
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{source}: the folder cannot be opened ({why}); check its rights.") from None
+    return any(name.lower().endswith(_PARQUET) for name in names)
 
 
 def _check(source: str, fs: pafs.FileSystem, path: str, base: str, name: str, labelled: bool) -> Manifest:
@@ -140,29 +184,55 @@ def _check(source: str, fs: pafs.FileSystem, path: str, base: str, name: str, la
     return Manifest(source, rows, tuple(column for column in wanted if column in names), base, name)
 
 
-def _walk(fs: pafs.FileSystem, folder: str) -> Iterator[str]:
-    """Images below a folder in sorted order, one folder's listing in memory at a time."""
-    for entry in sorted(fs.get_file_info(pafs.FileSelector(folder)), key=lambda entry: entry.path):
-        if entry.type == pafs.FileType.Directory:
-            yield from _walk(fs, entry.path)
-        elif Path(entry.path).suffix.lower() in SUFFIXES:
-            yield entry.path
+def _lister(fs: pafs.FileSystem, folder: str) -> Lister:
+    """Lists a folder on a file system without links."""
+
+    def entries(path: str) -> Iterator[Entry]:
+        for info in fs.get_file_info(pafs.FileSelector(f"{folder}/{path}" if path else folder)):
+            yield Entry(info.base_name, info.type == pafs.FileType.Directory, info.type == pafs.FileType.File)
+
+    return entries
 
 
-def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labelled: bool) -> None:
-    root = folder.rstrip("/") + "/"
-    names = (path.removeprefix(root) for path in _walk(fs, folder))
-    if labelled:
-        names = (name for name in names if "/" in name)
-    numbers = count()
+@final
+@dataclass(frozen=True)
+class _Listed:
+    """What a listing found beside the images."""
+
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labelled: bool, with_empty: bool) -> _Listed:
+    """The images of a folder, by the walk and the judgement of a run on this machine.
+
+    Raises:
+        UserError: no image, or (where labels are wanted) folders that are no classes.
+    """
+    folder = folder.rstrip("/")
+    items: Iterable[Item] = walk_opened(Path(folder)) if isinstance(fs, pafs.LocalFileSystem) else walk(_lister(fs, folder))
+    tally, folders = Tally(), ClassFolders(source)
+    names = folders.images(items) if labelled else tally.images(items)
+
+    def check(count: int) -> None:
+        if labelled:
+            folders.check(with_empty=with_empty)
+        elif not count:
+            raise UserError(" ".join([f"{source}: no images in this folder.", *tally.notes(source)]))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for name in names:
-            row = {"image_id": name, "path": name, "order": next(numbers)}
-            yield row | {"label": name.partition("/")[0]} if labelled else row
+        number = -1
+        for number, name in enumerate(names):
+            row = {"image_id": as_text(name), "path": os.fsencode(name), "order": number}
+            yield row | {"label": as_text(name.partition("/")[0])} if labelled else row
+        check(number + 1)
 
-    schema = [("image_id", pa.string()), ("path", pa.string()), ("order", pa.int64())]
-    _write(uri, pa.schema(schema + ([("label", pa.string())] if labelled else [])), rows())
+    schema = [("image_id", pa.string()), ("path", pa.binary()), ("order", pa.int64())]
+    if not _write(uri, pa.schema(schema + ([("label", pa.string())] if labelled else [])), rows()):
+        check(sum(1 for _ in names))  # a resumed run keeps the list it began with, and says again what was left out
+    if not labelled:
+        return _Listed((), tally.notes(source))
+    return _Listed(tuple(folders.classes), folders.notes + note_of_empty(source, folders.empty if with_empty else ()))
 
 
 def write_tasks(tasks: Sequence[Task], orders: Sequence[Sequence[int]], uri: str) -> None:
@@ -176,16 +246,21 @@ def write_tasks(tasks: Sequence[Task], orders: Sequence[Sequence[int]], uri: str
     _write(uri, schema, rows)
 
 
-def _write(uri: str, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
-    """Writes a manifest once; a resumed run keeps the one it has."""
+def _write(uri: str, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> bool:
+    """Writes a manifest once; a resumed run keeps the one it has. Returns whether it was written."""
     fs, path = filesystem(uri)
     if fs.get_file_info(path).type == pafs.FileType.File:
-        return
+        return False
     fs.create_dir(path.rpartition("/")[0], recursive=True)
-    with pq.ParquetWriter(f"{path}.partial", schema, filesystem=fs) as writer:
-        while some := list(islice(rows, _ROWS)):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+    try:
+        with pq.ParquetWriter(f"{path}.partial", schema, filesystem=fs) as writer:
+            while some := list(islice(rows, _ROWS)):
+                writer.write_table(pa.Table.from_pylist(some, schema=schema))
+    except UserError:
+        fs.delete_file(f"{path}.partial")
+        raise
     fs.move(f"{path}.partial", path)
+    return True
 
 
 @final
@@ -201,6 +276,7 @@ class Images:
         self._ids = table["image_id"].to_pylist()
         self._images = table["image"] if "image" in table.column_names else None
         paths = table["path"].to_pylist() if "path" in table.column_names else [None] * len(self._ids)
+        paths = [os.fsdecode(path) if isinstance(path, bytes) else path for path in paths]
         self._paths = [None if path is None else join(base, path) for path in paths]
         self._coming: dict[int, Future[bytes]] = {}
         remote = any(path and "://" in path for path in self._paths)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from grpo_tta.cluster.session import session
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import ManifestSource, TaskSource
 from grpo_tta.engine.interface import Method
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 
 
 def _write_json(uri: str, content: Any) -> None:
@@ -90,7 +90,9 @@ def _run(job: Job, manifest: str, columns: Sequence[str], out: str, folder: str,
                 raise UserError(f"The run broke off; the same command resumes it. {cause}") from None
     found = ds.dataset(f"{path}/{folder}", filesystem=fs, format="parquet").count_rows()
     if found != rows:
-        raise UserError(f"{out} holds {found} rows instead of {rows}; the ids of the manifest must differ from each other.")
+        raise UserError(
+            f"{out} holds {counted(found, 'row')} instead of {rows:,}; the ids of the manifest must differ from each other."
+        )
     fs.delete_dir(f"{path}/attempts")
 
 
@@ -150,16 +152,20 @@ def predict_on_ray(
     batch: int,
     options: Mapping[str, Any],
     settings: RaySettings,
+    note: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Classifies the images of a manifest or folder into `out/predictions`, one row each; returns how many.
 
     Args:
         options: templates, settings and seed of `GRPOTTA`.
+        note: is given what was left out of a folder, a sentence each.
 
     Raises:
         UserError: unusable arguments, manifest or model, or the folder holds another run.
     """
     manifest = open_manifest(source, out, labelled=False)
+    for text in manifest.notes:
+        note(text)
     job = PredictJob(model, tuple(labels), options, batch, manifest)
     _run(job, manifest.uri, manifest.columns, out, "predictions", manifest.rows, settings)
     return manifest.rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -14,8 +14,9 @@ from PIL import Image
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.bench.runner import task_policy
-from grpo_tta.cluster.manifest import Images, Manifest, open_manifest
-from grpo_tta.data.labels import class_names, own_names, read_labels
+from grpo_tta.cluster.manifest import Images, Manifest, join, open_manifest
+from grpo_tta.data.custom import ALL, task_name
+from grpo_tta.data.labels import class_names, names_may_repeat, own_names, read_labels
 from grpo_tta.data.tasks import Task
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
@@ -27,6 +28,7 @@ class Source(Protocol):
     Attributes:
         counts: task -> how many images.
         sources: task -> where it comes from, where a report can show its images.
+        notes: task -> what was left out of it, a sentence each.
     """
 
     @property
@@ -34,6 +36,9 @@ class Source(Protocol):
 
     @property
     def sources(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+    @property
+    def notes(self) -> Mapping[str, tuple[str, ...]]: ...
 
     def policy(self, backbone: Backbone, name: str) -> Policy:
         """The frozen model with the prompts of a task."""
@@ -59,6 +64,10 @@ class TaskSource:
     def sources(self) -> Mapping[str, Mapping[str, Any]]:
         return {task.name: dict(task.source) for task in self.tasks}
 
+    @property
+    def notes(self) -> Mapping[str, tuple[str, ...]]:
+        return {task.name: task.notes for task in self.tasks}
+
     def policy(self, backbone: Backbone, name: str) -> Policy:
         (task,) = (task for task in self.tasks if task.name == name)
         return task_policy(backbone, task)
@@ -73,11 +82,17 @@ class TaskSource:
 @final
 @dataclass(frozen=True)
 class ManifestSource:
-    """One task of the user's own: its labels as they stand in the manifest, in order, with the name of each for prompts."""
+    """One task of the user's own.
+
+    Attributes:
+        names: labels in their order, with the name of each for prompts.
+        texts: what stands in the manifest -> the label that it means.
+    """
 
     manifest: Manifest
     names: Mapping[str, str]
     template: str
+    texts: Mapping[Any, str]
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -88,11 +103,16 @@ class ManifestSource:
         return {}
 
     @property
+    def notes(self) -> Mapping[str, tuple[str, ...]]:
+        return {self.manifest.name: self.manifest.notes}
+
+    @property
     def _classes(self) -> tuple[str, ...]:
         return class_names(self.names)
 
     def policy(self, backbone: Backbone, name: str) -> Policy:
-        return Policy(backbone, make_prompts(backbone, self._classes, (self.template,), (self.template,)))
+        names, template = self._classes, (self.template,)
+        return Policy(backbone, make_prompts(backbone, names, template, template, repeats=names_may_repeat(names)))
 
     def split(self, table: pa.Table) -> Iterator[tuple[Task, list[int], list[int]]]:
         ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
@@ -101,10 +121,11 @@ class ManifestSource:
         numbers = {label: number for number, label in enumerate(self.names)}
 
         def load(number: int) -> tuple[Image.Image, int]:
-            label = labels[number]
-            if label is None or str(label) not in numbers:
-                raise UserError(f"{ids[number]}: label {label!r} is unknown; add it to the labels file or correct the row.")
-            return images.load(number), numbers[str(label)]
+            label = self.texts.get(labels[number])
+            if label is None or label not in numbers:
+                shown = labels[number] if label is None else label
+                raise UserError(f"{ids[number]}: label {shown!r} is unknown; add it to the labels file or correct the row.")
+            return images.load(number), numbers[label]
 
         names, prompts = self._classes, (self.template,)
         task = Task(self.manifest.name, "real", names, self.template, prompts, ids, load, keyed_by="pixels")  # as locally
@@ -112,12 +133,32 @@ class ManifestSource:
             yield task, list(range(len(ids))), places
 
 
-def manifest_source(data: str, out: str, template: str, labels_file: Path | None) -> ManifestSource:
+def manifest_source(
+    data: str,
+    out: str,
+    template: str,
+    labels_file: Path | None,
+    *,
+    split: str | None = None,
+    domain: str | None = None,
+    allow_empty: bool = False,
+) -> ManifestSource:
     """The user's own images with labels; without a labels file, the names found in the data, sorted.
 
+    Args:
+        split, domain: a folder of the data that is read in place of the whole; one of the two.
+        allow_empty: a folder without an image is a class all the same.
+
     Raises:
-        UserError: as `open_manifest` and `read_labels`.
+        UserError: as `open_manifest` and `read_labels`, or the choice of a folder is no single one.
     """
-    manifest = open_manifest(data, out, labelled=True)
-    names = read_labels(labels_file) if labels_file else own_names(manifest.labels(), data)
-    return ManifestSource(manifest, names, template)
+    if domain == ALL or (split is not None and domain is not None):
+        raise UserError(f"Ray reads one folder at a time; give it as --data, such as {join(data, 'NAME')}.")
+    part = split if split is not None else domain
+    place = data if part is None else join(data, part)
+    manifest = open_manifest(place, out, labelled=True, with_empty=allow_empty or labels_file is not None)
+    if part is not None:
+        manifest = replace(manifest, name=f"{task_name(Path(data).name)}-{manifest.name}")
+    texts = manifest.labels()
+    names = read_labels(labels_file) if labels_file else own_names(sorted({*texts.values(), *manifest.classes} - {""}), place)
+    return ManifestSource(manifest, names, template, texts)

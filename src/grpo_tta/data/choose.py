@@ -33,6 +33,7 @@ class Choice:
         download: benchmarks may be fetched.
         domain: of a user's own images in DOMAIN/CLASS folders, or "all" for a task of each.
         allow_empty: of a user's own images, a folder without an image is a class all the same.
+        allow_missing: an incomplete copy of a benchmark is run.
     """
 
     suite: str = "nano"
@@ -51,6 +52,7 @@ class Choice:
     download: bool = False
     domain: str | None = None
     allow_empty: bool = False
+    allow_missing: bool = False
 
 
 def choose_tasks(choice: Choice) -> list[Task]:
@@ -61,6 +63,8 @@ def choose_tasks(choice: Choice) -> list[Task]:
     names, severities = corruptions_named(choice.corruptions, choice.severities)
     if choice.data is not None and choice.datasets:
         raise UserError("--data and --dataset were both given; use one of them.")
+    if choice.data is None and (choice.domain is not None or choice.allow_empty):
+        raise UserError("--domain and --allow-empty belong to your own images; name --data.")
     if choice.datasets:
         if choice.root is None:
             raise UserError("--dataset needs --root, the folder that holds the benchmarks.")
@@ -74,13 +78,12 @@ def choose_tasks(choice: Choice) -> list[Task]:
             severities=severities,
             official=choice.official_split,
             download=choice.download,
+            allow_missing=choice.allow_missing,
         )
-    if choice.root is not None or choice.official_split:
-        raise UserError("--root and --official-split belong to --dataset; name one.")
+    if choice.root is not None or choice.official_split or choice.allow_missing:
+        raise UserError("--root, --official-split and --allow-missing belong to --dataset; name one.")
     if choice.data is None and (choice.labels_file is not None or choice.template != Choice.template):
         raise UserError("--labels-file and --template belong to your own images or to --dataset; name --data or --dataset.")
-    if choice.data is None and (choice.domain is not None or choice.allow_empty):
-        raise UserError("--domain and --allow-empty belong to your own images; name --data.")
     if choice.photos_root is not None and choice.suite != "photos":
         raise UserError("--photos-root belongs to --suite photos.")
     if choice.data is not None:

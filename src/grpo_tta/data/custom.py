@@ -12,7 +12,7 @@ import threading
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR
@@ -26,8 +26,8 @@ from PIL import Image
 from grpo_tta.config.serialise import short_hash
 from grpo_tta.data.labels import class_names, names_may_repeat, own_names, read_labels, texts_of
 from grpo_tta.data.tasks import Kind, Task, evenly
-from grpo_tta.errors import UserError, as_text
-from grpo_tta.images.folders import Tally, is_left_behind, walk_opened
+from grpo_tta.errors import UserError, as_text, counted
+from grpo_tta.images.folders import Item, Tally, is_left_behind, walk_opened
 from grpo_tta.images.read import load_image, read_image, stat_of
 
 _KIND: Kind = "real"
@@ -58,6 +58,8 @@ def custom_tasks(
         UserError: as `custom_task`, or there is no such part or domain.
     """
     options: dict[str, Any] = {"template": template, "labels_file": labels_file, "limit": limit, "allow_empty": allow_empty}
+    if labels_file is not None:
+        options["names"] = read_labels(labels_file)  # once: it may be a pipe
     if split is None and domain is None:
         return [custom_task(path, **options)]
     if not path.is_dir():
@@ -97,6 +99,7 @@ def custom_task(
     limit: int | None = None,
     name: str | None = None,
     allow_empty: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> Task:
     """Reads a data set; images are only opened when they are asked for.
 
@@ -108,6 +111,7 @@ def custom_task(
         limit: at most so many images, taken evenly from the whole.
         name: of the task; by default the folder's, or the file's without its suffix.
         allow_empty: a folder without an image is a class all the same.
+        names: what the labels file holds, where it was read before.
 
     Raises:
         UserError: nothing there, unreadable, columns missing, folders that are no classes, a class without an image, or a label
@@ -117,7 +121,7 @@ def custom_task(
     if state is None:
         raise UserError(f"{path}: no such file or folder; check --data.")
     if S_ISDIR(state.st_mode):
-        found = _folder(path)
+        found = _folder(path, allow_empty or labels_file is not None)
     elif path.suffix.lower() == ".csv":
         found = _csv(path)
     elif path.suffix.lower() in _PARQUET:
@@ -125,15 +129,14 @@ def custom_task(
     else:
         raise UserError(f"{path}: give a folder with one folder per class, a .csv or a .parquet file.")
     ids, labels = found.ids, found.labels
-    if found.empty and not labels_file and not allow_empty:
-        raise UserError(_empty_classes(path, found))
     if not ids:
         raise UserError(" ".join([f"{path}: no images in it.", *found.notes]))
     if blank := [ids[i] for i, label in enumerate(labels) if not label.strip()]:
         raise UserError(f"{path}: {blank[0]!r} has no label; give it one or remove the row.")
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
         raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
-    names = read_labels(labels_file) if labels_file else own_names(sorted({*labels, *found.empty}), path)
+    if names is None:
+        names = read_labels(labels_file) if labels_file else own_names(sorted({*labels, *found.empty}), path)
     unknown = sorted(set(labels) - set(names))
     if unknown:
         raise UserError(f"{path}: label {unknown[0]!r} is not in {labels_file}; add it there or rename it.")
@@ -147,9 +150,7 @@ def custom_task(
         return read(number), numbers[number]
 
     sizes = [_size(file) for file in ([found.files[i] for i in keep] if len(found.files) == len(ids) else found.files)]
-    notes = found.notes
-    if found.empty and not labels_file:
-        notes += (f"{path}: classes without an image: {', '.join(found.empty)}.",)
+    notes = found.notes + (() if labels_file else note_of_empty(path, found.empty))
     source: dict[str, Any] = {"data": as_text(str(path)), "labels_file": as_text(str(labels_file)) if labels_file else None}
     source |= {"template": template, "limit": limit}
     if list(names) != list(names.values()):
@@ -172,7 +173,11 @@ def custom_task(
 
 
 def _name_of(path: Path) -> str:
-    name = path.resolve().name if path.is_dir() else path.stem
+    return task_name(path.resolve().name if path.is_dir() else path.stem)
+
+
+def task_name(name: str) -> str:
+    """What a task is called whose folder or file has this name."""
     return as_text(name).lstrip(".") or "data"
 
 
@@ -219,51 +224,99 @@ class _Class:
     folders: set[str] = field(default_factory=set)
 
 
-def _folder(path: Path) -> _Found:
-    classes: dict[str, _Class] = {}
-    tally = Tally()
-    files: list[str] = []
-    loose = 0
+@final
+class ClassFolders:
+    """Judges a folder of class folders while it is walked, for this module and for the cluster's listing alike.
 
-    def items() -> Iterator[Any]:
-        for item in walk_opened(path):
+    Args:
+        where: what messages call the folder.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = where
+        self._classes: dict[str, _Class] = {}
+        self._tally = Tally()
+        self._loose = 0
+
+    def images(self, items: Iterable[Item]) -> Iterator[str]:
+        """The paths of the images that lie in a class folder, in the order of the walk."""
+        for name in self._tally.images(self._watched(items)):
+            first, *rest = name.split("/", 2)
+            if not rest:
+                self._loose += 1
+                continue
+            self._classes[first].images += 1
+            self._classes[first].own += len(rest) == 1
+            yield name
+
+    def _watched(self, items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
             first, *rest = item.path.split("/", 2)
             # A class that cannot be opened, or a link to one that is gone, must not vanish.
             if not rest and (item.kind == "folder" or (item.kind == "unresolved" and "." not in first)):
-                classes[first] = _Class()
+                self._classes[first] = _Class()
             elif item.kind == "folder" and len(rest) == 1:
-                classes[first].folders.add(rest[0])
+                self._classes[first].folders.add(rest[0])
             yield item
 
-    for name in tally.images(items()):
-        first, *rest = name.split("/", 2)
-        if not rest:
-            loose += 1
-            continue
-        files.append(name)
-        classes[first].images += 1
-        classes[first].own += len(rest) == 1
-    notes = tally.notes(path)
-    if loose and not files:
-        raise UserError(f"{path}: {loose} images, but not in one folder per class; sort them, or write a .csv of path,label.")
-    if loose:
-        notes += (f"{path}: skipped {loose} images that lie in no class folder.",)
-    _check_classes(path, classes)
-    named = {name: as_text(name) for name in classes}
-    if len(set(named.values())) < len(named):
-        twice = next(text for text, n in Counter(named.values()).items() if n > 1)
-        raise UserError(f"{path}: two folders are both shown as {twice!r}; rename one of them.")
+    @property
+    def classes(self) -> list[str]:
+        """Class folders, sorted, as text."""
+        return sorted(map(as_text, self._classes))
+
+    @property
+    def empty(self) -> list[str]:
+        """Class folders without an image, sorted, as text."""
+        return sorted(as_text(name) for name, found in self._classes.items() if not found.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, a sentence each."""
+        notes = self._tally.notes(self._where)
+        if self._loose:
+            notes += (f"{self._where}: skipped {counted(self._loose, 'image')} outside the class folders.",)
+        return notes
+
+    def check(self, *, with_empty: bool) -> None:
+        """Judges what was seen, once the walk is over.
+
+        Args:
+            with_empty: class folders without an image are no fault.
+
+        Raises:
+            UserError: images that lie in no class folder, none at all, folders that are parts of a data set or domains, two
+                that are shown alike, or a class without an image.
+        """
+        any_image = any(found.images for found in self._classes.values())
+        if self._loose and not any_image:
+            raise UserError(
+                f"{self._where}: {counted(self._loose, 'image')}, but not in one folder per class; sort them, or write a "
+                ".csv of path,label."
+            )
+        _check_classes(self._where, self._classes)
+        if twice := [text for text, n in Counter(map(as_text, self._classes)).items() if n > 1]:
+            raise UserError(f"{self._where}: two folders are both shown as {twice[0]!r}; rename one of them.")
+        if self.empty and not with_empty:
+            raise UserError(" ".join([_empty_classes(self._where, self.empty), *self.notes]))
+        if not any_image:
+            raise UserError(" ".join([f"{self._where}: no images in it.", *self.notes]))
+
+
+def _folder(path: Path, with_empty: bool) -> _Found:
+    folders = ClassFolders(path)
+    files = list(folders.images(walk_opened(path)))
+    folders.check(with_empty=with_empty)
     return _Found(
         [as_text(name) for name in files],
-        [named[name.partition("/")[0]] for name in files],
+        [as_text(name.partition("/")[0]) for name in files],
         lambda keep: lambda n: load_image(path / files[keep[n]]),
         [path / name for name in files],
-        sorted(named[name] for name, of_class in classes.items() if not of_class.images),
-        notes,
+        folders.empty,
+        folders.notes,
     )
 
 
-def _check_classes(path: Path, classes: dict[str, _Class]) -> None:
+def _check_classes(path: Path | str, classes: dict[str, _Class]) -> None:
     """
     Raises:
         UserError: the folders are parts of a data set or domains, each of which holds the classes.
@@ -271,7 +324,7 @@ def _check_classes(path: Path, classes: dict[str, _Class]) -> None:
     parts = sorted(as_text(name) for name in classes if name.casefold() in _PARTS)
     if parts and (len(parts) == len(classes) or len(parts) > 1):
         raise UserError(
-            f"{path}: {', '.join(parts)} are parts of a data set and no classes; give one of them, such as {path / parts[0]}, "
+            f"{path}: {', '.join(parts)} are parts of a data set and no classes; give one of them, such as {path}/{parts[0]}, "
             f"or --split {parts[0]}."
         )
     above = {name: of_class.folders for name, of_class in classes.items() if not of_class.own and len(of_class.folders) > 1}
@@ -293,12 +346,16 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _empty_classes(path: Path, found: _Found) -> str:
-    sentence = (
-        f"{path}: no image in the class folder {_some(found.empty)}; add images, remove the folder, or keep it as a class with "
-        "--allow-empty."
+def _empty_classes(where: Path | str, empty: Sequence[str]) -> str:
+    return (
+        f"{where}: no image in the class {'folder' if len(empty) == 1 else 'folders'} {_some(empty)}; add images, remove the "
+        f"{'folder' if len(empty) == 1 else 'folders'}, or keep the class with --allow-empty."
     )
-    return " ".join([sentence, *found.notes])
+
+
+def note_of_empty(where: Path | str, empty: Sequence[str]) -> tuple[str, ...]:
+    """That classes without an image were kept, where there are any."""
+    return (f"{where}: classes without an image: {', '.join(empty)}.",) if empty else ()
 
 
 def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:

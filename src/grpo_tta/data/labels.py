@@ -25,13 +25,15 @@ def read_labels(path: Path) -> dict[str, str]:
     """Labels in their order, with the name of each for the prompts.
 
     A text file holds one name per line; label and name are the same. A .json file holds {label: name}, or {label: [name, other
-    names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read as well.
+    names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read as well; it
+    holds JSON where it begins with a brace.
 
     Raises:
         UserError: the file is missing, not readable, holds no name, a name that is none, a comment, or a label twice.
     """
     text = _text_of(path)
-    names = _of_json(text, path) if path.suffix.lower() == ".json" else _of_lines(text, path)
+    is_json = path.suffix.lower() == ".json" or (not path.is_file() and text.lstrip().startswith("{"))
+    names = _of_json(text, path) if is_json else _of_lines(text, path)
     if not names:
         raise UserError(f"{path}: no class names in it; write one per line.")
     return names
@@ -98,8 +100,14 @@ def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:
     """Labels as they stand in the data, each as its own name. WordNet ids of ImageNet's classes get OpenAI's names for them.
 
     Raises:
-        UserError: they are numbers, or WordNet ids of other classes: "a photo of a n00000001." would be scored without a word.
+        UserError: there is one alone, they are numbers, or WordNet ids of other classes: "a photo of a n00000001." would be
+            scored without a word.
     """
+    if len(labels) == 1:
+        raise UserError(
+            f"{where}: {labels[0]!r} is the only class, and classification needs two; sort the images into a folder per class, "
+            "or write a .csv of path,label."
+        )
     if all(map(_is_number, labels)):
         raise UserError(
             f'{where}: the labels are numbers; name them in a file for --labels-file, such as {{"0": "cat"}} (.json).'
@@ -132,7 +140,7 @@ def _is_number(label: str) -> bool:
     return True
 
 
-def texts_of(column: pa.ChunkedArray, field: pa.Field, metadata: Mapping[bytes, bytes] | None, where: Path) -> list[str]:
+def texts_of(column: pa.ChunkedArray, field: pa.Field, metadata: Mapping[bytes, bytes] | None, where: Path | str) -> list[str]:
     """A Parquet column of labels or ids as text, "" where a row has none.
 
     Text, numbers, bytes of UTF-8 text, and dictionaries of these are taken. Numbers of Hugging Face's `ClassLabel` become the

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, final
 
 from grpo_tta.errors import UserError, as_text
-from grpo_tta.images.read import HEIF_SUFFIXES, SUFFIXES, stat_of
+from grpo_tta.images.read import HEIF_SUFFIXES, SUFFIXES, remedy_of, shown_path, stat_of
 
 _LEFT_BEHIND = frozenset(
     {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
@@ -225,7 +225,7 @@ def find_images(paths: Sequence[Path], note: Callable[[str], None] = lambda text
     for path in paths:
         state = stat_of(path)
         if state is None:
-            raise UserError(f"{path}: no such file or folder; check the path.")
+            raise UserError(f"{shown_path(path)}: no such file or folder; {remedy_of(path)}.")
         if not stat.S_ISDIR(state.st_mode):
             found.append(path)
             continue

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
 
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 """Read where the optional pillow-heif is installed."""
 _HEIF = find_spec("pillow_heif") is not None
 _SUFFIXES_OF = {
@@ -59,6 +59,8 @@ SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in 
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 MAX_ASPECT = 100
 """Longer side over shorter side. A model's preprocessing enlarges the shorter side to its input, and the longer with it."""
+_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkq", "TU0A")
+"""How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
 _MAX_SAMPLE = (281, 341)  # TIFF: MaxSampleValue, SMaxSampleValue
 
 
@@ -128,7 +130,7 @@ def load_image(path: str | Path) -> Image.Image:
     path = Path(path)
     found = stat_of(path)
     if found is None or not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path}: no such file; check the path.")
+        raise UserError(f"{shown_path(path)}: no such file; {remedy_of(path)}.")
     if found.st_size == 0:
         raise UserError(f"{path}: the file is empty; copy it again.")
     return read_image(path, str(path))
@@ -145,10 +147,24 @@ def stat_of(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        text = str(path)
-        shown = text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{shown}: no file or folder can be opened by this name ({why}); check the path.") from None
+        remedy = "check the rights of its folder" if isinstance(error, PermissionError) else remedy_of(path)
+        shown = shown_path(path)
+        raise UserError(f"{shown}: no file or folder can be opened by this name ({why}); {remedy}.") from None
+
+
+def shown_path(path: Path) -> str:
+    """A path as messages show it: one that is too long to be one is cut."""
+    text = str(path)
+    return text if len(text) <= 240 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def remedy_of(path: Path) -> str:
+    """What to do where there is nothing by the name of a path: an encoded image is a frequent mistake."""
+    text = str(path)
+    if text.startswith("data:") or (len(text) > 80 and text.startswith(_BASE64)):
+        return "this is the image itself in base64, so decode it and write it to a file, or send it to the service"
+    return "check the path"
 
 
 def read_image(file: Path | BinaryIO, name: str) -> Image.Image:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def _episode(shown: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
     shown.imshow(np.asarray(image.convert("RGB")))
     shown.set_axis_off()
     right = row["prediction"] == row["label"]
-    shown.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left", parse_math=False)
+    shown.set_title(f"{task.name}\ntruth: {task.classes[row['label']]}", fontsize=9, loc="left")
     names = [task.classes[row["prediction_before"]], task.classes[row["prediction"]]]
     values = [100 * row["confidence_before"], 100 * row["confidence"]]
     bars.barh([1, 0], [100, 100], color=GRID, height=0.28)
@@ -82,6 +83,7 @@ def _episode(shown: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
     bars.tick_params(axis="y", length=0)
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a dollar sign in a name is no formula
 def demo_figure(rows: pd.DataFrame, summary: dict[str, Any], tasks: Sequence[Task], path: Path) -> None:
     """Left: what adaptation does to every task; right: images whose answer it changed. Written as PNG."""
     by_name = {task.name: task for task in tasks}

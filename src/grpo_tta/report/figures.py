@@ -23,6 +23,10 @@ INK, FAINT = "#111827", "#6b7280"
 COLOURS = {"episodic": OTHER, "batch": "#7c3aed", "online": "#0f766e"}
 
 
+plain_text = matplotlib.rc_context({"text.parse_math": False})
+"""Decorates what draws names: a dollar sign in one is no formula."""
+
+
 def to_svg(figure: Figure) -> str:
     """The same text for the same figure: no date, and ids that are salted with a constant."""
     buffer = io.StringIO()
@@ -48,6 +52,7 @@ def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
     return front
 
 
+@plain_text
 def cost_figure(results: Results, reference: str) -> str:
     """Shifted mean against forward passes; the front runs over the methods that the reference may be compared with."""
     shown = [m for m in results.methods.values() if results.is_complete(m.name) and m.forwards > 0]
@@ -113,6 +118,7 @@ def _label_points(ax: Axes, canvas: FigureCanvasAgg, shown: Mapping[str, tuple[f
             text.remove()
 
 
+@plain_text
 def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
     """Accuracy per task with 95 % intervals; `shown` is method -> colour, top bar first. Streams are left out."""
     tasks = [task for task in summary["tasks"] if task["kind"] != "stream"]
@@ -136,7 +142,7 @@ def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
             ax.text(101, at, f"{value:.1f}", va="center", fontsize=7.5, color=INK)
         ticks.append((y, f"{task['name']}\n({task['kind']})"))
         y += 1
-    ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8, parse_math=False)
+    ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
     ax.set_ylim(y - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.set_xlabel("top-1 accuracy, % (line: 95 % interval)")
@@ -148,6 +154,7 @@ def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
     return to_svg(figure)
 
 
+@plain_text
 def reliability_figure(panels: Mapping[str, tuple[list[Bin], float]]) -> str:
     """Accuracy within bins of confidence; `panels` is title -> (bins, expected calibration error in percent)."""
     figure = Figure(figsize=(7.4, 3.9), layout="constrained")

@@ -43,6 +43,7 @@ class Runs:
         sources: task -> where it comes from (`Task.source`).
         versions: of the software, each once.
         unfinished: a sentence on every task that a run has not finished.
+        notes: what was left out of the data, a sentence each.
     """
 
     rows: pd.DataFrame
@@ -53,6 +54,7 @@ class Runs:
     sources: dict[str, dict[str, Any]]
     versions: list[str]
     unfinished: list[str]
+    notes: list[str]
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
@@ -84,6 +86,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         {task: source for info in infos for task, source in info["sources"].items()},
         sorted(set(rows["versions"])),
         _unfinished(rows, infos),
+        list(dict.fromkeys(note for info in infos for notes in info.get("notes", {}).values() for note in notes)),
     )
 
 
@@ -182,6 +185,8 @@ def write_report(
     print_comparisons(frames["comparisons"], console)
     for sentence in found.unfinished:
         console.print(sentence, style="yellow", markup=False)
+    for sentence in found.notes:
+        console.print(sentence, style="dim", markup=False)
     print_errors(int(frames["errors"]["rows"].sum()), str(out / "errors.csv"), console)
     console.print(f"Page: {out / 'report.html'}", markup=False)
 
@@ -227,6 +232,7 @@ def _page(
             controls=[control for control in tables.CONTROLS if control in results.methods and control != reference],
             errors=frames["errors"].to_dict("records"),
             unfinished=runs.unfinished,
+            notes=runs.notes,
             diagnostics=_diagnostics(rows, frames).to_dict("records"),
             figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
             gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, runs.sources, photos_root),

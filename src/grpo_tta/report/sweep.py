@@ -18,7 +18,7 @@ from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report.demo_figure import AFTER, GRID, OTHER
 from grpo_tta.report.embed import data_uri
-from grpo_tta.report.figures import FAINT, INK, bare, to_svg
+from grpo_tta.report.figures import FAINT, INK, bare, plain_text, to_svg
 from grpo_tta.report.grids import number
 from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import mean_interval
@@ -135,6 +135,7 @@ def by_task(sweep: Sweep) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+@plain_text
 def axis_figure(axis: pd.DataFrame) -> str:
     """Points to the base over the values of one axis: a curve for numbers, bars for choices, with paired 95 % intervals."""
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")

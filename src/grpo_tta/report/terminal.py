@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_tta.data.tasks import SHIFTED_MEAN
+from grpo_tta.errors import counted
 from grpo_tta.report.grids import Grid, number
 from grpo_tta.report.summary import paired_difference
 
@@ -144,4 +145,5 @@ def print_differences(rows: pd.DataFrame, method: str, console: Console) -> None
 def print_errors(count: int, where: str, console: Console) -> None:
     """How many rows hold an error, if any do, and where they can be read."""
     if count:
-        console.print(Text(f"{count} rows hold an error and count as wrong; see {where}.", "red"))
+        hold = "holds an error and counts" if count == 1 else "hold an error and count"
+        console.print(Text(f"{counted(count, 'row')} {hold} as wrong; see {where}.", "red"))

@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from grpo_tta.backbones.prompts import check_labels
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 from grpo_tta.service.limits import Limits, RefusedError
 
 
@@ -50,7 +50,7 @@ async def read_body(request: Request, limits: Limits) -> AsyncGenerator[bytes, N
 
 
 async def read_multipart(request: Request, limits: Limits) -> Asked:
-    """Files `images`, and any number of fields `labels` with one label each.
+    """Files `images`, and fields `labels`: one label each, or a single field with commas between the labels.
 
     Raises:
         RefusedError: the form cannot be read, holds other fields, or is over a limit.
@@ -61,7 +61,8 @@ async def read_multipart(request: Request, limits: Limits) -> Asked:
         read_body(request, limits),
         max_files=limits.images,
         max_fields=limits.labels,
-        max_part_size=4 * limits.label_characters + 4,  # of a field; UTF-8 takes at most four bytes per character
+        # of a field, which may hold all the labels; UTF-8 takes at most four bytes per character
+        max_part_size=limits.labels * (4 * limits.label_characters + 4),
     )
     try:
         form = await parser.parse()
@@ -85,6 +86,8 @@ async def read_multipart(request: Request, limits: Limits) -> Asked:
                 raise RefusedError("invalid_request", f"Unknown field {name[:80]!r}; a form has images and, if wanted, labels.")
     finally:
         await form.close()
+    if len(labels) == 1:
+        labels = labels[0].split(",")
     return Asked(_check_images(images, limits), _check_labels(labels, limits) if labels else None)
 
 
@@ -123,10 +126,11 @@ def parse_json(body: bytes, limits: Limits) -> Asked:
     _check_count(len(encoded), limits)
     images = []
     for number, text in enumerate(encoded):
-        _check_bytes(len(text) * 3 // 4, number, limits)
         start = text.find(",") + 1 if text.startswith("data:") else 0
+        content = "".join(text[start:].split())  # tools wrap lines after 76 characters
+        _check_bytes(len(content) * 3 // 4, number, limits)
         try:
-            images.append(base64.b64decode(text[start:], validate=True))
+            images.append(base64.b64decode(content, validate=True))
         except (binascii.Error, ValueError) as error:
             raise RefusedError("malformed", f"Image {number} is not base64 ({error}).", number) from None
     return Asked(_check_images(images, limits), None if labels is None else _check_labels(labels, limits))
@@ -137,11 +141,11 @@ def _shown(text: str) -> str:
 
 
 def _too_many_images(limits: Limits) -> RefusedError:
-    return RefusedError("too_many_images", f"More than {limits.images} images in one request; send them in several.")
+    return RefusedError("too_many_images", f"More than {counted(limits.images, 'image')} in one request; send them in several.")
 
 
 def _too_many_labels(limits: Limits) -> RefusedError:
-    return RefusedError("too_many_labels", f"More than {limits.labels} labels; leave out the unlikely ones.")
+    return RefusedError("too_many_labels", f"More than {counted(limits.labels, 'label')}; leave out the unlikely ones.")
 
 
 def _check_count(count: int, limits: Limits) -> None:

@@ -196,6 +196,7 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
             service.metrics.requests.labels(outcome).inc()
             service.metrics.seconds.observe(time.perf_counter() - began)
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether the service is up.", response_model=Health)
     async def healthz() -> Response:
         labels = list(classifier.labels)
@@ -203,6 +204,7 @@ def create_service(classifier: GRPOTTA, limits: Limits | None = None, *, batch: 
             {"status": "ok", "model": classifier.backbone.name, "labels": labels, "version": version("grpo-tta")}
         )
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get(
         "/metrics", summary="Prometheus metrics.", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}}
     )

@@ -8,11 +8,8 @@ from typing import final
 from PIL import Image, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import to_rgb
+from grpo_tta.images.read import FORMATS, open_encoded, to_rgb
 from grpo_tta.service.limits import Limits, RefusedError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""Plain raster formats. Pillow also opens PostScript and the like, through programs that strangers should not reach."""
 
 
 @final
@@ -26,7 +23,7 @@ class Opened:
         """
         self._number, self._limits = number, limits
         try:
-            self._image = Image.open(io.BytesIO(content), formats=FORMATS)
+            self._image = open_encoded(io.BytesIO(content))  # the formats that `predict` reads
         except UnidentifiedImageError:
             names = ", ".join(FORMATS)
             raise RefusedError("not_an_image", f"Image {number} is in no known format ({names}).", number) from None

@@ -10,7 +10,7 @@ import uvicorn
 from grpo_tta.classifier import GRPOTTA
 from grpo_tta.service.http import create_service
 from grpo_tta.service.limits import Limits
-from grpo_tta.service.listen import address, open_socket
+from grpo_tta.service.listen import address, open_socket, patient_protocol
 
 
 def serve(classifier: GRPOTTA, *, host: str, port: int, limits: Limits, batch: int, announce: Callable[[str], None]) -> None:
@@ -28,6 +28,7 @@ def serve(classifier: GRPOTTA, *, host: str, port: int, limits: Limits, batch: i
     config = uvicorn.Config(
         create_service(classifier, limits, batch=batch),
         log_level="warning",
+        http=patient_protocol(limits.seconds),
         timeout_graceful_shutdown=round(limits.seconds) + 5,  # an accepted request has its answer or a refusal by then
     )
     # uvicorn raises the signal again once it has shut down; an orderly end is no failure.

@@ -82,7 +82,10 @@ def request_body(limits: Limits) -> dict[str, Any]:
                     "additionalProperties": False,
                     "properties": {
                         "images": {**several, "items": {"type": "string", "format": "binary"}},
-                        "labels": labels,
+                        "labels": {
+                            "anyOf": [labels, {"type": "string", "minLength": 1}],
+                            "description": "A field for each label, or one field with commas between them.",
+                        },
                     },
                 }
             },

@@ -299,7 +299,7 @@ def test_nothing_is_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(UserError):
             benchmark_tasks([name], tmp_path, official=True)
     assert not asked
-    with pytest.raises(UserError, match=r"could not be downloaded \(.*no network in this test.*by hand: EuroSAT.zip"):
+    with pytest.raises(UserError, match=r"could not be downloaded \(.*no network in this test.*by hand: EuroSAT_RGB.zip"):
         benchmark_tasks(["eurosat"], tmp_path, download=True)
     assert asked
     asked.clear()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from grpo_tta.data.custom import custom_task
 from grpo_tta.data.public.load import list_benchmark
-from grpo_tta.data.public.spec import Benchmark, Part, name_some
+from grpo_tta.data.public.spec import Benchmark, Part, name_all
 from grpo_tta.errors import UserError, sentence
 
 _WORKERS = 4
@@ -28,7 +28,7 @@ class Check:
         where: the folder that was read; None if nothing was found.
         origin: which split of what.
         classes, images: as found.
-        decoded: images that were opened; 0 where reading them was skipped.
+        decoded: images that could be opened; 0 where that was not tried.
         problems: what is wrong, a sentence each.
         source, layout, licence: what to download from where, and the files as they should lie.
         notes: what was left out and is no problem, a sentence each.
@@ -66,10 +66,10 @@ def check_benchmark(
     problems = list(listing.problems)
     decoded = 0
     if decode:
-        damaged = _damaged(listing.ids, listing.read, progress)
-        decoded = len(listing.ids)
-        known_missing = any("is missing" in problem for problem in problems)
-        problems += name_some("{}", [text for text in damaged if not (known_missing and "no such file" in text)])
+        there = [number for number in range(len(listing.ids)) if number not in listing.absent]
+        damaged = _damaged([listing.ids[n] for n in there], lambda n: listing.read(there[n]), progress)
+        decoded = len(there) - len(damaged)
+        problems += [line for fault in name_all("{}", damaged) for line in fault.lines()]
     where, classes, images = str(listing.where), len(listing.classes), len(listing.ids)
     return Check(benchmark.name, where, listing.origin, classes, images, decoded, tuple(problems), *how)
 
@@ -93,8 +93,9 @@ def check_custom(kind: str, path: Path, *, decode: bool = True, progress: Callab
         return Check(kind, None, "", 0, 0, 0, (str(error),), *how)
     damaged = _damaged(task.image_ids, lambda number: task.load(number)[0], progress) if decode else []
     count = len(task.image_ids)
-    problems = tuple(name_some("{}", damaged))
-    return Check(kind, str(path), "all images", len(task.classes), count, count if decode else 0, problems, *how, task.notes)
+    decoded = count - len(damaged) if decode else 0
+    problems = tuple(line for fault in name_all("{}", damaged) for line in fault.lines())
+    return Check(kind, str(path), "all images", len(task.classes), count, decoded, problems, *how, task.notes)
 
 
 def _damaged(ids: Sequence[str], read: Callable[[int], Image.Image], progress: Callable[[int], None]) -> list[str]:

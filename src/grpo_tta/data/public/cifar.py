@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from grpo_tta.data.public.official import open_torchvision
-from grpo_tta.data.public.spec import Benchmark, Listing, Part, find_folder, no_tuning_part, wrong_number
+from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Part, find_folder, no_tuning_part, wrong_number
 from grpo_tta.errors import UserError
 
 _TEST = 10_000
@@ -66,12 +66,12 @@ def read_cifar_c(
         raise UserError(f"{path}: truncated or damaged ({error}); extract {benchmark.title} again.") from None
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise UserError(f"{path}: holds {images.dtype} {images.shape}, not uint8 images of 32 x 32 x 3; extract it again.")
-    problems = list(known.problems)
+    problems = list(known.faults)
     problems += wrong_number(f"images in {path.name}", len(images), 5 * size)
     problems += wrong_number("labels in labels.npy", len(labels), 5 * size)
     start = (severity - 1) * size
     if labels[start : start + size].tolist() != list(known.labels):
-        problems.append(f"labels.npy does not agree with the labels of {clean.title}")
+        problems.append(Fault(f"labels.npy does not agree with the labels of {clean.title}"))
     return Listing(
         known.classes,
         [f"{corruption}/{severity}/{number:05d}" for number in range(max(0, min(size, len(images) - start)))],

@@ -14,8 +14,8 @@ from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
-from grpo_tta.data.public.spec import Benchmark, Listing, Part, find_folder, name_some, no_tuning_part, wrong_number
-from grpo_tta.errors import UserError
+from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Part, find_folder, name_all, no_tuning_part, wrong_number
+from grpo_tta.errors import UserError, counted
 from grpo_tta.images.read import SUFFIXES, load_image
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -120,28 +120,28 @@ def list_classes(benchmark: Benchmark, folder: Path, expected: Sequence[str], wo
         found = {e.name: wordnet_id(e.name) for e in entries if e.is_dir() and not e.name.startswith(".")}
     strange = sorted(name for name, key in found.items() if key not in label_of)
     missing = sorted(set(expected) - set(found.values()))
-    problems = name_some("the class folder {} is missing", (f"{key} ({names[key]})" for key in missing))
-    problems += name_some(f"the folder {{}} is no class of {benchmark.title}", strange)
+    problems = name_all("the class folder {} is missing", (f"{key} ({names[key]})" for key in missing), missing=True)
+    problems += name_all(f"the folder {{}} is no class of {benchmark.title}", strange)
     if len(set(found.values())) < len(found):
         twice = sorted(name for name, key in found.items() if list(found.values()).count(key) > 1)
-        problems += name_some("the folder {} names a class that another folder names too", twice)
+        problems += name_all("the folder {} names a class that another folder names too", twice)
     ids: list[str] = []
     labels: list[int] = []
     paths: list[str] = []
-    wrong = []
+    fewer: list[str] = []
+    other: list[str] = []
     for name, key in sorted(((n, k) for n, k in found.items() if k in label_of), key=lambda pair: pair[1]):
         images = _images(folder / name)
         ids += [f"{key}/{image}" for image in images]
         paths += [f"{name}/{image}" for image in images]
         labels += [label_of[key]] * len(images)
         if (benchmark.per_class or len(images) or 1) != len(images):
-            wrong.append(
-                f"{name} ({names[key]}) holds {len(images)} images"
-                + f" instead of {benchmark.per_class}" * bool(benchmark.per_class)
-            )
+            expected_here = f" instead of {benchmark.per_class}" * bool(benchmark.per_class)
+            few = len(images) < (benchmark.per_class or 1)
+            (fewer if few else other).append(f"{name} ({names[key]}) holds {counted(len(images), 'image')}{expected_here}")
     problems += _missing_numbers(benchmark, ids)
-    problems += name_some("the class folder {}", wrong)
-    problems += wrong_number("images", len(ids), benchmark.images)
+    problems += name_all("the class folder {}", fewer, missing=True) + name_all("the class folder {}", other)
+    problems += wrong_number("images", len(ids), benchmark.images, missing=True)
     return Listing(
         tuple(names[key] for key in expected),
         ids,
@@ -153,10 +153,10 @@ def list_classes(benchmark: Benchmark, folder: Path, expected: Sequence[str], wo
     )
 
 
-def _missing_numbers(benchmark: Benchmark, ids: Sequence[str]) -> list[str]:
+def _missing_numbers(benchmark: Benchmark, ids: Sequence[str]) -> list[Fault]:
     """Names of numbered files that are not there; only where most are, so that renamed copies are left to the counts."""
     if benchmark.file_name is None:
         return []
     there = {name.rpartition("/")[2].partition(".")[0] for name in ids}
     missing = [n for n in map(benchmark.file_name.format, range(1, benchmark.images + 1)) if n not in there]
-    return name_some("the image {} is missing", missing) if len(missing) < benchmark.images / 2 else []
+    return name_all("the image {} is missing", missing, missing=True) if len(missing) < benchmark.images / 2 else []

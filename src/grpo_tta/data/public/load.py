@@ -14,9 +14,9 @@ from grpo_tta.data.public.catalogue import BENCHMARKS, FAMILIES, FIFTEEN
 from grpo_tta.data.public.corrupted import CORRUPTIONS, check_corruptions, corrupted_tasks
 from grpo_tta.data.public.imagenet import ensemble_templates
 from grpo_tta.data.public.official import fetch, read_official
-from grpo_tta.data.public.spec import Benchmark, Listing, NotFoundError, Part
+from grpo_tta.data.public.spec import Benchmark, Listing, NotFoundError, Part, check_command
 from grpo_tta.data.tasks import Task, check_split, evenly
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 
 ALL = "fifteen"
 OWN_TEMPLATE = "coop"
@@ -96,23 +96,39 @@ def to_task(
     template: str = DEFAULT_TEMPLATE,
     limit: int | None = None,
     source: Mapping[str, Any] | None = None,
+    command: str = "",
+    allow_missing: bool = False,
 ) -> Task:
     """
     Args:
         template: with `{}`; "coop" for CoOp's own of this benchmark; the field's common one by default.
         limit: at most so many images, taken evenly from the whole.
         source: of the task; none by default.
+        command: that lists everything that is wrong; the shortest by default.
+        allow_missing: an incomplete copy is a task all the same, of the images that are there and with another name.
 
     Raises:
         UserError: something is wrong with what is on disk, or the limit leaves nothing.
     """
-    if listing.problems:
-        more = f" (and {len(listing.problems) - 1} more)" if len(listing.problems) > 1 else ""
-        raise UserError(
-            f"{benchmark.title} in {listing.where}: {listing.problems[0]}{more}; put that right, "
-            f"'grpo-tta datasets check {benchmark.name}' lists everything that is wrong."
+    if faults := [fault for fault in listing.faults if not (allow_missing and fault.missing)]:
+        count = sum(fault.count for fault in faults) - 1
+        more = f" (and {count:,} more)" if count else ""
+        remedy = (
+            "put that right, or run what is there with --allow-missing" if all(f.missing for f in faults) else "put that right"
         )
-    keep = evenly(len(listing.ids), limit)
+        raise UserError(
+            f"{benchmark.title} in {listing.where}: {faults[0].lines()[0]}{more}; {remedy}. "
+            f"'{command or f'grpo-tta datasets check {benchmark.name}'}' lists everything that is wrong."
+        )
+    there = [number for number in range(len(listing.ids)) if number not in listing.absent]
+    if not there:
+        raise UserError(f"{benchmark.title} in {listing.where}: none of its images is there; copy it again.")
+    keep = [there[i] for i in evenly(len(there), limit)]
+    notes: tuple[str, ...] = ()
+    if listing.faults:  # other images than those of the published figures: a table must not confuse the two
+        benchmark = replace(benchmark, name=f"{benchmark.name}-incomplete")
+        what = f"an incomplete copy with {counted(len(there), 'image')} of {benchmark.images:,}"
+        notes = (f"{benchmark.title} in {listing.where}: {what}; its figures are not those of the whole set.",)
     labels = [listing.labels[i] for i in keep]
 
     def load(number: int) -> tuple[Image.Image, int]:
@@ -129,6 +145,7 @@ def to_task(
         repeated_names=len(set(listing.classes)) < len(listing.classes),
         by_class=True,
         source=source or {},
+        notes=notes,
     )
 
 
@@ -143,6 +160,7 @@ def benchmark_tasks(
     severities: Sequence[int] = (5,),
     official: bool = False,
     download: bool = False,
+    allow_missing: bool = False,
 ) -> list[Task]:
     """The tasks of the named benchmarks, in order.
 
@@ -152,6 +170,7 @@ def benchmark_tasks(
         corruptions: of a family, which of its cells (all by default); of any other benchmark, to be made on the fly (none
             by default).
         severities: of the corruptions.
+        allow_missing: see `to_task`.
 
     Raises:
         UserError: unknown names, or a benchmark that is missing, incomplete or misordered.
@@ -162,8 +181,19 @@ def benchmark_tasks(
             listing = list_benchmark(benchmark, root, part, official=official, download=download)
             source = {"dataset": benchmark.name, "root": str(root), "split": part, "official": official}
             source |= {"template": template, "limit": limit}
+            if allow_missing:
+                source |= {"allow_missing": True}
+            command = check_command(benchmark, root, official=official)
             if official:  # other images and names: a table must not confuse the two
                 benchmark = replace(benchmark, name=f"{benchmark.name}-official")
-            task = to_task(benchmark, listing, template=template, limit=limit, source=source)
+            task = to_task(
+                benchmark,
+                listing,
+                template=template,
+                limit=limit,
+                source=source,
+                command=command,
+                allow_missing=allow_missing,
+            )
             tasks += corrupted_tasks([task], corruptions, severities) if corruptions and name not in FAMILIES else [task]
     return tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,33 @@ class NotFoundError(UserError):
 
 @final
 @dataclass(frozen=True)
+class Fault:
+    """What is wrong with a copy.
+
+    Attributes:
+        text: a sentence; with `{}` where names are given.
+        names: of all that it holds for, files for example.
+        missing: something is not there, and what is there is right.
+    """
+
+    text: str
+    names: tuple[str, ...] = ()
+    missing: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.names) or 1
+
+    def lines(self) -> list[str]:
+        """The sentence for the first few names, and a count of the rest."""
+        if not self.names:
+            return [self.text]
+        shown = [self.text.format(name) for name in self.names[:SHOWN]]
+        return shown + ([f"and {len(self.names) - SHOWN:,} more like this"] if len(self.names) > SHOWN else [])
+
+
+@final
+@dataclass(frozen=True)
 class Listing:
     """A benchmark as it lies on disk; no image has been opened.
 
@@ -37,7 +65,8 @@ class Listing:
         read: number of an image -> the decoded image.
         where: the folder of the images.
         origin: which split of what, in words.
-        problems: what is wrong, a sentence each; empty when all is well.
+        faults: what is wrong; empty when all is well.
+        absent: numbers of the images that are listed and not on disk.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +75,13 @@ class Listing:
     read: Callable[[int], Image.Image]
     where: Path
     origin: str
-    problems: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    absent: frozenset[int] = frozenset()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, a sentence each."""
+        return tuple(line for fault in self.faults for line in fault.lines())
 
 
 @final
@@ -91,6 +126,8 @@ class Benchmark:
         downloads: (class of torchvision.datasets, its options) that `--download` runs.
         official: torchvision's own test split.
         root_itself: the root may be the folder of the images.
+        check_words: what `grpo-tta datasets check` calls it, where that is not its name.
+        small_models: shipped models that read "a photo of a {}." of every class; they read 24 tokens.
     """
 
     name: str
@@ -115,6 +152,8 @@ class Benchmark:
     downloads: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
     official: Official | None = None
     root_itself: bool = True
+    check_words: str = ""
+    small_models: tuple[str, ...] = ("nano-clip", "photo-clip")
 
 
 class CellReader(Protocol):
@@ -161,6 +200,8 @@ class Family:
             layout=self.layout,
             licence=self.licence,
             root_itself=False,  # a folder of clean images looks just like one of corrupted ones
+            check_words=f"{self.name} --corruptions {corruption} --severities {severity}",
+            small_models=self.clean.small_models,
         )
 
 
@@ -203,18 +244,27 @@ def check_root(root: Path) -> None:
 def not_found(benchmark: Benchmark, root: Path) -> NotFoundError:
     return NotFoundError(
         f"The images of {benchmark.title} were not found under {root} (looked for {', '.join(benchmark.folders)}); "
-        f"'grpo-tta datasets check {benchmark.name} --root {root}' says what to download and where to put it."
+        f"'{check_command(benchmark, root)}' says what to download and where to put it."
     )
 
 
-def wrong_number(what: str, found: int, expected: int) -> list[str]:
-    return [] if found == expected else [f"{found} {what} instead of {expected}"]
+def check_command(benchmark: Benchmark, root: Path, *, official: bool = False) -> str:
+    """The command that says everything that is wrong with a copy."""
+    words = ["grpo-tta datasets check", benchmark.check_words or benchmark.name, "--root", shlex.quote(str(root))]
+    return " ".join(words + ["--official-split"] * official)
 
 
-def name_some(sentence: str, names: Iterable[str]) -> list[str]:
-    """`sentence`, which holds one `{}`, for the first few names, and a count of the rest."""
-    names = list(names)
-    shown = [sentence.format(name) for name in names[:SHOWN]]
-    if len(names) > SHOWN:
-        shown.append(f"and {len(names) - SHOWN} more like this")
-    return shown
+def wrong_number(what: str, found: int, expected: int, *, missing: bool = False) -> list[Fault]:
+    """
+    Args:
+        missing: too few are no more than an incomplete copy.
+    """
+    if found == expected:
+        return []
+    return [Fault(f"{found} {what} instead of {expected}", missing=missing and found < expected)]
+
+
+def name_all(sentence: str, names: Iterable[str], *, missing: bool = False) -> list[Fault]:
+    """`sentence`, which holds one `{}`, of each of these names, where there are any."""
+    found = tuple(names)
+    return [Fault(sentence, found, missing)] if found else []

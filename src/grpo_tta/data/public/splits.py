@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from grpo_tta.data.public.spec import Benchmark, Listing, Part, check_root, name_some, not_found, wrong_number
-from grpo_tta.errors import UserError
+from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Part, check_root, name_all, not_found, wrong_number
+from grpo_tta.errors import UserError, counted
 from grpo_tta.images.read import load_image
 
 _PARTS: Mapping[Part, str] = {"reporting": "test", "tuning": "val"}
@@ -38,7 +38,8 @@ def read_split(benchmark: Benchmark, root: Path, part: Part) -> Listing:
     classes, problems = _classes(benchmark, split)
     problems += _annotations(benchmark, (path.parent, folder, folder.parent), classes)
     problems += _overlaps(split)
-    problems += name_some("the image {} is missing", (p for p, _, _ in rows if not (folder / p).is_file()))
+    absent = frozenset(number for number, (image, _, _) in enumerate(rows) if not (folder / image).is_file())
+    problems += name_all("the image {} is missing", (rows[number][0] for number in sorted(absent)), missing=True)
     expected = benchmark.images if part == "reporting" else benchmark.tuning_images
     problems += wrong_number(f"images in the {name} part of {path.name}", len(rows), expected or len(rows))
     return Listing(
@@ -49,17 +50,19 @@ def read_split(benchmark: Benchmark, root: Path, part: Part) -> Listing:
         folder,
         f"{name} part of {path}",
         tuple(problems),
+        absent,
     )
 
 
 def _find_split(benchmark: Benchmark, root: Path) -> Path:
     """Beside the images or one folder up (CoOp), or in a folder data_splits (TPT)."""
     own = [place for name in benchmark.folders for place in (root / name, (root / name).parent)]
-    places = (*own, root, root / "data_splits", root / "data" / "data_splits", root.parent / "data_splits")
+    above = [root.parent] if _is_image_folder(benchmark, root) else []
+    places = (*own, root, *above, root / "data_splits", root / "data" / "data_splits", root.parent / "data_splits")
     for place in places:
         if (place / benchmark.split_file).is_file():
             return place / benchmark.split_file
-    there = next((str(root / name) for name in benchmark.folders if (root / name).is_dir()), None)
+    there = next((str(root / name) for name in benchmark.folders if (root / name).is_dir()), str(root) if above else None)
     if there is None:
         raise not_found(benchmark, root)
     or_else = "; --official-split reads torchvision's own test split instead, for other figures" if benchmark.official else ""
@@ -67,6 +70,11 @@ def _find_split(benchmark: Benchmark, root: Path) -> Path:
         f"{benchmark.split_file} is missing beside {there}: it names the field's test images of {benchmark.title} and their "
         f"classes. Download it from CoOp's DATASETS.md{or_else}."
     )
+
+
+def _is_image_folder(benchmark: Benchmark, root: Path) -> bool:
+    """Whether the root that was given is the folder of the images itself."""
+    return root.resolve().name in {PurePosixPath(name).name for name in benchmark.folders}
 
 
 def _find_images(benchmark: Benchmark, root: Path, rows: Sequence[Row]) -> Path:
@@ -93,7 +101,7 @@ def _parse(path: Path) -> dict[str, list[Row]]:
     return split
 
 
-def _classes(benchmark: Benchmark, split: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
+def _classes(benchmark: Benchmark, split: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[Fault]]:
     """Class names by label, and what speaks against them."""
     names: dict[int, str] = {}
     problems: dict[str, None] = {}  # an ordered set
@@ -103,15 +111,15 @@ def _classes(benchmark: Benchmark, split: Mapping[str, Sequence[Row]]) -> tuple[
         if benchmark.class_of is not None and (on_disk := benchmark.class_of(path)) != name:
             problems[f"the class {name!r} of {benchmark.split_file} is called {on_disk!r} on disk"] = None
     twice = sorted({n for n in names.values() if list(names.values()).count(n) > 1})
-    found = list(problems)
-    found += [f"the class {name!r} has more than one label in {benchmark.split_file}" for name in twice]
+    found = [Fault(text) for text in problems]
+    found += [Fault(f"the class {name!r} has more than one label in {benchmark.split_file}") for name in twice]
     if sorted(names) != list(range(len(names))):
-        found.append(f"the labels of {benchmark.split_file} do not run from 0 to {len(names) - 1}")
+        found.append(Fault(f"the labels of {benchmark.split_file} do not run from 0 to {len(names) - 1}"))
     found += wrong_number(f"classes in {benchmark.split_file}", len(names), benchmark.classes)
-    return [names[label] for label in sorted(names)], name_some("{}", found)
+    return [names[label] for label in sorted(names)], found
 
 
-def _annotations(benchmark: Benchmark, places: Sequence[Path], classes: Sequence[str]) -> list[str]:
+def _annotations(benchmark: Benchmark, places: Sequence[Path], classes: Sequence[str]) -> list[Fault]:
     """Compares the class names with the data set's own list, where it has one and it is there.
 
     Raises:
@@ -125,16 +133,16 @@ def _annotations(benchmark: Benchmark, places: Sequence[Path], classes: Sequence
     except Exception as error:  # SciPy raises all kinds on a damaged file
         raise UserError(f"{path}: truncated or damaged ({error!r}); download it again.") from None
     if len(listed) != len(classes):
-        return [f"{path.name} holds {len(listed)} classes, {benchmark.split_file} {len(classes)}"]
+        return [Fault(f"{path.name} holds {len(listed)} classes, {benchmark.split_file} {len(classes)}")]
     wrong = [(label, *pair) for label, pair in enumerate(zip(classes, listed, strict=True)) if pair[0] != pair[1]]
     sentences = [f"class {n} is called {a!r} in {benchmark.split_file} and {b!r} in {path.name}" for n, a, b in wrong]
-    return name_some("{}", sentences)
+    return name_all("{}", sentences)
 
 
-def _overlaps(split: Mapping[str, Sequence[Row]]) -> list[str]:
+def _overlaps(split: Mapping[str, Sequence[Row]]) -> list[Fault]:
     seen: dict[str, str] = {}
     both = [path for part in _ALL_PARTS for path, _, _ in split[part] if seen.setdefault(path, part) != part]
     listed = [path for part in _ALL_PARTS for path, _, _ in split[part]]
     again = len(listed) - len(set(listed)) - len(both)
-    problems = name_some("the image {} is in more than one part of the split", both)
-    return problems + ([f"{again} images are listed more than once in the same part"] if again > 0 else [])
+    problems = name_all("the image {} is in more than one part of the split", both)
+    return problems + ([Fault(f"{counted(again, 'image')} listed more than once in the same part")] if again > 0 else [])

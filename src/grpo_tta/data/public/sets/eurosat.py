@@ -35,8 +35,11 @@ EUROSAT = Benchmark(
     split_file="split_zhou_EuroSAT.json",
     class_of=class_of,
     own_template="a centered satellite photo of {}.",
-    folders=("eurosat/2750", "eurosat"),
-    source=("EuroSAT.zip (RGB), linked from github.com/phelber/EuroSAT", from_coop("split_zhou_EuroSAT.json")),
+    folders=("eurosat/2750", "eurosat/EuroSAT_RGB", "EuroSAT_RGB", "eurosat"),
+    source=(
+        "EuroSAT_RGB.zip (or the older EuroSAT.zip), linked from github.com/phelber/EuroSAT",
+        from_coop("split_zhou_EuroSAT.json"),
+    ),
     layout=("eurosat/2750/AnnualCrop/AnnualCrop_1.jpg", "eurosat/split_zhou_EuroSAT.json"),
     licence="MIT for the repository; Sentinel-2 images are free with attribution",
     zero_shot=42.01,

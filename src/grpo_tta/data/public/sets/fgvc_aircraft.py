@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from grpo_tta.data.public.spec import Benchmark, Listing, Official, Part, find_folder, name_some, wrong_number
+from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Official, Part, find_folder, name_all, wrong_number
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import load_image
 
@@ -17,6 +17,8 @@ def read_aircraft(benchmark: Benchmark, root: Path, part: Part) -> Listing:
     Raises:
         UserError: the folder or one of its lists is not there.
     """
+    if root.name == "images" and (root.parent / "variants.txt").is_file():  # the folder of the images itself
+        root = root.parent
     folder = find_folder(benchmark, root, lambda place: (place / "variants.txt").is_file())
     listed = folder / f"images_variant_{_PARTS[part]}.txt"
     if not listed.is_file():
@@ -27,16 +29,17 @@ def read_aircraft(benchmark: Benchmark, root: Path, part: Part) -> Listing:
     rows = [(image, name) for image, _, name in pairs]
     strange = sorted({name for _, name in rows if name not in label_of})
     unused = sorted(set(classes) - {name for _, name in rows})
-    problems = name_some(f"the class {{}} of {listed.name} is not in variants.txt", map(repr, strange))
-    problems += name_some(f"the class {{}} of variants.txt has no image in {listed.name}", map(repr, unused))
+    problems = name_all(f"the class {{}} of {listed.name} is not in variants.txt", map(repr, strange))
+    problems += name_all(f"the class {{}} of variants.txt has no image in {listed.name}", map(repr, unused))
     if len(label_of) < len(classes):
-        problems.append("variants.txt names a class more than once")
+        problems.append(Fault("variants.txt names a class more than once"))
     problems += wrong_number("classes in variants.txt", len(classes), benchmark.classes)
     images = folder / "images"
-    problems += name_some("the image {}.jpg is missing", (i for i, _ in rows if not (images / f"{i}.jpg").is_file()))
     expected = benchmark.images if part == "reporting" else benchmark.tuning_images
     problems += wrong_number(f"images in {listed.name}", len(rows), expected or len(rows))
     known = [(image, label_of[name]) for image, name in rows if name in label_of]
+    absent = frozenset(number for number, (image, _) in enumerate(known) if not (images / f"{image}.jpg").is_file())
+    problems += name_all("the image {}.jpg is missing", (known[number][0] for number in sorted(absent)), missing=True)
     return Listing(
         tuple(classes),
         [f"{image}.jpg" for image, _ in known],
@@ -45,6 +48,7 @@ def read_aircraft(benchmark: Benchmark, root: Path, part: Part) -> Listing:
         images,
         f"{_PARTS[part]} part, {listed}",
         tuple(problems),
+        absent,
     )
 
 

@@ -16,6 +16,7 @@ FOOD101 = Benchmark(
     split_file="split_zhou_Food101.json",
     class_of=class_by_folder,
     own_template="a photo of {}, a type of food.",
+    small_models=("photo-clip",),
     folders=("food-101/images", "Food101/images"),
     source=(
         "food-101.tar.gz from data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",

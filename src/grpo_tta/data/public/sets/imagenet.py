@@ -14,6 +14,7 @@ IMAGENET = Benchmark(
     per_class=50,
     file_name="ILSVRC2012_val_{:08d}",
     read=read_classes,
+    small_models=(),
     folders=("imagenet/images/val", "ImageNet/val", "imagenet/val", "val"),
     source=(
         "ILSVRC2012_img_val.tar from image-net.org (an account is needed)",

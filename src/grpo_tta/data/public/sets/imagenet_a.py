@@ -14,6 +14,7 @@ IMAGENET_A = Benchmark(
     classes=200,
     images=7_500,
     read=partial(read_classes, subset="imagenet-a"),
+    small_models=("photo-clip",),
     folders=("imagenet-adversarial/imagenet-a", "imagenet-a"),
     source=("imagenet-a.tar, linked from github.com/hendrycks/natural-adv-examples",),
     layout=("imagenet-adversarial/imagenet-a/n01498041/0.000116_digital clock _ digital clock_0.865662.jpg",),

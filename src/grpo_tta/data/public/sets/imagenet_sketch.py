@@ -12,6 +12,7 @@ IMAGENET_SKETCH = Benchmark(
     classes=1000,
     images=50_889,
     read=read_classes,
+    small_models=(),
     folders=("imagenet-sketch/images", "ImageNet-Sketch", "imagenet-sketch", "sketch"),
     source=("ImageNet-Sketch.zip, linked from github.com/HaohanWang/ImageNet-Sketch",),
     layout=("imagenet-sketch/images/n01440764/sketch_0.JPEG",),

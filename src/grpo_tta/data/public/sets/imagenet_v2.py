@@ -13,6 +13,7 @@ IMAGENET_V2 = Benchmark(
     images=10_000,
     per_class=10,
     read=read_numbered,
+    small_models=(),
     folders=("imagenetv2/imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency-format-val"),
     source=("imagenetv2-matched-frequency.tar.gz, linked from github.com/modestyachts/ImageNetV2",),
     layout=("imagenetv2/imagenetv2-matched-frequency-format-val/0/… (folders 0 to 999)",),

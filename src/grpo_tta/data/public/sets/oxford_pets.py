@@ -24,6 +24,7 @@ OXFORD_PETS = Benchmark(
     split_file="split_zhou_OxfordPets.json",
     class_of=class_of,
     own_template="a photo of a {}, a type of pet.",
+    small_models=("photo-clip",),
     folders=("oxford_pets/images", "OxfordPets", "OxfordPets/images", "oxford-iiit-pet/images"),
     source=(
         "images.tar.gz and annotations.tar.gz from www.robots.ox.ac.uk/~vgg/data/pets",

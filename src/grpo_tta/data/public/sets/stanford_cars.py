@@ -28,6 +28,7 @@ STANFORD_CARS = Benchmark(
     split_file="split_zhou_StanfordCars.json",
     annotation="devkit/cars_meta.mat",
     names_in=names_in,
+    small_models=(),
     folders=("stanford_cars", "StanfordCars"),
     source=(
         "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat; the authors' page is gone, "

@@ -23,6 +23,7 @@ SUN397 = Benchmark(
     read=read_split,
     split_file="split_zhou_SUN397.json",
     class_of=class_of,
+    small_models=("photo-clip",),
     folders=("sun397/SUN397", "SUN397", "SUN397/SUN397"),
     source=("SUN397.tar.gz from vision.princeton.edu/projects/2010/SUN", from_coop("split_zhou_SUN397.json")),
     layout=("sun397/SUN397/a/abbey/sun_aaalbzqrimafwbiv.jpg", "sun397/split_zhou_SUN397.json"),
