@@ -25,7 +25,7 @@ from grpo_tta.engine.interface import (
     State,
     by_minibatches,
 )
-from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.loop import gradient_of, gradient_steps
 from grpo_tta.engine.optim import Adam
 from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
@@ -87,7 +87,7 @@ def clipartt_step(policy: Policy, batch: ImageBatch, settings: CLIPArTTSettings)
         classes = class_log_probs(policy, images.detach(), policy.text_features).topk(K, dim=-1).indices
         return transductive_agreement(images, _prompt_features(policy, classes, known), scale)
 
-    params = gradient_steps(tunable.start(1), agreement, Adam(settings.learning_rate).start(), settings.steps)
+    params = gradient_steps(tunable.start(1), gradient_of(agreement), Adam(settings.learning_rate).start(), settings.steps)
     with torch.no_grad():
         after = class_log_probs(policy, shared_features(policy, tokens, tunable, params), policy.text_features)
     return Adaptation(batch.encoded.log_probs[:, 0], after, Cost(settings.steps + 1.0, settings.steps))

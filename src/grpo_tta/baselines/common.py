@@ -17,7 +17,7 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import text_features
 from grpo_tta.engine.distributions import take_views
 from grpo_tta.engine.interface import ImageBatch, no_cached_blocks
-from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.loop import gradient_of, gradient_steps
 from grpo_tta.engine.optim import Adam, Optimizer
 from grpo_tta.engine.own_weights import OwnWeights, encode, read_parameters
 from grpo_tta.engine.parameters import NormAffine, TunableParameters, Tune
@@ -74,7 +74,7 @@ def tune_from_tokens(
     chosen, everyone = take_views(tokens, selected), slice(0, len(tokens))
     params = gradient_steps(
         tunable.start(len(tokens)),
-        lambda params: gain(policy.adapted(chosen, tunable, params), everyone),
+        gradient_of(lambda params: gain(policy.adapted(chosen, tunable, params), everyone)),
         optimizer.start(),
         steps,
     )
@@ -106,7 +106,10 @@ def tune_encoder(
         views = batch.views[b]
         clones = {name: weight.detach().float()[None].clone().requires_grad_() for name, weight in weights.items()}
         own = gradient_steps(
-            clones, lambda own: gain(forward(views[selected[b]], own), slice(b, b + 1)), optimizer.start(), steps
+            clones,
+            gradient_of(lambda own: gain(forward(views[selected[b]], own), slice(b, b + 1))),
+            optimizer.start(),
+            steps,
         )
         with torch.no_grad():
             return forward(views[:1], own)[:, 0]

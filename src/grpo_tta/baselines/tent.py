@@ -24,7 +24,7 @@ from grpo_tta.engine.interface import (
     State,
     by_minibatches,
 )
-from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.loop import gradient_of, gradient_steps
 from grpo_tta.engine.optim import Adam, load_shared, save_shared
 from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
@@ -63,7 +63,7 @@ def tent_step(policy: Policy, batch: ImageBatch, settings: TentSettings, state: 
         predicted.append(log_probs[0].detach())
         return -entropy(log_probs).mean()
 
-    params = gradient_steps(load_shared(state, tunable.start(1), update), confidence, update, 1)
+    params = gradient_steps(load_shared(state, tunable.start(1), update), gradient_of(confidence), update, 1)
     adaptation = Adaptation(batch.encoded.log_probs[:, 0], predicted[0], Cost(1.0, 1.0))
     return adaptation, save_shared(params, update)
 

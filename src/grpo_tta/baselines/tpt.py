@@ -21,7 +21,7 @@ from grpo_tta.baselines.encoder_entropy import mean_confidence
 from grpo_tta.config.checks import check_at_least, check_positive, check_selected
 from grpo_tta.engine.distributions import most_confident, take_views
 from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, State, no_cached_blocks
-from grpo_tta.engine.loop import follow
+from grpo_tta.engine.loop import gradient_steps
 from grpo_tta.engine.optim import Adam
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
@@ -149,7 +149,7 @@ def tpt(policy: Policy, batch: ImageBatch, settings: TPTSettings) -> Adaptation:
         return [_pull_back(prompts, params["context"], gradient, s.chunk)]
 
     optimizer = Adam(s.learning_rate, weight_decay=s.weight_decay)
-    params = follow({"context": context}, gradients, optimizer.start(), s.steps)
+    params = gradient_steps({"context": context}, gradients, optimizer.start(), s.steps)
     text = _encode_all(prompts, params["context"], s.chunk)
     after = class_log_probs(policy, encoded.features[:, :1], text)[:, 0]
     return Adaptation(views[:, 0], after, Cost(float(s.views)))

@@ -35,7 +35,7 @@ from grpo_tta.engine.interface import (
     State,
     by_minibatches,
 )
-from grpo_tta.engine.loop import Params, gradient_steps
+from grpo_tta.engine.loop import Params, gradient_of, gradient_steps
 from grpo_tta.engine.optim import Adam
 from grpo_tta.engine.parameters import NormAffine, TunableParameters
 from grpo_tta.engine.policy import Policy
@@ -87,7 +87,7 @@ def _on_template(
         prompts = text[(images.detach() @ text.T).argmax(-1)]  # [N, D]
         return transductive_agreement(images, prompts, policy.backbone.logit_scale)
 
-    return gradient_steps(params, agreement, Adam(settings.learning_rate).start(), settings.inner_steps)
+    return gradient_steps(params, gradient_of(agreement), Adam(settings.learning_rate).start(), settings.inner_steps)
 
 
 def watt_step(policy: Policy, batch: ImageBatch, settings: WATTSettings) -> Adaptation:

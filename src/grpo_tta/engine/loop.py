@@ -22,30 +22,6 @@ Watch = Callable[[Tensor], None]
 
 def gradient_steps(
     params: Params,
-    objective: Objective,
-    update: Update,
-    steps: int,
-    *,
-    update_mask: Tensor | None = None,
-    limit: Limit | None = None,
-    watch: Watch | None = None,
-) -> Params:
-    """Takes steps up the gradient of an objective that is summed over images.
-
-    Args:
-        params: leaves with a leading image axis n.
-        objective: to be raised; see `Objective`.
-        update: the optimizer with its moments.
-        steps: how many.
-        update_mask: `[n]` bool, images that move; all of them by default.
-        limit: shortens a step that went too far.
-        watch: is handed the gradient's norm at every step.
-    """
-    return follow(params, gradient_of(objective), update, steps, update_mask=update_mask, limit=limit, watch=watch)
-
-
-def follow(
-    params: Params,
     gradients: Gradients,
     update: Update,
     steps: int,
@@ -54,7 +30,17 @@ def follow(
     limit: Limit | None = None,
     watch: Watch | None = None,
 ) -> Params:
-    """The same for gradients that are not those of one pass (TPT's come in chunks of classes)."""
+    """Takes steps up a gradient.
+
+    Args:
+        params: leaves with a leading image axis n.
+        gradients: of what is to be raised: `gradient_of` an objective, or one's own (TPT's come in chunks of classes).
+        update: the optimizer with its moments.
+        steps: how many.
+        update_mask: `[n]` bool, images that move; all of them by default.
+        limit: shortens a step that went too far.
+        watch: is handed the gradient's norm at every step.
+    """
     first = next(iter(params.values()))
     mask = torch.ones(len(first), dtype=torch.bool, device=first.device) if update_mask is None else update_mask
     for _ in range(steps):

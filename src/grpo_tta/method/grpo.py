@@ -23,7 +23,7 @@ from torch import Tensor
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.engine.distributions import kl_divergence, log_mean_probs, mean_over_views, take_views, weighted_log_mean
 from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State
-from grpo_tta.engine.loop import Params, gradient_steps
+from grpo_tta.engine.loop import Params, gradient_of, gradient_steps
 from grpo_tta.engine.parameters import TunableParameters
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
@@ -143,7 +143,7 @@ def policy_steps(
     start = tunable.start(len(tokens))
     params = gradient_steps(
         start,
-        objective,
+        gradient_of(objective),
         steps.optimizer.start(),
         steps.count,
         update_mask=scored.update_mask,

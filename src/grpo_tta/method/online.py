@@ -21,7 +21,7 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_share
 from grpo_tta.engine.distributions import take_views
 from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, by_minibatches
-from grpo_tta.engine.loop import gradient_steps
+from grpo_tta.engine.loop import gradient_of, gradient_steps
 from grpo_tta.engine.optim import load_shared, save_shared
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
@@ -140,7 +140,7 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
 
     params = gradient_steps(
         load_shared(state, start, update),
-        lambda params: grpo_objective(adapted(params), scored, grpo.steps)[0].mean(),
+        gradient_of(lambda params: grpo_objective(adapted(params), scored, grpo.steps)[0].mean()),
         update,
         grpo.steps.count,
         update_mask=scored.update_mask.any()[None],
