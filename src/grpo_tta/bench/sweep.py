@@ -17,7 +17,7 @@ from rich.console import Console
 from grpo_tta.backbones.base import Backbone, load_backbone
 from grpo_tta.backbones.prompts import check_templates
 from grpo_tta.bench.progress import run_with_progress
-from grpo_tta.bench.records import FORMAT, write_json
+from grpo_tta.bench.records import FORMAT, check_format, write_json
 from grpo_tta.bench.runs import RunSettings, check_same, check_seeds
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.data.tasks import Task
@@ -446,7 +446,9 @@ def _open(out: Path, description: dict[str, Any]) -> None:
     """Starts a sweep's folder or checks that an existing one holds the same sweep."""
     path = out / "sweep.json"
     if path.is_file():
-        check_same("sweep", out, json.loads(path.read_text()), description)
+        found = json.loads(path.read_text())
+        check_format(out, found)
+        check_same("sweep", out, found, description)
     elif (out / "run.json").is_file() or (out / "records").exists():
         raise UserError(f"{out} holds a run, not a sweep; name another --out.")
     else:
