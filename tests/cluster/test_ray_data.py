@@ -154,7 +154,7 @@ def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
         "9.png": GAVE_UP,
         "10.png": "'no class' is unknown",
     }
-    assert set(errors) == set(expected)
+    assert set(errors) == set(expected), errors
     assert all(expected[name] in errors[name] for name in expected), errors
     good = rows[rows["error"].isna()]
     assert good["label"].tolist() == [task.load(int(Path(name).stem))[1] for name in good.index]
