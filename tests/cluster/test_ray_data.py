@@ -124,9 +124,9 @@ def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
         images.append(buffer.getvalue())
     (tmp_path / "2.png").write_bytes(images[2])
     huge = io.BytesIO()
-    Image.new("L", (9000, 9000)).save(huge, "PNG")
+    Image.new("L", (12000, 12000)).save(huge, "PNG")
     images[1] = images[1][: len(images[1]) // 2]  # corrupted
-    images[5] = huge.getvalue()  # 324 MB once it is RGB
+    images[5] = huge.getvalue()  # 576 MB once it is RGB
     images[2:5], images[8] = [None] * 3, None  # not in the manifest, but at a path
     paths = [None, None, "2.png", "nowhere.png", "nosuch://host/4.png", *[None] * 3, "file:///nowhere/8.png", *[None] * 3]
     labels = [task.classes[task.load(number)[1]] for number in range(12)]
@@ -140,7 +140,7 @@ def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
 
     out = tmp_path / "out"
     source = manifest_source(str(tmp_path / "manifest.parquet"), str(out), task.template, tmp_path / "labels.txt")
-    limited = replace(TWO, memory_gb=0.25)
+    limited = replace(TWO, memory_gb=0.5)  # threads of Ray count, too, and there are more on a busy machine
     bench_on_ray(NANO, source, methods, str(out), RunSettings(batch=4), limited)
     rows = read_records([out]).set_index("image_id")
     errors = rows["error"].dropna().to_dict()
@@ -154,7 +154,7 @@ def test_what_goes_wrong_on_one_image_is_its_row(tmp_path: Path) -> None:
         "9.png": GAVE_UP,
         "10.png": "'no class' is unknown",
     }
-    assert set(errors) == set(expected), errors
+    assert set(errors) == set(expected), "\n".join(f"{name}: {text}" for name, text in errors.items())
     assert all(expected[name] in errors[name] for name in expected), errors
     good = rows[rows["error"].isna()]
     assert good["label"].tolist() == [task.load(int(Path(name).stem))[1] for name in good.index]

@@ -25,7 +25,7 @@ from grpo_tta.engine.early_exit import Rounds
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.optim import SGD, Adam
 from grpo_tta.engine.parameters import LowRank, NormAffine
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, counted
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.candidates import Nucleus, Sample, TopK
 from grpo_tta.method.controls import reward_argmax_method
@@ -412,7 +412,9 @@ def run_sweep(
     plan = make_plan(base, axes, tasks)
     _open(out, json.loads(json.dumps(describe_sweep(base, plan, tasks, seeds))))
     runs = sum(len(run_group.methods) for run_group in plan.run_groups)
-    console.print(f"{len(plan.points)} points on {len(axes)} axes: {runs} settings in {len(plan.run_groups)} run groups")
+    axes_named = "1 axis" if len(axes) == 1 else f"{len(axes)} axes"
+    groups_named = counted(len(plan.run_groups), "run group")
+    console.print(f"{counted(len(plan.points), 'point')} on {axes_named}: {counted(runs, 'setting')} in {groups_named}")
     for model in dict.fromkeys(run_group.model for run_group in plan.run_groups):
         backbone = load_backbone(model, device=device, download=download)
         for number, run_group in enumerate(plan.run_groups):
