@@ -15,19 +15,10 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.bench.records import FORMAT, TIME_AND_MEMORY, Record, find_runs, part_path, read_records, write_json, write_part
 from grpo_tta.bench.runner import run
 from grpo_tta.bench.runs import RunSettings
-from grpo_tta.bench.sweep import (
-    BASE,
-    Axis,
-    Setting,
-    choose_axes,
-    control_of,
-    default_axes,
-    make_plan,
-    run_sweep,
-    split_outside,
-    vary,
-)
-from grpo_tta.bench.sweep import parse_axis as parse_axis_of
+from grpo_tta.bench.sweep import run_sweep
+from grpo_tta.bench.sweep_axes import Axis, Setting, choose_axes, default_axes, split_outside, vary
+from grpo_tta.bench.sweep_axes import parse_axis as parse_axis_of
+from grpo_tta.bench.sweep_plan import BASE, control_of, make_plan
 from grpo_tta.cli.main import app
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.data.tasks import nano_tasks

@@ -58,7 +58,8 @@ def sweep(options: SweepOptions) -> None:
     Every axis starts from the preset, changed by --set.
     """
     from grpo_tta.bench.runs import RunSettings
-    from grpo_tta.bench.sweep import Setting, choose_axes, run_sweep
+    from grpo_tta.bench.sweep import run_sweep
+    from grpo_tta.bench.sweep_axes import Setting, choose_axes
     from grpo_tta.data.tasks import nano_tasks
 
     if options.split != "tuning":
