@@ -101,7 +101,7 @@ def test_what_is_off_is_named(folder: Path, tmp_path: Path) -> None:
     refused(folder, "limit of 0", limit=0)
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9)).save(buffer, "PNG")
-    pd.DataFrame({"image": [buffer.getvalue()[:30]], "label": ["cat"]}).to_parquet(folder / "d.parquet")
+    pd.DataFrame({"image": [buffer.getvalue()[:30]] * 2, "label": ["cat", "dog"]}).to_parquet(folder / "d.parquet")
     with pytest.raises(UserError, match="not an image"):
         custom_task(folder / "d.parquet", template="a {}.").load(0)
 
