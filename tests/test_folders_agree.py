@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from grpo_tta.cluster.manifest import Images, open_manifest
 from grpo_tta.cluster.sources import manifest_source
 from grpo_tta.data.choose import Choice, choose_tasks
 from grpo_tta.data.public.check import check_custom
+from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.folders import Item, find_images, walk, walk_folder
 from grpo_tta.images.read import load_image
-from tests.fault_cases import CASES
+from tests.fault_cases import CASES, png
 
 REFUSED = {"links", "parts", "domains", "flat", "alike", "nothing"}
 
@@ -117,3 +126,115 @@ def test_a_file_system_without_links_is_walked_alike(tmp_path: Path) -> None:
 def test_what_is_not_opened_is_not_lost() -> None:
     assert set(CASES) >= REFUSED
     assert os.fsdecode(b"\xe7") == "\udce7"  # the tests need a file system of UTF-8 names
+
+
+NAMES = st.sampled_from(
+    ["a", "B", "train", "é", "e\u0301", "\udce7", ".x", "__MACOSX", "Thumbs.db", "x.png", "x.JPG", "y.txt", "z.jpe", "[/b]"]
+)
+KINDS = st.sampled_from(["image", "damaged", "empty", "folder", "up", "gone", "root"])
+TREES = st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=4), KINDS), max_size=14)
+
+
+def grow(root: Path, tree: list[tuple[list[str], str]]) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    contents = {"image": png(), "damaged": png()[:30], "empty": b""}
+    for parts, what in tree:
+        path = root.joinpath(*parts)
+        with contextlib.suppress(OSError):  # the name is taken, or a file stands where a folder should
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if what in contents:
+                path.write_bytes(contents[what])
+            elif what == "folder":
+                path.mkdir()
+            else:
+                path.symlink_to({"up": path.parent.parent, "gone": Path("/nowhere/x"), "root": root}[what])
+
+
+def number_in(notes: Sequence[str], what: str) -> int:
+    """Files that the notes count: "skipped what is not read as an image (2 .txt, 1 .mp4)", "skipped 3 that …"."""
+    (found,) = [note for note in notes if what in note] or [""]
+    inside = re.search(r"an image \((.*?)\)[.;]", found)
+    if inside:
+        return sum(int(n) for n in re.findall(r"(?:^|, )(\d+) ", inside[1]))
+    count = re.search(r"skipped (\d+) ", found)
+    return int(count[1]) if count else 0
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TREES)
+def test_answered_failed_and_skipped_are_all_the_files(tmp_path: Path, tree: list[tuple[list[str], str]]) -> None:
+    root = tmp_path / "tree"
+    grow(root, tree)
+    items = list(walk_folder(root))
+    # a program's own folders and files are not looked into, and stand once
+    files = Counter(item.kind for item in items if item.kind not in ("folder", "loop"))
+    notes: list[str] = []
+    found: list[Path] = []
+    text = refusal(lambda: found.extend(find_images([root], notes.append)))
+    if text is not None:
+        notes = re.split(rf"(?<=[.]) (?={re.escape(str(root))})", text)
+    answered = failed = 0
+    for path in found:
+        if refusal(lambda path=path: load_image(path)) is None:  # type: ignore[misc]
+            answered += 1
+        else:
+            failed += 1
+    skipped = number_in(notes, "not read as an image") + number_in(notes, "lead nowhere")
+    assert answered + failed + skipped + files["left behind"] == sum(files.values())
+    # the cluster and bench walk the same tree without a traceback, and both see the same of it
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    tasks: list[Task] = []
+    here = refusal(lambda: tasks.extend(choose_tasks(Choice(data=root, allow_empty=True))))
+    there = refusal(lambda: manifest_source(str(root), str(tmp_path / "out"), "a {}.", None, allow_empty=True))
+    assert here == there
+    for task in tasks:
+        loose = number_in(task.notes, "outside the class folders")
+        assert len(task.image_ids) + loose == len(found)
+        as_text(" ".join([*task.notes, *task.image_ids, *task.classes])).encode()
+
+
+def test_a_class_without_rights_is_named_by_both(tmp_path: Path) -> None:
+    """As another user, where the tests run as root, to whom every folder opens."""
+    CASES["loose"](tmp_path / "mine")
+    (tmp_path / "mine" / "square").chmod(0)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o755)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o777)
+    code = """
+import sys
+from pathlib import Path
+from grpo_tta.cluster.sources import manifest_source
+from grpo_tta.data.choose import Choice, choose_tasks
+from grpo_tta.data.public.check import check_custom
+from grpo_tta.data.tasks import Task
+root, out = sys.argv[1:]
+acts = [
+    lambda: choose_tasks(Choice(data=Path(root))),
+    lambda: manifest_source(root, out, "a {}.", None),
+    lambda: choose_tasks(Choice(data=Path(root) / "square")),
+    lambda: manifest_source(root + "/square", out, "a {}.", None),
+]
+for act in acts:
+    try:
+        print(act())
+    except ValueError as error:
+        print(error)
+print(*check_custom("folder", Path(root)).problems)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "mine"), str(tmp_path / "out")]
+    if os.getuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("as root, every folder opens; setpriv would make us another user")
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (tmp_path / "mine" / "square").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    bench, cluster, closed, closed_there, check = done.stdout.splitlines()
+    assert "no image in the class folder square;" in bench
+    assert "skipped 1 that could not be opened or lead nowhere: square." in bench
+    assert bench == cluster == check
+    assert closed == closed_there
+    assert closed.endswith("square: the folder cannot be opened (Permission denied); check its rights.")

@@ -24,6 +24,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def first_line(error: Exception) -> str:
+    """The cause in a line: libraries explain themselves in many."""
+    lines = str(error).strip().splitlines()
+    return as_text(lines[0].rstrip(".:")) if lines else type(error).__name__
+
+
 def sentence(error: Exception) -> str:
     """What a row or a line of output says about an error that ended one image only."""
     return as_text(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")

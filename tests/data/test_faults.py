@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,36 +338,74 @@ def mutations(content: bytes, count: int) -> list[bytes]:
     changed = []
     for _ in range(count):
         data = bytearray(content)
+        low, high = (32, 127) if rng.random() < 0.5 else (0, 256)  # half of them stay text
         for _ in range(int(rng.integers(1, 6))):
-            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+            data[int(rng.integers(len(data)))] = int(rng.integers(low, high))
         changed.append(bytes(data[: int(rng.integers(1, len(data) + 1))]) if rng.random() < 0.3 else bytes(data))
     return changed
 
 
-def _of_labels(path: Path) -> object:
-    return read_labels(path)
+def _labels_of(path: Path) -> object:
+    found = read_labels(path)
+    text = path.read_bytes().decode("utf-8-sig")
+    plain = json.loads(text) if path.suffix == ".json" else {name.strip(): name.strip() for name in text.splitlines()}
+    assert found == {k: v[0] if isinstance(v, list) else v for k, v in plain.items() if k or path.suffix == ".json"}
+    return found
 
 
-def _of_table(path: Path) -> object:
+def _rows_of(path: Path) -> object:
     found = custom_task(path, template="{}")
+    labels = []
     for n in range(len(found.image_ids)):
         try:
-            found.load(n)
+            labels.append(found.classes[found.load(n)[1]])
         except UserError:
-            continue
-    return found.classes
+            labels.append(None)
+    if path.suffix == ".parquet":
+        expected = [str(v).replace("_", " ") for v in pq.read_table(path)["label"].to_pylist()]
+    elif '"' in (text := path.read_bytes().decode("utf-8-sig")):
+        return found
+    else:
+        lines = [line.split(",") for line in re.split(r"\r\n|\r|\n", text) if line]
+        expected = [row[lines[0].index("label")].replace("_", " ") for row in lines[1:]]
+        assert list(found.image_ids) == [row[lines[0].index("path")] for row in lines[1:]]
+    assert len(labels) == len(expected)
+    assert all(label in (None, right) for label, right in zip(labels, expected, strict=True))
+    return found
 
 
 @pytest.mark.parametrize("kind", ["labels.json", "labels.txt", "x.csv", "x.parquet"])
 def test_mutated_files_give_an_answer_or_a_sentence(tmp_path: Path, kind: str) -> None:
+    """What is read is what another reader finds in the same bytes: no class is changed."""
     path = tmp_path / kind
-    read: Callable[[Path], object] = _of_labels if kind.startswith("labels") else _of_table
+    read: Callable[[Path], object] = _labels_of if kind.startswith("labels") else _rows_of
+    for name in KINDS:
+        put(tmp_path / name / "0.png")
     if kind == "x.parquet":
         parquet(path, pa.array(NAMES))
     else:
         text = {"labels.json": json.dumps({k: [k, "x"] for k in KINDS}), "labels.txt": "\n".join(KINDS)}
         path.write_text(text.get(kind, "path,label\n" + "\n".join(f"{k}/0.png,{k}" for k in KINDS)))
-    for content in mutations(path.read_bytes(), 100):
+    refusals: list[str] = []
+    for content in mutations(path.read_bytes(), 200):
         path.write_bytes(content)
-        with contextlib.suppress(UserError):
+        try:
             read(path)
+        except UserError as error:
+            refusals.append(str(error))
+    assert 5 < len(refusals) < 195
+    assert not any("\n" in text for text in refusals)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["path,label\n{0},star,\n{1},circle,\n", "path,label\n{0}\n{1},circle\n", "path,label,x\n{0},star,1\n{1},circle\n",
+     'path,label\n"{0}"x,star\n{1},circle\n', "path,label\n{0},sta\0r\n{1},circle\n"],
+)  # fmt: skip
+def test_rows_of_a_csv_that_do_not_fit_its_header(tmp_path: Path, rows: str) -> None:
+    """A comma at the end of every line makes some readers take the first column for an index, and move the others."""
+    for name in ("star", "circle"):
+        put(tmp_path / name / "0.png")
+    (tmp_path / "x.csv").write_text(rows.format("star/0.png", "circle/0.png"))
+    text = refusal(tmp_path / "x.csv")
+    assert re.search(r"line 2 |line 3 |not a readable CSV file", text)

@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
-from grpo_tta.cli.options import make_console, ray_settings, read_seeds, settings_of, split_list
+from grpo_tta.cli.options import make_console, ray_settings, read_seeds, say, settings_of, split_list
 from grpo_tta.cli.report import report
 from grpo_tta.errors import UserError, as_text, counted
 
@@ -120,7 +118,7 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
 def _print_notes(notes: Iterable[str]) -> None:
     """What was left out of the data, each sentence once, on standard error."""
     for note in dict.fromkeys(notes):
-        typer.echo(as_text(note), err=True)
+        say(note)
 
 
 def _choice(options: BenchOptions) -> Choice:

@@ -70,7 +70,7 @@ def check(options: CheckOptions) -> None:
 
 def _check(options: CheckOptions) -> list[Check]:
     """One result per benchmark, under a bar on the terminal."""
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from grpo_tta.data.public.check import CUSTOM, check_benchmark, check_custom
     from grpo_tta.data.public.load import cells, corruptions_named, names_meant, part_named
@@ -78,7 +78,8 @@ def _check(options: CheckOptions) -> list[Check]:
     part = part_named(options.split)
     chosen, numbers = corruptions_named(options.corruptions.split(","), options.severities.split(","))
     found = []
-    with Progress(console=make_console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
         for name in names_meant(options.names):
             line = bar.add_task(name, total=None)
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from grpo_tta.cli import bench, datasets, models, predict, report, sweep, web
-from grpo_tta.cli.options import Batch, Seed, make_console, split_list
-from grpo_tta.errors import UserError, as_text
+from grpo_tta.cli.options import Batch, Seed, make_console, say, split_list
+from grpo_tta.errors import UserError
 
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
 
@@ -86,7 +86,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(as_text(f"Error: {error}"), err=True)
+        say(f"Error: {error}")
         raise SystemExit(2) from None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grpo_tta.errors import UserError
+from grpo_tta.errors import UserError, as_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,6 +126,11 @@ def read_seeds(text: str) -> list[int]:
     if bad := [part for part in parts if not part.isdecimal()]:
         raise UserError(f"Seed {bad[0]!r} is no whole number; write them with commas between, for example 0,1,2.")
     return [int(part) for part in parts]
+
+
+def say(text: str) -> None:
+    """A line on standard error. Other than click's own, it keeps to the terminal's encoding where that is ASCII."""
+    typer.echo(as_text(text), file=sys.stderr)
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -28,6 +28,7 @@ from grpo_tta.cli.options import (
     Templates,
     make_console,
     ray_settings,
+    say,
     settings_of,
     split_list,
 )
@@ -130,7 +131,7 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
         "settings": settings_of(options.preset, options.assignments),
         "seed": options.seed,
     }
-    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, _note)
+    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, say)
     typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
 
 
@@ -153,7 +154,7 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         download=options.download,
         dtype=check_dtype(options.dtype),
     )
-    found = find_images([Path(path) for path in options.paths], note=_note)
+    found = find_images([Path(path) for path in options.paths], note=say)
     answers = _classify(classifier, found, options.batch)
     if options.as_json:
         _print_json(answers, options.model, classifier.labels)
@@ -162,17 +163,12 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
     else:
         _print_table(answers, options.model, make_console())
     for _, text in answers.problems:
-        typer.echo(as_text(text), err=True)
+        say(text)
     if (done := len(answers.found) + len(answers.problems)) < answers.asked:
-        typer.echo(f"Interrupted after {done} of {answers.asked} images.", err=True)
+        say(f"Interrupted after {done} of {answers.asked} images.")
         raise typer.Exit(130)
     if answers.problems:
         raise typer.Exit(1)
-
-
-def _note(text: str) -> None:
-    """What was left out, on standard error."""
-    typer.echo(as_text(text), err=True)
 
 
 def _classify(classifier: GRPOTTA, paths: Sequence[Path], batch: int) -> Answers:

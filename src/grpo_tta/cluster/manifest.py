@@ -26,7 +26,7 @@ from PIL import Image
 from grpo_tta.data.custom import ClassFolders, note_of_empty, task_name
 from grpo_tta.data.labels import texts_of
 from grpo_tta.data.tasks import Task
-from grpo_tta.errors import UserError, as_text, sentence
+from grpo_tta.errors import UserError, as_text, first_line, sentence
 from grpo_tta.images.folders import Entry, Item, Lister, Tally, walk, walk_opened
 from grpo_tta.images.read import load_image, read_image, stat_of
 
@@ -169,7 +169,7 @@ def _check(source: str, fs: pafs.FileSystem, path: str, base: str, name: str, la
     try:
         data = ds.dataset(path, filesystem=fs, format="parquet")
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{source}: not a readable Parquet file ({error}).") from None
+        raise UserError(f"{source}: not a readable Parquet file ({first_line(error)}).") from None
     names = data.schema.names
     if "image_id" not in names or not pa.types.is_string(data.schema.field("image_id").type):
         raise UserError(f"{source}: a column 'image_id' of strings is needed, each of them once; copy 'path' into it.")

@@ -5,6 +5,7 @@ The same images give the same answers in all three: random numbers go by pixels,
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import tempfile
@@ -18,7 +19,6 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, final
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -26,7 +26,7 @@ from PIL import Image
 from grpo_tta.config.serialise import short_hash
 from grpo_tta.data.labels import class_names, names_may_repeat, own_names, read_labels, texts_of
 from grpo_tta.data.tasks import Kind, Task, evenly
-from grpo_tta.errors import UserError, as_text, counted
+from grpo_tta.errors import UserError, as_text, counted, first_line
 from grpo_tta.images.folders import Item, Tally, is_left_behind, walk_opened
 from grpo_tta.images.read import load_image, read_image, stat_of
 
@@ -369,13 +369,21 @@ def _columns(found: Sequence[str], wanted: Sequence[str], path: Path) -> None:
 
 def _csv(path: Path) -> _Found:
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: not a readable CSV file ({error}).") from None
-    _columns(list(frame.columns), ("path", "label"), path)
-    ids = frame["path"].tolist()
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            header = next(rows, [])
+            _columns(header, ("path", "label"), path)
+            found = [(row, rows.line_num) for row in rows if row]
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV file ({first_line(error)}); save it as UTF-8 with commas.") from None
+    # a value too many or too few would shift the others into wrong columns
+    if wrong := [line for row, line in found if len(row) != len(header)]:
+        raise UserError(f"{path}: line {wrong[0]} does not have {counted(len(header), 'value')} as the header has; correct it.")
+    if wrong := [line for row, line in found if any("\0" in value for value in row)]:
+        raise UserError(f"{path}: line {wrong[0]} holds a zero byte; save the file as UTF-8 text.")
+    ids, labels = ([row[header.index(column)] for row, _ in found] for column in ("path", "label"))
     files = [path.parent / name for name in ids]
-    return _Found(ids, frame["label"].tolist(), lambda keep: lambda n: load_image(files[keep[n]]), files)
+    return _Found(ids, labels, lambda keep: lambda n: load_image(files[keep[n]]), files)
 
 
 def _parquet(path: Path) -> _Found:
@@ -390,7 +398,7 @@ def _parquet(path: Path) -> _Found:
     except (OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: not a readable Parquet file ({error}).") from None
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)}).") from None
     ids = columns["image_id"] if has_id else [f"{as_text(path.stem)}/{i}" for i in range(len(table))]
 
     def open_images(keep: Sequence[int]) -> Callable[[int], Image.Image]:
@@ -437,7 +445,7 @@ class _Spool:
         try:
             self._fill(path, keep)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: its images could not be copied to a temporary file ({error}).") from None
+            raise UserError(f"{path}: its images could not be copied to a temporary file ({first_line(error)}).") from None
 
     def _fill(self, path: Path, keep: Sequence[int]) -> None:
         waiting = iter(keep)

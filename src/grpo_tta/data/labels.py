@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from grpo_tta.data.public.imagenet import class_names as imagenet_names
-from grpo_tta.errors import UserError, as_text
+from grpo_tta.errors import UserError, as_text, first_line
 from grpo_tta.images.read import stat_of
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -76,7 +76,7 @@ def _of_json(text: str, path: Path) -> dict[str, str]:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable labels file ({error}).") from None
+        raise UserError(f"{path}: not a readable labels file ({first_line(error)}).") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not an object of label and name; write {{label: name, …}}.")
     names = {label: name[0] if isinstance(name, list) and name else name for label, name in content.items()}
@@ -106,7 +106,7 @@ def own_names(labels: Sequence[str], where: Path | str) -> dict[str, str]:
     if len(labels) == 1:
         raise UserError(
             f"{where}: {labels[0]!r} is the only class, and classification needs two; sort the images into a folder per class, "
-            "or write a .csv of path,label."
+            "write a .csv of path,label, or name the other classes with --labels-file."
         )
     if all(map(_is_number, labels)):
         raise UserError(
