@@ -14,7 +14,6 @@ import typer
 
 from grpo_tta.cli.command import command_of
 from grpo_tta.cli.config_file import without_those_of
-from grpo_tta.cli.inputs import find_inputs
 from grpo_tta.cli.interrupts import Interrupts, Stopped
 from grpo_tta.cli.options import ray_settings, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions
@@ -112,6 +111,7 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
+    from grpo_tta.cli.inputs import find_inputs
     from grpo_tta.cli.predictions import FolderOutput, Tally, Wanted
 
     wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
@@ -140,10 +140,12 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
     run = _Run(classifier, found, options.batch, wanted, output)
     status = run.answer(interrupts)
     total = before if isinstance(output, FolderOutput) else run.tally
+    if status == CLOSED_PIPE:
+        return status  # quietly, as the reader wanted no more
     if run.tally.rows < len(found):
         again = " The same command resumes." if options.out else ""
         log.warning(f"Interrupted after {run.tally.rows:,} of {len(found):,} images.{again}")
-    log.info(total.summary(run.per_second))
+    log.info(total.summary(run.per_second if found else None))
     return status or (1 if total.unreadable else 0)
 
 
@@ -180,14 +182,11 @@ class _Run:
     def answer(self, interrupts: Interrupts) -> int:
         """Writes a row per image in the order of the images; returns the exit status of an interruption, or 0."""
         began, status = time.monotonic(), 0
-        waiting: dict[int, Prediction | str] = {}  # answered before one that stands in front: of one batch at most
         try:
             try:
-                self._answer_all(waiting, interrupts)
+                self._answer_all(interrupts)
             except (Stopped, KeyboardInterrupt) as stop:
                 status = stop.status if isinstance(stop, Stopped) else 130
-                for number in sorted(waiting):
-                    self._write(number, waiting[number])
             finally:
                 self._output.close()
         except BrokenPipeError:
@@ -196,11 +195,13 @@ class _Run:
         self.per_second = self.tally.rows / max(time.monotonic() - began, 1e-9)
         return status
 
-    def _answer_all(self, waiting: dict[int, Prediction | str], interrupts: Interrupts) -> None:
+    def _answer_all(self, interrupts: Interrupts) -> None:
         from grpo_tta.classifier import classify
         from grpo_tta.images.read import load_image
 
         paths, received, next_row = self._paths, 0, 0
+        # unreadable ones of a batch are known before those that stand in front of them are answered
+        waiting: dict[int, Prediction | str] = {}
         with progress(len(paths)) as advance:
             for number, answer in classify(self._classifier, lambda number: load_image(paths[number]), len(paths), self._batch):
                 if not isinstance(answer, str):
@@ -221,7 +222,7 @@ class _Run:
         self._output.write(path, answer, row)
         self.tally.add(row)
         if isinstance(answer, str):
-            log.warning(answer)
+            log.error(answer)
 
 
 def _give_up_standard_output() -> None:

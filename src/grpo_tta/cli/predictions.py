@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import IO, Any, Protocol, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,19 +125,25 @@ class Tally:
         answered = max(1, self.answered)
         return self.forwards / answered, self.backwards / answered
 
-    def summary(self, per_second: float) -> str:
-        """`48,912 answered, 88 unreadable, 3,104 changed, 12.3 per second, 7.1 forward passes per image`."""
+    def summary(self, per_second: float | None) -> str:
+        """`48,912 answered, 88 unreadable, 3,104 changed, 12.3 per second, 7.1 forward passes per image`.
+
+        Args:
+            per_second: None where nothing was left to do.
+        """
         parts = [f"{self.answered:,} answered", f"{self.unreadable:,} unreadable", f"{self.changed:,} changed"]
         if self.abstained:
             parts.append(f"{self.abstained:,} abstained")
-        return ", ".join([*parts, show_rate(per_second), f"{self.per_image()[0]:.1f} forward passes per image"])
+        if per_second is not None:
+            parts.append(show_rate(per_second))
+        return ", ".join([*parts, f"{self.per_image()[0]:.1f} forward passes per image"])
 
 
 class Output(Protocol):
     """Where rows go."""
 
     def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
-        """One image: its answer or error, and the row made of it. It is out of this process when this returns, if ever."""
+        """One image: its answer or error, and the row made of it."""
 
     def close(self) -> None:
         """Writes what was held. Called once, after an interruption too."""
@@ -274,6 +280,7 @@ class FolderOutput:
         self._parts, self._size, self._clock = folder / "predictions", rows, clock
         self._schema = SCHEMA.append(ALL_PROBABILITIES) if description["all_probabilities"] else SCHEMA
         _open_folder(folder, description)
+        self._lock = _lock(folder)
         self._rows: list[Mapping[str, Any]] = []
         self._began = clock()
         self._number = 0
@@ -292,10 +299,22 @@ class FolderOutput:
         self._rows.append(row)
         self.tally.add(row)
         if len(self._rows) >= self._size or self._clock() - self._began >= PART_SECONDS:
-            self.close()
+            self._flush()
 
     def close(self) -> None:
         """
+        Raises:
+            UserError: nothing can be written there.
+        """
+        try:
+            self._flush()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    def _flush(self) -> None:
+        """Writes a part.
+
         Raises:
             UserError: nothing can be written there.
         """
@@ -311,6 +330,28 @@ class FolderOutput:
             raise UserError(f"{path}: cannot be written ({error}); make room there, and the same command resumes.") from None
         log.debug(f"{path}: {counted(len(self._rows), 'row')} written.")
         self._rows, self._number = [], self._number + 1
+
+
+def _lock(folder: Path) -> IO[bytes] | None:
+    """Keeps two processes from answering the same images; free again when the file is closed, by a kill too.
+
+    Raises:
+        UserError: another process has it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    file = (folder / ".lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"{folder}: another process writes there; wait for it, or name another --out.") from None
+    except OSError:  # a file system without locks
+        file.close()
+        return None
+    return file
 
 
 def describe(classifier: GRPOTTA, wanted: Wanted, dtype: str) -> dict[str, Any]:
