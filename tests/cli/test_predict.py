@@ -157,6 +157,17 @@ def test_summary_in_words() -> None:
     assert [show_rate(x) for x in (0.2134, 12.34, 1234.5)] == ["0.213 per second", "12.3 per second", "1,234 per second"]
 
 
+def test_a_full_disk_is_one_sentence(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    done = command(ALL[0], *FEW, "--csv")
+    assert done.status == 2
+    assert done.err == ["Error: The answers cannot be written (No space left on device); make room, or name another place."]
+
+
 # A folder of Parquet
 
 

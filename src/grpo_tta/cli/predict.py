@@ -39,11 +39,11 @@ def predict(options: PredictOptions) -> None:
     if options.verbose and options.quiet:
         raise UserError("--verbose and --quiet were both given; use one of them.")
     names = _class_names(options)
-    chosen = _format(options)
     with logging_to_stderr(verbose=options.verbose, quiet=options.quiet):
         if ray := ray_settings(options, options.chunk):
             _predict_on_ray(options, names, ray)
             return
+        chosen = _format(options)
         try:
             with Interrupts() as interrupts:
                 status = _predict_here(options, names, chosen, interrupts)
@@ -192,6 +192,9 @@ class _Run:
         except BrokenPipeError:
             status = CLOSED_PIPE
             _give_up_standard_output()
+        except OSError as error:  # those of an image are a row
+            _give_up_standard_output()
+            raise UserError(f"The answers cannot be written ({error.strerror}); make room, or name another place.") from None
         self.per_second = self.tally.rows / max(time.monotonic() - began, 1e-9)
         return status
 

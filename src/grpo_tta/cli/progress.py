@@ -78,7 +78,7 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        BarColumn(),
+        BarColumn(bar_width=16),  # all of it fits 80 columns
         MofNCompleteColumn(),
         TextColumn("images, {task.fields[pace]}", markup=False),
         TimeElapsedColumn(),
