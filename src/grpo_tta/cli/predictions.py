@@ -154,13 +154,19 @@ class CsvOutput:
     """A row per image on standard output."""
 
     def __init__(self) -> None:
-        self._line("path", "label", "probability", "label_before", "probability_before", "error", "abstained")
+        self._has_heading = False
+
+    def _heading(self) -> None:
+        if not self._has_heading:
+            self._has_heading = True
+            self._line("path", "label", "probability", "label_before", "probability_before", "error", "abstained")
 
     def _line(self, *cells: str) -> None:
         csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
         sys.stdout.flush()
 
     def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        self._heading()
         if "error" in row:
             self._line(row["image_id"], "", "", "", "", row["error"], "")
             return
@@ -169,7 +175,7 @@ class CsvOutput:
         self._line(row["image_id"], row["label"], after, row["label_before"], before, "", abstained)
 
     def close(self) -> None:
-        pass
+        self._heading()
 
 
 @final
