@@ -112,7 +112,7 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.cli.inputs import find_inputs
-    from grpo_tta.cli.predictions import FolderOutput, Tally, Wanted
+    from grpo_tta.cli.predictions import FolderOutput, Wanted
 
     wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
     classifier = GRPOTTA(
@@ -130,20 +130,19 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
     log.debug(f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {options.dtype}.")
     found = find_inputs(options.paths, options.files_from, log.warning)
     log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
-    output, before = _open_output(options, chosen, classifier, wanted), Tally()
+    output = _open_output(options, chosen, classifier, wanted)
     if isinstance(output, FolderOutput):
-        before = output.tally
         left = [path for path in found if as_text(str(path)) not in output.done]
         if len(left) < len(found):
             log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
         found = left
     run = _Run(classifier, found, options.batch, wanted, output)
     status = run.answer(interrupts)
-    total = before if isinstance(output, FolderOutput) else run.tally
+    total = output.tally if isinstance(output, FolderOutput) else run.tally
     if status == CLOSED_PIPE:
         return status  # quietly, as the reader wanted no more
     if run.tally.rows < len(found):
-        again = " The same command resumes." if options.out else ""
+        again = " The same command resumes." if isinstance(output, FolderOutput) else ""
         log.warning(f"Interrupted after {run.tally.rows:,} of {len(found):,} images.{again}")
     log.info(total.summary(run.per_second if found else None))
     return status or (1 if total.unreadable else 0)
@@ -216,7 +215,9 @@ class _Run:
                     del waiting[next_row]
                     next_row += 1
                     advance()
-                if received % self._batch == 0 or received == len(paths):
+                if received == len(paths):
+                    interrupts.hold()  # all is done but for the orderly end
+                elif received % self._batch == 0:
                     interrupts.release()
 
     def _write(self, number: int, answer: Prediction | str) -> None:
