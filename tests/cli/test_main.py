@@ -78,16 +78,17 @@ def test_predict_answers_the_good_and_names_the_bad(awkward_folder: Path) -> Non
     assert document["labels"] == ["star", "heart", "red circle"]
     assert sum(document["predictions"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "e.jpg: truncated or damaged" in lines[0]
     assert "f.jpg: not an image" in lines[1]
+    assert lines[2].startswith("4 answered, 2 unreadable, ")
 
 
 def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
     path = awkward_folder / "a.jpg"
     done = grpo_tta("predict", str(path), "--labels", "star,heart", "--template", "a drawing of a {}.")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr.startswith("1 answered, 0 unreadable, ")
     lines = done.stdout.splitlines()
     header = next(line for line in lines if "zero-shot label" in line)
     assert header.replace("┃", " ").split() == ["image", "label", "probability", "zero-shot", "label", "probability"]
@@ -111,7 +112,6 @@ def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
         ((), "Name the classes by --labels"),
         (("--labels", "star,heart", "--labels-file", "x.txt"), "by one of them alone"),
         (("--labels", "star,heart", "--json", "--csv"), "use one of them"),
-        (("--labels", "star,heart", "--out", "x"), "--out belongs to --engine ray"),
         (("--labels", "star,star"), "'star' occurs more than once"),
         (("--labels", "star,,heart"), "Label 2 is empty"),
         (("--labels", "star,heart", "--model", "nothing"), "Unknown model 'nothing'"),
@@ -167,7 +167,9 @@ def test_an_interrupted_predict_keeps_what_it_has(
     with pytest.raises(SystemExit) as stop:
         cli()
     assert stop.value.code == 130
-    assert capsys.readouterr().err.splitlines() == ["a.jpg: a problem", "Interrupted after 1 of 6 images."]
+    problem, interrupted_after, summary = capsys.readouterr().err.splitlines()
+    assert (problem, interrupted_after) == ("a.jpg: a problem", "Interrupted after 1 of 6 images.")
+    assert summary.startswith("0 answered, 1 unreadable, ")
 
 
 @pytest.mark.parametrize(

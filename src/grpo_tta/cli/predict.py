@@ -3,117 +3,82 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, final
 
 import typer
 
 from grpo_tta.cli.command import command_of
-from grpo_tta.cli.options import (
-    Assignments,
-    Batch,
-    Device,
-    Download,
-    Model,
-    Precision,
-    Preset,
-    RayOptions,
-    Seed,
-    Templates,
-    make_console,
-    ray_settings,
-    say,
-    settings_of,
-    split_list,
-)
+from grpo_tta.cli.config_file import without_those_of
+from grpo_tta.cli.interrupts import Interrupts, Stopped
+from grpo_tta.cli.options import ray_settings, settings_of, split_list
+from grpo_tta.cli.predict_options import PredictOptions
+from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from grpo_tta.classifier import GRPOTTA, Prediction
+    from grpo_tta.cli.predictions import Output, Tally, Wanted
     from grpo_tta.cluster.settings import RaySettings
 
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions(RayOptions):
-    """What `grpo-tta predict` takes."""
-
-    paths: Annotated[
-        list[str], typer.Argument(help="Image files, or folders searched for images. Ray: one folder or Parquet manifest.")
-    ]
-    labels: Annotated[str, typer.Option(help="Comma-separated class names, at least two.")] = ""
-    labels_file: Annotated[
-        Path | None, typer.Option(help="Instead of --labels: class names, one per line, or a .json of label and name.")
-    ] = None
-    model: Model = "nano-clip"
-    template: Templates = None
-    preset: Preset = "default"
-    assignments: Assignments = field(default_factory=list)
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output, one row per image.")] = False
-    seed: Seed = 0
-    device: Device = "cpu"
-    dtype: Precision = "float32"
-    batch: Batch = 16
-    download: Download = False
-    out: Annotated[
-        str,
-        typer.Option(
-            help="Folder of the answers; default: runs/predict. An existing run is resumed. With --engine ray only.",
-            rich_help_panel="Ray",
-        ),
-    ] = ""
-    chunk: Annotated[
-        int, typer.Option(help="Images handed out at once. Each becomes one file of rows.", rich_help_panel="Ray")
-    ] = 128
-
-
-@final
-@dataclass(frozen=True)
-class Answers:
-    """
-    Attributes:
-        found: answers, by image.
-        problems: images without an answer, and why.
-        asked: how many images there are; more than the others together where the run was interrupted.
-    """
-
-    found: Sequence[tuple[Path, Prediction]]
-    problems: Sequence[tuple[Path, str]]
-    asked: int
+CLOSED_PIPE = 141
+"""Exit status where the reader of standard output has gone (`| head`): that of a program that SIGPIPE ends."""
 
 
 @command_of(PredictOptions)
 def predict(options: PredictOptions) -> None:
     """Classify your own images, each adapted to alone.
 
-    The exit status is 1 if an image could not be read, and 130 if the run was interrupted.
+    Rows are written as images are answered. The exit status is 1 if an image could not be read. Ctrl-C, SIGTERM and SIGHUP
+    keep every answered row; the status is then 130, 143 or 129, and 141 where the reader of a pipe has gone.
     """
+    if options.verbose and options.quiet:
+        raise UserError("--verbose and --quiet were both given; use one of them.")
     names = _class_names(options)
-    if options.as_json and options.as_csv:
-        raise UserError("--json and --csv were both given; use one of them.")
-    if ray := ray_settings(options, options.chunk):
-        _predict_on_ray(options, names, ray)
-    else:
-        _predict_here(options, names)
+    with logging_to_stderr(verbose=options.verbose, quiet=options.quiet):
+        if ray := ray_settings(options, options.chunk):
+            _predict_on_ray(options, names, ray)
+            return
+        chosen = _format(options)
+        try:
+            with Interrupts() as interrupts:
+                status = _predict_here(options, names, chosen, interrupts)
+        except Stopped as stop:  # before the first image
+            log.warning("Interrupted before the first image.")
+            status = stop.status
+    if status:
+        raise typer.Exit(status)
 
 
 def _class_names(options: PredictOptions) -> list[str]:
-    if (not options.labels) == (options.labels_file is None):
+    given = _given(options, {"labels": "labels", "labels_file": "labels-file"})
+    if len(given) != 1:
         raise UserError("Name the classes by --labels or by --labels-file, and by one of them alone.")
-    if options.labels_file is None:
+    if "labels" in given:
         return split_list(options.labels)
     from grpo_tta.data.labels import class_names, read_labels
 
+    assert options.labels_file is not None
     return list(class_names(read_labels(options.labels_file)))
+
+
+def _format(options: PredictOptions) -> str:
+    """The one output that was asked for; "" for the table."""
+    given = _given(options, {"as_json": "json", "as_jsonl": "jsonl", "as_csv": "csv", "out": "out"})
+    if len(given) > 1:
+        flags = " and ".join(f"--{option}" for option in given.values())
+        raise UserError(f"{flags} were {'both' if len(given) == 2 else 'all'} given; use one of them.")
+    return next(iter(given), "")
+
+
+def _given(options: PredictOptions, names: Mapping[str, str]) -> Mapping[str, str]:
+    """Of options that exclude each other (field -> option) those that count."""
+    given = {name: option for name, option in names.items() if getattr(options, name)}
+    return without_those_of(options.config, given) if len(given) > 1 else given
 
 
 def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySettings) -> None:
@@ -122,8 +87,14 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
     from grpo_tta.cluster.jobs import ModelName
     from grpo_tta.cluster.ray_data import predict_on_ray
 
-    if len(options.paths) > 1 or options.as_json or options.as_csv:
-        raise UserError("Ray reads one folder or one Parquet manifest, and writes Parquet; name one, without --json or --csv.")
+    others = options.as_json or options.as_jsonl or options.as_csv or options.files_from
+    if len(options.paths) != 1 or others:
+        raise UserError(
+            "Ray reads one folder or one Parquet manifest, and writes Parquet; "
+            "name one, without --json, --jsonl, --csv or --files-from."
+        )
+    if (options.top_k, options.all_probabilities, options.threshold) != (5, False, 0.0):
+        raise UserError("Ray writes the top 5; leave out --top-k, --all-probabilities and --threshold.")
     out = options.out or "runs/predict"
     model = ModelName(options.model, options.device, options.download, check_dtype(options.dtype))
     arguments = {
@@ -131,18 +102,19 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
         "settings": settings_of(options.preset, options.assignments),
         "seed": options.seed,
     }
-    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, say)
+    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, log.warning)
     typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
 
 
-def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
+def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, interrupts: Interrupts) -> int:
+    """Answers all images and returns the exit status."""
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
-    from grpo_tta.images.folders import find_images
+    from grpo_tta.cli.inputs import find_inputs
+    from grpo_tta.cli.predictions import FolderOutput, Wanted
 
-    if options.out:
-        raise UserError("--out belongs to --engine ray; write the output of --json or --csv to a file instead: --csv > FILE.")
+    wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
     classifier = GRPOTTA(
         options.model,
         names,
@@ -154,92 +126,112 @@ def _predict_here(options: PredictOptions, names: Sequence[str]) -> None:
         download=options.download,
         dtype=check_dtype(options.dtype),
     )
-    found = find_images([Path(path) for path in options.paths], note=say)
-    answers = _classify(classifier, found, options.batch)
-    if options.as_json:
-        _print_json(answers, options.model, classifier.labels)
-    elif options.as_csv:
-        _print_csv(answers)
-    else:
-        _print_table(answers, options.model, make_console())
-    for _, text in answers.problems:
-        say(text)
-    if (done := len(answers.found) + len(answers.problems)) < answers.asked:
-        say(f"Interrupted after {done} of {answers.asked} images.")
-        raise typer.Exit(130)
-    if answers.problems:
-        raise typer.Exit(1)
+    backbone = classifier.backbone
+    log.debug(f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {options.dtype}.")
+    found = find_inputs(options.paths, options.files_from, log.warning)
+    log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
+    output = _open_output(options, chosen, classifier, wanted)
+    if isinstance(output, FolderOutput):
+        left = [path for path in found if as_text(str(path)) not in output.done]
+        if len(left) < len(found):
+            log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
+        found = left
+    run = _Run(classifier, found, options.batch, wanted, output)
+    status = run.answer(interrupts)
+    total = output.tally if isinstance(output, FolderOutput) else run.tally
+    if status == CLOSED_PIPE:
+        return status  # quietly, as the reader wanted no more
+    if run.tally.rows < len(found):
+        again = " The same command resumes." if isinstance(output, FolderOutput) else ""
+        log.warning(f"Interrupted after {run.tally.rows:,} of {len(found):,} images.{again}")
+    log.info(total.summary(run.per_second if found else None))
+    return status or (1 if total.unreadable else 0)
 
 
-def _classify(classifier: GRPOTTA, paths: Sequence[Path], batch: int) -> Answers:
-    """Answers and problems, under a bar on the terminal; of an interrupted run those that were found."""
-    from rich.progress import Progress
+def _open_output(options: PredictOptions, chosen: str, classifier: GRPOTTA, wanted: Wanted) -> Output:
+    from grpo_tta.cli.predictions import CsvOutput, FolderOutput, JsonLinesOutput, JsonOutput, TableOutput, describe
 
-    from grpo_tta.classifier import classify
-    from grpo_tta.images.read import load_image
-
-    found: list[tuple[Path, Prediction]] = []
-    problems: list[tuple[Path, str]] = []
-    console = make_console(stderr=True)
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
-        line = bar.add_task("images", total=len(paths))
-        for number, answer in classify(classifier, lambda number: load_image(paths[number]), len(paths), batch):
-            if isinstance(answer, str):
-                problems.append((paths[number], answer))
-            else:
-                found.append((paths[number], answer))
-            bar.advance(line)
-    return Answers(found, problems, len(paths))
+    if chosen == "out":
+        return FolderOutput(Path(options.out), describe(classifier, wanted, options.dtype), options.chunk)
+    if chosen == "as_csv":
+        return CsvOutput()
+    if chosen == "as_jsonl":
+        return JsonLinesOutput()
+    if chosen == "as_json":
+        return JsonOutput(options.model, classifier.labels)
+    return TableOutput(options.model)
 
 
-def _print_json(answers: Answers, model: str, labels: Sequence[str]) -> None:
-    content = {
-        "model": model,
-        "labels": list(labels),
-        "predictions": [{"path": str(path), **asdict(answer)} for path, answer in answers.found],
-        "errors": [{"path": str(path), "error": text} for path, text in answers.problems],
-    }
-    typer.echo(json.dumps(content, indent=2))
+@final
+class _Run:
+    """One pass over the images.
+
+    Attributes:
+        tally: of the rows written.
+        per_second: images answered.
+    """
+
+    def __init__(self, classifier: GRPOTTA, paths: Sequence[Path], batch: int, wanted: Wanted, output: Output) -> None:
+        from grpo_tta.cli.predictions import Tally
+
+        self._classifier, self._paths, self._batch, self._wanted, self._output = classifier, paths, batch, wanted, output
+        self.tally: Tally = Tally()
+        self.per_second = 0.0
+
+    def answer(self, interrupts: Interrupts) -> int:
+        """Writes a row per image in the order of the images; returns the exit status of an interruption, or 0."""
+        began, status = time.monotonic(), 0
+        try:
+            try:
+                self._answer_all(interrupts)
+            except (Stopped, KeyboardInterrupt) as stop:
+                status = stop.status if isinstance(stop, Stopped) else 130
+            finally:
+                self._output.close()
+        except BrokenPipeError:
+            status = CLOSED_PIPE
+            _give_up_standard_output()
+        except OSError as error:  # those of an image are a row
+            _give_up_standard_output()
+            raise UserError(f"The answers cannot be written ({error.strerror}); make room, or name another place.") from None
+        self.per_second = self.tally.rows / max(time.monotonic() - began, 1e-9)
+        return status
+
+    def _answer_all(self, interrupts: Interrupts) -> None:
+        from grpo_tta.classifier import classify
+        from grpo_tta.images.read import load_image
+
+        paths, received, next_row = self._paths, 0, 0
+        # unreadable ones of a batch are known before those that stand in front of them are answered
+        waiting: dict[int, Prediction | str] = {}
+        with progress(len(paths)) as advance:
+            for number, answer in classify(self._classifier, lambda number: load_image(paths[number]), len(paths), self._batch):
+                if not isinstance(answer, str):
+                    interrupts.hold()  # the whole batch is answered: it is written before a signal counts
+                received += 1
+                waiting[number] = answer
+                while next_row in waiting:
+                    self._write(next_row, waiting[next_row])
+                    del waiting[next_row]
+                    next_row += 1
+                    advance()
+                if received == len(paths):
+                    interrupts.hold()  # all is done but for the orderly end
+                elif received % self._batch == 0:
+                    interrupts.release()
+
+    def _write(self, number: int, answer: Prediction | str) -> None:
+        path = self._paths[number]
+        row = self._wanted.row(path, answer)
+        self._output.write(path, answer, row)
+        self.tally.add(row)
+        if isinstance(answer, str):
+            log.error(answer)
 
 
-def _print_csv(answers: Answers) -> None:
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["path", "label", "probability", "label_before", "probability_before", "error"])
-    for path, a in answers.found:
-        before = a.probabilities_before[a.label_before]
-        rows.writerow([as_text(str(path)), a.label, f"{a.probability:.6g}", a.label_before, f"{before:.6g}", ""])
-    for path, text in answers.problems:
-        rows.writerow([as_text(str(path)), "", "", "", "", as_text(text)])
-
-
-def _print_table(answers: Answers, model: str, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    if not answers.found:
-        return
-    table = Table(header_style="bold")
-    table.add_column("image", overflow="fold")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
-    table.add_column("zero-shot label", style="dim")
-    table.add_column("probability", justify="right", style="dim")
-    for path, answer in answers.found:
-        changed = answer.label != answer.label_before
-        before = answer.probabilities_before[answer.label_before]
-        table.add_row(
-            Text(as_text(str(path))),
-            Text(answer.label, "bold" if changed else ""),
-            f"{100 * answer.probability:.1f} %",
-            Text(answer.label_before),
-            f"{100 * before:.1f} %",
-        )
-    console.print(table)
-    forwards, backwards = (fmean(x) for x in zip(*((a.forwards, a.backwards) for _, a in answers.found), strict=True))
-    note = f"Model {model}; {forwards:.0f} forward and {backwards:.0f} backward passes per image."
-    if model == "nano-clip":
-        note += " It knows drawings alone: for photographs name another --model (photo-clip, ViT-B-16/openai, ...)."
-    console.print(Text(note, "dim"))
+def _give_up_standard_output() -> None:
+    """Python would complain at its end of what it could not write."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,389 @@
+"""Where the answers of `grpo-tta predict` go, row by row: CSV, JSON lines, one JSON document, a table, a folder of Parquet.
+
+Only the document and the table hold rows until the end, and the table only what it shows.
+"""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol, final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from grpo_tta.bench.records import FORMAT, read_run, write_json
+from grpo_tta.bench.runs import check_same, versions
+from grpo_tta.classifier import GRPOTTA, Prediction
+from grpo_tta.cli.options import make_console
+from grpo_tta.cli.progress import log, show_rate
+from grpo_tta.config.serialise import to_plain
+from grpo_tta.errors import UserError, as_text, counted
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("label_before", pa.string()),
+        ("probability_before", pa.float64()),
+        ("top_labels", pa.list_(pa.string())),
+        ("top_probabilities", pa.list_(pa.float64())),
+        ("forwards", pa.float64()),
+        ("backwards", pa.float64()),
+        ("error", pa.string()),
+        ("abstained", pa.bool_()),
+    ]
+)
+"""A row of `--out`, as Ray writes it but for the last column. A row with an error has nothing else."""
+ALL_PROBABILITIES = pa.field("probabilities", pa.list_(pa.float32()))
+"""With `--all-probabilities`: one per label, in the order of the labels in `run.json`."""
+PART_SECONDS = 60.0
+"""Slow models: a part is written after this time even if it is not full."""
+
+
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """What rows hold.
+
+    Attributes:
+        top_k: most probable labels.
+        every: all labels' probabilities too.
+        threshold: below it the label is empty.
+    """
+
+    top_k: int = 5
+    every: bool = False
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError("--top-k must be at least 1.")
+        if not 0 <= self.threshold <= 1:
+            raise UserError("--threshold is a probability, from 0 to 1.")
+
+    def abstains(self, answer: Prediction) -> bool:
+        return answer.probability < self.threshold
+
+    def row(self, path: Path, answer: Prediction | str) -> dict[str, Any]:
+        """A row by the names of `SCHEMA`."""
+        name = as_text(str(path))
+        if isinstance(answer, str):
+            return {"image_id": name, "error": as_text(answer)}
+        top = heapq.nlargest(self.top_k, answer.probabilities.items(), key=lambda pair: pair[1])
+        row: dict[str, Any] = {
+            "image_id": name,
+            "label": "" if self.abstains(answer) else answer.label,
+            "probability": answer.probability,
+            "label_before": answer.label_before,
+            "probability_before": answer.probabilities_before[answer.label_before],
+            "top_labels": [label for label, _ in top],
+            "top_probabilities": [probability for _, probability in top],
+            "forwards": answer.forwards,
+            "backwards": answer.backwards,
+            "abstained": self.abstains(answer),
+        }
+        return row | {"probabilities": list(answer.probabilities.values())} if self.every else row
+
+
+@final
+@dataclass
+class Tally:
+    """Counts for the summary at the end."""
+
+    answered: int = 0
+    unreadable: int = 0
+    changed: int = 0
+    abstained: int = 0
+    forwards: float = 0.0
+    backwards: float = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if row.get("error"):
+            self.unreadable += 1
+            return
+        self.answered += 1
+        self.abstained += row["abstained"]
+        self.changed += not row["abstained"] and row["label"] != row["label_before"]
+        self.forwards += row["forwards"]
+        self.backwards += row["backwards"]
+
+    @property
+    def rows(self) -> int:
+        return self.answered + self.unreadable
+
+    def per_image(self) -> tuple[float, float]:
+        """Forward and backward passes."""
+        answered = max(1, self.answered)
+        return self.forwards / answered, self.backwards / answered
+
+    def summary(self, per_second: float | None) -> str:
+        """`48,912 answered, 88 unreadable, 3,104 changed, 12.3 per second, 7.1 forward passes per image`.
+
+        Args:
+            per_second: None where nothing was left to do.
+        """
+        parts = [f"{self.answered:,} answered", f"{self.unreadable:,} unreadable", f"{self.changed:,} changed"]
+        if self.abstained:
+            parts.append(f"{self.abstained:,} abstained")
+        if per_second is not None:
+            parts.append(show_rate(per_second))
+        return ", ".join([*parts, f"{self.per_image()[0]:.1f} forward passes per image"])
+
+
+class Output(Protocol):
+    """Where rows go."""
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        """One image: its answer or error, and the row made of it."""
+
+    def close(self) -> None:
+        """Writes what was held. Called once, after an interruption too."""
+
+
+@final
+class CsvOutput:
+    """A row per image on standard output."""
+
+    def __init__(self) -> None:
+        self._has_heading = False
+
+    def _heading(self) -> None:
+        if not self._has_heading:
+            self._has_heading = True
+            self._line("path", "label", "probability", "label_before", "probability_before", "error", "abstained")
+
+    def _line(self, *cells: str) -> None:
+        csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+        sys.stdout.flush()
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        self._heading()
+        if "error" in row:
+            self._line(row["image_id"], "", "", "", "", row["error"], "")
+            return
+        after, before = (f"{row[name]:.6g}" for name in ("probability", "probability_before"))
+        abstained = "true" if row["abstained"] else "false"
+        self._line(row["image_id"], row["label"], after, row["label_before"], before, "", abstained)
+
+    def close(self) -> None:
+        self._heading()
+
+
+@final
+class JsonLinesOutput:
+    """An object per image on standard output."""
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        content = {"path": row["image_id"], **{key: value for key, value in row.items() if key != "image_id"}}
+        if "probabilities" in row and isinstance(answer, Prediction):
+            content["probabilities"] = answer.probabilities  # with their labels: a line stands alone
+        sys.stdout.write(json.dumps(content) + "\n")
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        pass
+
+
+@final
+@dataclass
+class JsonOutput:
+    """One document at the end."""
+
+    model: str
+    labels: Sequence[str]
+    _predictions: list[dict[str, Any]] = field(default_factory=list)
+    _errors: list[dict[str, str]] = field(default_factory=list)
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        if isinstance(answer, str):
+            self._errors.append({"path": str(path), "error": answer})
+        else:
+            changed = {"label": row["label"], "abstained": row["abstained"]}
+            self._predictions.append({"path": str(path), **asdict(answer), **changed})
+
+    def close(self) -> None:
+        content = {
+            "model": self.model,
+            "labels": list(self.labels),
+            "predictions": self._predictions,
+            "errors": self._errors,
+        }
+        typer.echo(json.dumps(content, indent=2))
+
+
+@final
+@dataclass
+class TableOutput:
+    """A table for people, at the end; it holds five short cells per image."""
+
+    model: str
+    _tally: Tally = field(default_factory=Tally)
+    _rows: list[tuple[str, str, float, str, float]] = field(default_factory=list)
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        self._tally.add(row)
+        if "error" not in row:
+            before = row["label_before"], row["probability_before"]
+            self._rows.append((row["image_id"], row["label"], row["probability"], *before))
+
+    def close(self) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        if not self._rows:
+            return
+        console = make_console()
+        table = Table(header_style="bold")
+        table.add_column("image", overflow="fold")
+        table.add_column("label")
+        table.add_column("probability", justify="right")
+        table.add_column("zero-shot label", style="dim")
+        table.add_column("probability", justify="right", style="dim")
+        for name, label, after, label_before, before in self._rows:
+            style = "bold" if label != label_before else ""
+            shown = Text(label, style) if label else Text("(abstained)", "dim")
+            table.add_row(Text(name), shown, f"{100 * after:.1f} %", Text(label_before), f"{100 * before:.1f} %")
+        console.print(table)
+        forwards, backwards = self._tally.per_image()
+        note = f"Model {self.model}; {forwards:.0f} forward and {backwards:.0f} backward passes per image."
+        if self.model == "nano-clip":
+            note += " It knows drawings alone: for photographs name another --model (photo-clip, ViT-B-16/openai, ...)."
+        console.print(Text(note, "dim"))
+
+
+@final
+class FolderOutput:
+    """Parquet parts in `OUT/predictions`, each written whole or not at all, and `OUT/run.json`, which binds them.
+
+    Attributes:
+        done: images that have a row.
+        tally: of all rows, those of earlier runs among them.
+    """
+
+    def __init__(
+        self, folder: Path, description: Mapping[str, Any], rows: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """
+        Args:
+            folder: a new one, or one that the same command has begun.
+            description: what the answers depend on (`describe`).
+            rows: of a part.
+
+        Raises:
+            UserError: the folder holds another run, or nothing can be written there.
+        """
+        if rows < 1:
+            raise UserError("--chunk must be at least 1.")
+        self._parts, self._size, self._clock = folder / "predictions", rows, clock
+        self._schema = SCHEMA.append(ALL_PROBABILITIES) if description["all_probabilities"] else SCHEMA
+        _open_folder(folder, description)
+        self._lock = _lock(folder)
+        self._rows: list[Mapping[str, Any]] = []
+        self._began = clock()
+        self._number = 0
+        self.done: set[str] = set()
+        self.tally = Tally()
+        columns = [name for name in SCHEMA.names if not name.startswith(("top_", "probability"))]
+        for part in sorted(self._parts.glob("part-*.parquet")):
+            for row in pq.read_table(part, columns=columns).to_pylist():
+                self.done.add(row["image_id"])
+                self.tally.add(row)
+            self._number = int(part.stem.removeprefix("part-")) + 1
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        if not self._rows:
+            self._began = self._clock()
+        self._rows.append(row)
+        self.tally.add(row)
+        if len(self._rows) >= self._size or self._clock() - self._began >= PART_SECONDS:
+            self._flush()
+
+    def close(self) -> None:
+        """
+        Raises:
+            UserError: nothing can be written there.
+        """
+        try:
+            self._flush()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    def _flush(self) -> None:
+        """Writes a part.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        if not self._rows:
+            return
+        path = self._parts / f"part-{self._number:06d}.parquet"
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), partial, compression="zstd")
+            partial.replace(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error}); make room there, and the same command resumes.") from None
+        log.debug(f"{path}: {counted(len(self._rows), 'row')} written.")
+        self._rows, self._number = [], self._number + 1
+
+
+def _lock(folder: Path) -> IO[bytes] | None:
+    """Keeps two processes from answering the same images; free again when the file is closed, by a kill too.
+
+    Raises:
+        UserError: another process has it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    file = (folder / ".lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"{folder}: another process writes there; wait for it, or name another --out.") from None
+    except OSError:  # a file system without locks
+        file.close()
+        return None
+    return file
+
+
+def describe(classifier: GRPOTTA, wanted: Wanted, dtype: str) -> dict[str, Any]:
+    """What the rows of a folder depend on, but for the images: these may become more."""
+    return {
+        "format": FORMAT,
+        "engine": "local",
+        "model": classifier.backbone.name,
+        "fingerprint": classifier.backbone.fingerprint,
+        "dtype": dtype,
+        "labels": list(classifier.labels),
+        "templates": list(classifier.policy.prompts.templates),
+        "seed": classifier.seed,
+        "settings": to_plain(classifier.settings),
+        "top_k": wanted.top_k,
+        "all_probabilities": wanted.every,
+        "threshold": wanted.threshold,
+    }
+
+
+def _open_folder(folder: Path, description: Mapping[str, Any]) -> None:
+    path = folder / "run.json"
+    wanted: dict[str, Any] = json.loads(json.dumps(description))
+    if path.is_file():
+        check_same("run", folder, read_run(folder), wanted)
+    elif (folder / "predictions").exists():
+        raise UserError(f"{folder} holds predictions without a run.json; name another --out.")
+    else:
+        write_json(path, wanted | {"versions": versions()})
