@@ -3,9 +3,9 @@
     python perf/with_labels.py --json build/with_labels.json   # a minute; 0.6 GB of disk in a temporary folder
     python perf/with_labels.py --model nano-clip
 
-The model is an architecture of open_clip in its true size with random weights, written to a folder once and loaded from there
-(nano-clip: its own). Both ways end with the same text features, and answer an image alike. Every round does both once. The ratio
-is the median over the rounds.
+The model is an architecture of open_clip in its true size with random weights (nano-clip: its own). It is written to a folder
+once and loaded from there. Both ways end with the same text features, and answer an image alike. Every round does both once.
+The ratio is the median over the rounds.
 """
 
 from __future__ import annotations
