@@ -12,13 +12,24 @@ import pytest
 import torch
 from PIL import Image
 
-from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings
+from grpo_tta import GRPOTTA, GRPOSettings, Prediction, UserError, ViewSettings
+from grpo_tta import classifier as classifier_module
+from grpo_tta.backbones import prompts as prompts_module
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.classifier import classify
 from grpo_tta.data import nano
+from grpo_tta.engine.encode import encode_for, encode_images
 from grpo_tta.engine.parameters import NormAffine
-from grpo_tta.method.settings import DEFAULT
+from grpo_tta.images.read import image_key
+from grpo_tta.method.candidates import Sample
+from grpo_tta.method.grpo import grpo_method
+from grpo_tta.method.prediction import View0
+from grpo_tta.method.settings import DEFAULT, FAST
 
 LABELS = list(nano.TASKS["source"].classes)
+
+
+QUICK = replace(DEFAULT, views=ViewSettings(views=3, content_free=1))
 
 
 def images(n: int, task: str = "gaussian-noise") -> list[Image.Image]:
@@ -28,6 +39,11 @@ def images(n: int, task: str = "gaussian-noise") -> list[Image.Image]:
 @pytest.fixture(scope="module")
 def classifier(nano_backbone: Backbone) -> GRPOTTA:
     return GRPOTTA(nano_backbone, LABELS)
+
+
+@pytest.fixture(scope="module")
+def quick(nano_backbone: Backbone) -> GRPOTTA:
+    return GRPOTTA(nano_backbone, LABELS, settings=QUICK, batch=2)
 
 
 @pytest.fixture
@@ -162,3 +178,169 @@ def test_any_iterable_will_do(classifier: GRPOTTA) -> None:
     some = images(3)
     assert [a.label for a in classifier.predict(p for p in some)] == [a.label for a in classifier.predict(some)]
     assert classifier.predict([]) == []
+
+
+def test_other_labels_need_no_model_and_no_text_that_is_cached(
+    nano_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Counted, not timed: nothing is loaded, and the text of ten labels is encoded once for all."""
+    monkeypatch.setenv("GRPO_TTA_CACHE", str(tmp_path))
+    encoded: list[int] = []
+    encode = prompts_module.encode_classes
+
+    def counted(backbone: Backbone, labels: list[str], templates: list[str]) -> torch.Tensor:
+        encoded.append(len(labels) * len(templates))
+        return encode(backbone, labels, templates)
+
+    monkeypatch.setattr(prompts_module, "encode_classes", counted)
+    first = GRPOTTA(nano_backbone, ["cat", "dog"], templates=("a {}", "one {}"), settings=QUICK, seed=3)
+    fresh = GRPOTTA(nano_backbone, LABELS[:10], templates=("a {}", "one {}"), settings=QUICK, seed=3)
+    assert encoded == [4, 20]
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("the model was loaded again")
+
+    monkeypatch.setattr(classifier_module, "load_backbone", refuse)
+    monkeypatch.setattr(classifier_module, "check_backbone", refuse)
+    other = first.with_labels(LABELS[:10])
+    assert encoded == [4, 20]
+    assert other.backbone is first.backbone
+    assert first.labels == ("cat", "dog")
+    (image,) = images(1)
+    assert other.predict(image) == fresh.predict(image)
+    again = other.with_labels(["cat", "dog"], templates="the {}")
+    assert (again.labels, again.policy.prompts.templates, again.seed) == (("cat", "dog"), ("the {}",), 3)
+    assert encoded == [4, 20, 2]
+    assert other.with_labels(LABELS[:10]).policy is other.policy
+    kept = list(tmp_path.rglob("*.safetensors"))
+    other.with_labels(["x", "y"], cache=False)
+    assert list(tmp_path.rglob("*.safetensors")) == kept
+    for labels, message in ((["a"], "at least two"), ("ab", "list of class names")):
+        with pytest.raises(UserError, match=message):
+            first.with_labels(labels)
+
+
+def test_the_first_answer_comes_before_the_last_image_is_read(quick: GRPOTTA, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def stream() -> Iterator[Image.Image]:
+        for number, image in enumerate(images(5)):
+            taken.append(number)
+            yield image
+
+    answers = quick.predict_iter(stream())
+    assert taken == []
+    first = next(answers)
+    assert taken == [0, 1]  # a batch
+    found = [first, *answers]
+    for a, b in zip(found, quick.predict(images(5)), strict=True):
+        assert list(a.probabilities.values()) == pytest.approx(list(b.probabilities.values()), abs=1e-5)
+    taken.clear()
+    next(quick.predict_iter(stream(), batch=1))
+    assert taken == [0]
+
+
+def test_a_bad_image_has_its_error_in_its_place_or_ends_the_iteration(quick: GRPOTTA, tmp_path: Path) -> None:
+    some: list = images(5)
+    some[1], some[4] = tmp_path / "missing.png", b"no image"
+    found = list(quick.predict_iter(some, errors="return"))
+    assert [type(answer) for answer in found] == [Prediction, UserError, Prediction, Prediction, UserError]
+    assert "missing.png: no such file" in str(found[1])
+    assert "in bytes: not an image" in str(found[4])
+    answers = quick.predict_iter(some)
+    assert next(answers) == found[0]
+    with pytest.raises(UserError, match="no such file"):
+        next(answers)
+    with pytest.raises(UserError, match="Unknown errors 'ignore'; choose raise or return"):
+        quick.predict_iter(some, errors="ignore")  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="batch of 0 images"):
+        quick.predict_iter(some, batch=0)
+    assert [type(answer) for answer in quick.predict_iter(images(1)[0])] == [Prediction]  # type: ignore[call-overload]
+
+
+def test_classify_numbers_the_same_answers(quick: GRPOTTA) -> None:
+    some = images(3)
+
+    def load(number: int) -> Image.Image:
+        if number == 1:
+            raise OSError("the disk")
+        return some[number]
+
+    found = list(classify(quick, load, 3, batch=2))
+    assert [number for number, _ in found] == [0, 1, 2]
+    assert found[1][1] == "OSError: the disk"
+    for number in (0, 2):
+        answer = found[number][1]
+        assert isinstance(answer, Prediction)
+        assert answer.probabilities == pytest.approx(quick.predict(some[number]).probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [QUICK, FAST, replace(QUICK, group=Sample(3))], ids=["quick", "fast", "sample"])
+def test_adapt_batch_is_predict(nano_backbone: Backbone, settings: GRPOSettings) -> None:
+    """On pixels, and on the views, content-free views and ids that `predict` makes."""
+    classifier, some = GRPOTTA(nano_backbone, LABELS, settings=settings, seed=5), images(3)
+    expected = torch.tensor([list(answer.probabilities.values()) for answer in classifier.predict(some)])
+    before = torch.tensor([list(answer.probabilities_before.values()) for answer in classifier.predict(some)])
+    ids = [image_key(image) for image in some]
+    made = encode_images(classifier.policy, some, ids, settings.views, 5)  # every view, whatever an early exit would leave out
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in some])
+    for found in (
+        classifier.adapt_batch(made.views, content_free=made.content_free, image_ids=ids),
+        classifier.adapt_batch(pixels),
+        classifier.adapt_batch(pixels.float() / 255),
+        classifier.adapt_batch((pixels.double() / 255).requires_grad_()),
+    ):
+        assert found.after.shape == (3, len(LABELS))
+        assert torch.allclose(found.after.exp(), expected, atol=1e-5)
+        assert torch.allclose(found.before.exp(), before, atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(classifier.adapt_batch(pixels).after.exp(), expected, atol=1e-5)
+
+
+def test_views_without_names_are_named_by_their_pixels(nano_backbone: Backbone) -> None:
+    classifier = GRPOTTA(nano_backbone, LABELS, settings=replace(QUICK, group=Sample(3)))
+    views, content_free = torch.randn(2, 4, 3, 48, 48), torch.randn(2, 1, 3, 48, 48)
+    together = classifier.adapt_batch(views, content_free=content_free).after
+    alone = classifier.adapt_batch(views[1:, :3], content_free=content_free[1:]).after
+    assert torch.allclose(together[1:], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "more", "message"),
+    [
+        (torch.zeros(3, 8, 8), {}, r"not \[3, 8, 8\]"),
+        (torch.zeros(0, 3, 8, 8), {}, r"not \[0, 3, 8, 8\]"),
+        ([1], {}, "not list"),
+        (torch.zeros(1, 4, 8, 8), {}, r"must be \[3, H, W\], not \[4, 8, 8\]"),
+        (torch.full((1, 3, 8, 8), 2.0), {}, r"lie in \[0, 1\], not in \[2, 2\]; divide by 255"),
+        (torch.zeros(1, 3, 8, 8), {"image_ids": ["a", "b"]}, "2 image_ids do not name 1 images"),
+        (torch.zeros(1, 3, 8, 8), {"content_free": torch.zeros(1, 1, 3, 48, 48)}, "go with views"),
+        (torch.zeros(1, 2, 3, 48, 48), {"content_free": torch.zeros(1, 1, 3, 48, 48)}, r"views must be \[1, 3, 3, 48, 48\]"),
+        (torch.zeros(1, 3, 3, 48, 48), {}, r"content_free must be \[1, 1, 3, 48, 48\] .* not \[1, 0, 3, 48, 48\]"),
+        (torch.zeros(1, 3, 3, 48, 48), {"content_free": torch.zeros(2, 1, 3, 48, 48)}, "content_free must be"),
+        (torch.zeros(1, 3, 3, 40, 40), {}, r"not \[1, 3, 3, 40, 40\]"),
+        (torch.zeros(1, 3, 3, 48, 48, dtype=torch.uint8), {}, "normalised floats, not uint8"),
+        (torch.full((1, 3, 3, 48, 48), torch.nan), {"content_free": torch.zeros(1, 1, 3, 48, 48)}, "NaN"),
+    ],
+)  # fmt: skip
+def test_an_unusable_batch_is_refused(quick: GRPOTTA, pixels: torch.Tensor, more: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        quick.adapt_batch(pixels, **more)
+
+
+def test_embeddings_are_the_adapted_models_features_of_the_untouched_image(nano_backbone: Backbone, quick: GRPOTTA) -> None:
+    some = images(3)
+    keys = [image_key(image) for image in some]
+    frozen = encode_for([grpo_method(QUICK)], quick.policy, some, keys, QUICK.views, 0).encoded.features[:, 0]
+    adapted = quick.embed(some)
+    assert adapted.shape == frozen.shape
+    assert adapted.norm(dim=-1).tolist() == pytest.approx([1] * 3, abs=1e-5)
+    assert not adapted.requires_grad
+    assert not torch.allclose(adapted, frozen, atol=1e-4)
+    assert torch.allclose(quick.embed(some[1]), adapted[1], atol=1e-5)
+    no_step = GRPOTTA(nano_backbone, LABELS, settings=replace(QUICK, steps=replace(QUICK.steps, count=0)))
+    assert torch.allclose(no_step.embed(iter(some)), frozen, atol=1e-6)
+    assert quick.embed([]).shape == (0, frozen.shape[1])
+    view0 = GRPOTTA(nano_backbone, LABELS, settings=replace(QUICK, predict=View0()))  # the answer of these features alone
+    expected = torch.tensor([list(answer.probabilities.values()) for answer in view0.predict(some)])
+    assert torch.allclose(view0.policy.log_probs(view0.embed(some)).exp(), expected, atol=1e-5)

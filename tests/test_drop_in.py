@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
+import socket
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 import grpo_tta
 from grpo_tta import GRPOTTA, GRPOSettings, UserError, ViewSettings, load_backbone
@@ -125,6 +133,9 @@ def test_the_call_is_theirs() -> None:
     for name, parameter in inspect.signature(ZeroShotImageClassificationPipeline.__call__).parameters.items():
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             assert name in ours
+    for method in (ZeroShotImageClassificationPipeline.preprocess, ZeroShotImageClassificationPipeline.__base__.__call__):
+        named = set(inspect.signature(method).parameters) - {"self", "inputs", "args", "kwargs"}
+        assert named <= set(ours)
     prompt = inspect.signature(ZeroShotImageClassificationPipeline.preprocess).parameters["hypothesis_template"].default
     assert ours["hypothesis_template"].default == prompt
 
@@ -147,8 +158,16 @@ def test_unusable_input_names_the_remedy(nano_backbone: Backbone) -> None:
     with pytest.raises(UserError, match=r"has no name, fingerprint, .*see grpo_tta\.backbones\.base\.Backbone"):
         grpo_tta.pipeline(model=object())  # type: ignore[arg-type]
     ask = grpo_tta.pipeline(model=nano_backbone)
-    with pytest.raises(UserError, match="not fetched from the web"):
-        ask("https://example.com/cat.png", ["star", "heart"])
+    with pytest.raises(UserError, match="Unknown dtype 'float16'; use float32 or bfloat16"):
+        grpo_tta.pipeline(dtype=torch.float16)
+    with pytest.raises(UserError, match="add_special_tokens cannot be changed"):
+        ask(photos()[0], ["star", "heart"], tokenizer_kwargs={"add_special_tokens": False})
+    with pytest.raises(UserError, match="batch of 0 images"):
+        ask(photos(), ["star", "heart"], batch_size=0)
+    with pytest.raises(UserError, match=r"nowhere\.png: no such file"):
+        ask("nowhere.png", ["star", "heart"])
+    with pytest.raises(UserError, match="not an image in base64"):
+        ask("data:image/png;base64,AAAA", ["star", "heart"])
     with pytest.raises(UserError, match="at least two"):
         ask(photos()[0], ["star"])
     with pytest.raises(UserError, match=r"exactly one \{\}"):
@@ -156,3 +175,176 @@ def test_unusable_input_names_the_remedy(nano_backbone: Backbone) -> None:
     with pytest.raises(UserError, match="not int"):
         ask(7, ["star", "heart"])  # type: ignore[call-overload]
     assert ask([], ["star", "heart"]) == []
+
+
+class Photos(Dataset):  # type: ignore[type-arg]
+    """Counts what was read of it."""
+
+    def __init__(self, images: list[Image.Image]) -> None:
+        self.images, self.read = images, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> dict[str, Image.Image]:
+        self.read += 1
+        return {"image": self.images[number]}
+
+
+def test_batches_of_a_call_generators_and_data_sets(backbone: Backbone) -> None:
+    """A batch is read and adapted in one pass, whatever the pipeline was made with; the answers stay."""
+    from transformers.pipelines.pt_utils import KeyDataset
+
+    ours = grpo_tta.pipeline(model=backbone, settings=QUICK)
+    expected = ours(photos(5), LABELS)
+    data = Photos(photos(5))
+    found = ours(KeyDataset(data, "image"), candidate_labels=list(LABELS), batch_size=2)  # type: ignore[no-untyped-call]
+    assert isinstance(found, Iterator)
+    assert data.read == 0
+    first = next(found)
+    assert data.read == 2
+    taken: list[int] = []
+
+    def stream() -> Iterator[Image.Image]:
+        for number, image in enumerate(photos(5)):
+            taken.append(number)
+            yield image
+
+    streamed = ours(stream(), LABELS, batch_size=3)  # type: ignore[call-overload]
+    next(streamed)
+    assert taken == [0, 1, 2]
+    for answers in ([first, *found], ours(photos(5), LABELS, batch_size=5), list(ours(stream(), LABELS))):  # type: ignore[call-overload]
+        assert len(answers) == 5
+        for a, b in zip(answers, expected, strict=True):
+            same(a, b)
+
+
+def test_their_type_of_numbers(folder: Path) -> None:
+    exact = grpo_tta.pipeline(model=str(folder), settings=FROZEN)
+    for dtype in ("auto", "float32", torch.float32):
+        same(
+            grpo_tta.pipeline(model=str(folder), settings=FROZEN, dtype=dtype)(photos()[0], LABELS), exact(photos()[0], LABELS)
+        )
+    near = grpo_tta.pipeline(model=str(folder), settings=FROZEN, dtype=torch.bfloat16)(photos()[0], LABELS)
+    scores = [{e["label"]: e["score"] for e in found} for found in (near, exact(photos()[0], LABELS))]
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A web server of this machine, with an image."""
+    photos()[0].save(tmp_path / "cat.png")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_web_addresses_and_base64(backbone: Backbone, address: str, tmp_path: Path) -> None:
+    ours = grpo_tta.pipeline(model=backbone, settings=QUICK)
+    expected = ours(photos()[0], LABELS)
+    same(ours(f"{address}/cat.png", LABELS, timeout=60), expected)
+    encoded = io.BytesIO()
+    photos()[0].save(encoded, "PNG")
+    text = base64.encodebytes(encoded.getvalue()).decode()
+    for image in (text, f"data:image/png;base64,{text}"):
+        same(ours(image, LABELS), expected)
+    (tmp_path / "page.html").write_text("<p>")
+    with pytest.raises(UserError, match=r"missing\.png: cannot be fetched .*404"):
+        ours(f"{address}/missing.png", LABELS)
+    with pytest.raises(UserError, match=r"page\.html: not an image in a known format"):
+        ours(f"{address}/page.html", LABELS)
+
+
+def test_the_web_is_waited_for_no_longer_than_the_timeout(backbone: Backbone) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match=r"cannot be fetched .*timed out"):
+        grpo_tta.pipeline(model=backbone)(f"http://127.0.0.1:{silent.getsockname()[1]}/x.png", LABELS, timeout=0.2)
+
+
+def test_no_network_unless_the_user_gives_an_address(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    photos()[0].save(tmp_path / "https_cat.png")
+    monkeypatch.chdir(tmp_path)
+    ask = grpo_tta.pipeline(model=backbone, settings=FROZEN)
+    same(ask("https_cat.png", LABELS), ask(photos()[0], LABELS))
+
+
+DOCUMENTED = {
+    "of the class": """
+        classifier = pipeline(model=MODEL)
+        found = [
+            classifier(
+                FILE,
+                candidate_labels=["animals", "humans", "landscape"],
+            ),
+            classifier(
+                FILE,
+                candidate_labels=["black and white", "photorealist", "painting"],
+            ),
+        ]
+    """,
+    "of CLIP": """
+        import torch
+        clip = pipeline(
+           task="zero-shot-image-classification",
+           model=MODEL,
+           dtype=torch.bfloat16,
+           device=DEVICE
+        )
+        labels = ["a photo of a cat", "a photo of a dog", "a photo of a car"]
+        found = [clip(FILE, candidate_labels=labels)]
+    """,
+    "of SigLIP": """
+        import torch
+        image = FILE
+        candidate_labels = ["a Pallas cat", "a lion", "a Siberian tiger"]
+        pipeline = pipeline(task="zero-shot-image-classification", model=MODEL, device=DEVICE, dtype=torch.bfloat16)
+        found = [pipeline(image, candidate_labels=candidate_labels)]
+    """,
+    "of the task's guide": """
+        checkpoint = MODEL
+        detector = pipeline(model=checkpoint, task="zero-shot-image-classification")
+        from PIL import Image
+        image = Image.open(FILE)
+        predictions = detector(image, candidate_labels=["fox", "bear", "seagull", "owl"])
+        found = [predictions]
+    """,
+    "of the pipelines' tutorial": """
+        from transformers.pipelines.pt_utils import KeyDataset
+        dataset = [{"image": FILE}] * 3
+        pipe = pipeline("zero-shot-image-classification", model=MODEL, device=DEVICE)
+        found = []
+        for out in pipe(KeyDataset(dataset, "image"), candidate_labels=["cat", "dog"], batch_size=8):
+            found.append(out)
+    """,
+}
+"""transformers' own examples, with a folder, a file and the CPU (-1) in place of a hub's name, a web address and a GPU (0)."""
+
+
+@pytest.mark.parametrize("example", DOCUMENTED)
+def test_their_documented_examples_run_with_the_import_changed(example: str, tmp_path: Path) -> None:
+    """Here and there; both answer with the same keys, labels and order of types."""
+    name = "transformers-siglip" if "SigLIP" in example else "transformers-clip"
+    folder, image = families.write(name, tmp_path / "model"), tmp_path / "cat.png"
+    photos()[0].save(image)
+    names = {"MODEL": str(folder), "FILE": str(image), "DEVICE": -1}
+    space: dict[str, Any] = dict(names)
+    exec(inspect.cleandoc("from grpo_tta import pipeline\n" + DOCUMENTED[example]), space)
+    assert space["found"]
+    for answers in space["found"]:
+        assert len(answers) >= 2
+        assert all(list(entry) == ["score", "label"] for entry in answers)
+        assert [e["score"] for e in answers] == sorted((e["score"] for e in answers), reverse=True)

@@ -1,31 +1,34 @@
-"""The public object: `GRPOTTA(model, labels)` with `.predict`, `.score` and `.explain`."""
+"""The public object: `GRPOTTA(model, labels)` with `.predict`, `.score`, `.explain`, `.embed`; `.adapt_batch` for tensors."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import copy
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import final, overload
+from functools import partial
+from typing import Literal, TypeVar, cast, final, get_args, overload
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, load_backbone
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, make_prompts
-from grpo_tta.engine.encode import encode_for
-from grpo_tta.engine.interface import Adaptation, EncodedViews
+from grpo_tta.engine.encode import encode_for, encode_views
+from grpo_tta.engine.interface import Adaptation, EncodedViews, ImageBatch
 from grpo_tta.engine.policy import Policy
-from grpo_tta.engine.retry import batch_or_each
+from grpo_tta.engine.retry import OnError, answer_each
 from grpo_tta.errors import UserError, sentence
-from grpo_tta.images.read import image_key, load_image, to_rgb
-from grpo_tta.method.grpo import grpo_method
+from grpo_tta.images.inputs import ImageLike, is_one_image, to_image
+from grpo_tta.images.read import image_key
+from grpo_tta.method.grpo import adapted_features, grpo_method
 from grpo_tta.method.settings import PRESETS, GRPOSettings
 from grpo_tta.method.types import Episode, RewardFunction, ScoredGroup
 
-ImageLike = Image.Image | np.ndarray | str | Path
+R = TypeVar("R")
 
 
 @final
@@ -137,7 +140,7 @@ class GRPOTTA:
             batch: images adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
             dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.load_backbone`).
-            cache: whether text features may be kept on disk.
+            cache: whether text features may be kept on disk, and read from there.
             reward: your own, in place of the settings': a function (reference, group) -> `[B, M, K]` (see `grpo_tta.Reward`).
 
         Raises:
@@ -159,13 +162,36 @@ class GRPOTTA:
             self.backbone = check_backbone(model)
         with _plain(self.backbone):
             self.policy = Policy(self.backbone, make_prompts(self.backbone, labels, templates, cache=cache))
-        self.settings, self.seed, self._batch = settings, seed, batch
+        self.settings, self.seed, self._batch, self._cache = settings, seed, batch, cache
         self._method = grpo_method(settings)
         self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.policy.prompts.labels
+
+    def with_labels(
+        self, labels: Sequence[str], *, templates: str | Sequence[str] | None = None, cache: bool | None = None
+    ) -> GRPOTTA:
+        """The same model, settings, seed and batch for other labels. Nothing is loaded again; this object stays as it is.
+
+        Args:
+            labels: at least two distinct class names.
+            templates: prompts with `{}`; this object's own by default.
+            cache: whether text features may be kept on disk, and read from there; as for this object by default.
+
+        Raises:
+            UserError: unusable labels or templates.
+        """
+        if templates is None:
+            templates = self.policy.prompts.templates
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        other = copy.copy(self)
+        other._cache = self._cache if cache is None else cache
+        if (tuple(labels), templates) != (self.labels, self.policy.prompts.templates):
+            with _plain(self.backbone):
+                other.policy = Policy(self.backbone, make_prompts(self.backbone, labels, templates, cache=other._cache))
+        return other
 
     @overload
     def predict(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is a sequence
@@ -175,15 +201,38 @@ class GRPOTTA:
         """Adapts to each image alone and classifies it.
 
         Args:
-            images: one image, or any number of them (a list, a generator): PIL image, uint8 array `[H, W, 3]` or `[H, W]`,
-                or a path.
+            images: one image, or any number of them (a list, a generator, a tensor `[N, 3, H, W]`). An image is a PIL image; a
+                uint8 array `[H, W, 3]` or `[H, W]`; a tensor `[3, H, W]`, uint8 or float in [0, 1]; a path; or an encoded image
+                as bytes or as an open binary file. Floats are rounded to 8 bits, as in a decoded image.
 
         Raises:
-            UserError: an image is missing, damaged or of an unusable type (named in the message).
+            UserError: an image is missing, damaged, of an unusable type or shape, or holds NaN.
         """
-        if isinstance(images, Image.Image | np.ndarray | str | Path):
-            return self._answers(self._adapt([_read(images)])[1])[0]
-        return [answer for _, adaptation in self._batches(images) for answer in self._answers(adaptation)]
+        return self._answer(images, self._predictions)
+
+    @overload
+    def predict_iter(
+        self, images: Iterable[ImageLike], errors: Literal["raise"] = "raise", *, batch: int | None = None
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def predict_iter(
+        self, images: Iterable[ImageLike], errors: Literal["return"], *, batch: int | None = None
+    ) -> Iterator[Prediction | UserError]: ...
+    def predict_iter(
+        self, images: Iterable[ImageLike], errors: OnError = "raise", *, batch: int | None = None
+    ) -> Iterator[Prediction] | Iterator[Prediction | UserError]:
+        """The answers of `predict`, in order, each as soon as its batch is done. Memory does not grow with the images.
+
+        Args:
+            images: any number of them, read a batch at a time.
+            errors: `raise` ends at the first image that fails, after the answers before it; `return` yields its error, a
+                `UserError`, in its place.
+            batch: images adapted in one pass; this object's own by default.
+
+        Raises:
+            UserError: another word for `errors`, batch < 1, or (with `raise`) as `predict`.
+        """
+        return self._each(images, self._predictions, errors, batch)
 
     @overload
     def score(self, images: ImageLike) -> dict[str, float]: ...  # type: ignore[overload-overlap]  # a str is a sequence
@@ -200,9 +249,63 @@ class GRPOTTA:
         Raises:
             UserError: as `predict`.
         """
-        if isinstance(images, Image.Image | np.ndarray | str | Path):
-            return self._scores(*self._adapt([_read(images)]))[0]
-        return [scores for encoded, adaptation in self._batches(images) for scores in self._scores(encoded, adaptation)]
+        return self._answer(images, self._scores)
+
+    def score_iter(self, images: Iterable[ImageLike], *, batch: int | None = None) -> Iterator[dict[str, float]]:
+        """The answers of `score`, as `predict_iter` gives those of `predict`.
+
+        Raises:
+            UserError: batch < 1, or as `predict`.
+        """
+        return self._each_or_raise(images, self._scores, batch)
+
+    def embed(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
+        """Image features of the adapted model, float32 of unit length on the model's device: `[N, D]`, or `[D]` for one image.
+
+        They are those of view 0, the model's own preprocessing of the whole image, after the policy steps on that image. They
+        live in the space of the model's text features. Neither the other views nor the content-free prior enter them
+        directly, so their most similar label may differ from that of `predict`. Where no step is taken (`steps.count` is 0,
+        or all rewards are equal) they are the frozen model's own.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        if is_one_image(images):
+            return self._features([to_image(images)])[0]
+        rows = list(self._each_or_raise(images, self._features))
+        return torch.stack(rows) if rows else self.policy.text_features[:0].clone()
+
+    def adapt_batch(
+        self, pixels: Tensor, *, content_free: Tensor | None = None, image_ids: Sequence[str] | None = None
+    ) -> Adaptation:
+        """Adapts to each image of a tensor alone: for a loop of your own. All B images are adapted in one pass.
+
+        Args:
+            pixels: images `[B, 3, H, W]`, uint8 or float in [0, 1], whose views are made as `predict` makes them. Or
+                normalised views `[B, V, 3, S, S]` of your own, view 0 the model's own preprocessing, S its input size in
+                pixels. There must be as many as the settings' `views.views`; of more the first are taken.
+            content_free: normalised content-free views `[B, P, 3, S, S]`, with views alone, where the settings need them.
+            image_ids: B names; with the seed they decide every random number. By default hashes of the pixels.
+
+        Returns:
+            Log-probabilities `[B, C]` of the frozen model (`before`) and after adaptation (`after`), and the cost.
+
+        Raises:
+            UserError: another shape or type, NaN, values outside [0, 1], too few views, or not as many names as images.
+        """
+        if not isinstance(pixels, Tensor) or pixels.ndim not in (4, 5) or len(pixels) == 0:
+            what = list(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise UserError(f"A batch must be a tensor of images [B, 3, H, W] or of views [B, V, 3, S, S], not {what}.")
+        if image_ids is not None and len(image_ids) != len(pixels):
+            raise UserError(f"{len(image_ids)} image_ids do not name {len(pixels)} images; give one per image.")
+        with _plain(self.backbone):
+            if pixels.ndim == 4:
+                if content_free is not None:
+                    raise UserError("Content-free views go with views [B, V, 3, S, S]; those of images are made here.")
+                batch = self._encode([to_image(one) for one in pixels], image_ids)
+            else:
+                batch = self._encode_given(pixels.detach(), content_free, image_ids)
+            return self._method(self.policy, batch, {})[0]
 
     def explain(self, image: ImageLike) -> Explanation:
         """The answer for one image, with candidates, rewards, advantages and probabilities at every step.
@@ -210,7 +313,7 @@ class GRPOTTA:
         Raises:
             UserError: the image is missing, damaged or of an unusable type.
         """
-        _, adaptation = self._adapt([_read(image)])
+        _, adaptation = self._adapt([to_image(image)])
         episode = adaptation.trace
         assert isinstance(episode, Episode), "GRPO-TTA always keeps its episode"
         scored, reference = episode.scored, episode.scored.reference
@@ -226,7 +329,7 @@ class GRPOTTA:
         content_free = {}
         if reference.content_free is not None:
             content_free = dict(zip(self.labels, reference.content_free_prior()[0].exp().tolist(), strict=True))
-        return Explanation(self._answers(adaptation)[0], tuple(views), steps, bool(scored.update_mask[0]), content_free)
+        return Explanation(self._read_answers(adaptation)[0], tuple(views), steps, bool(scored.update_mask[0]), content_free)
 
     def _candidates(self, scored: ScoredGroup, m: int, episode: Episode) -> tuple[Candidate, ...]:
         group = scored.group
@@ -241,19 +344,69 @@ class GRPOTTA:
             if group.mask[0, m, k]
         )
 
-    def _batches(self, images: Iterable[ImageLike]) -> Iterator[tuple[EncodedViews, Adaptation]]:
-        """Batch after batch, so that no more images than one batch's are ever held decoded."""
-        waiting = iter(images)
-        while some := [_read(image) for image in itertools.islice(waiting, self._batch)]:
-            yield self._adapt(some)
+    def _answer(self, images: ImageLike | Iterable[ImageLike], work: Callable[[Sequence[Image.Image]], list[R]]) -> R | list[R]:
+        if is_one_image(images):
+            return work([to_image(images)])[0]
+        return list(self._each_or_raise(images, work))
+
+    def _each_or_raise(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        work: Callable[[Sequence[Image.Image]], list[R]],
+        batch: int | None = None,
+    ) -> Iterator[R]:
+        return cast(Iterator[R], self._each(images, work, "raise", batch))
+
+    def _each(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        work: Callable[[Sequence[Image.Image]], list[R]],
+        errors: OnError,
+        batch: int | None = None,
+    ) -> Iterator[R | UserError]:
+        if errors not in get_args(OnError):
+            raise UserError(f"Unknown errors {errors!r}; choose {' or '.join(get_args(OnError))}.")
+        if batch is not None and batch < 1:
+            raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
+        many = [images] if is_one_image(images) else cast(Iterable[ImageLike], images)
+        if not isinstance(many, Iterable):
+            raise UserError(f"Images must be one image or any number of them, not {type(images).__name__}.")
+        return answer_each((partial(to_image, image) for image in many), work, batch or self._batch, errors)
+
+    def _encode(self, images: Sequence[Image.Image], image_ids: Sequence[str] | None = None) -> ImageBatch:
+        names = [image_key(image) for image in images] if image_ids is None else image_ids
+        return encode_for([self._method], self.policy, images, names, self.settings.views, self.seed)
+
+    def _encode_given(self, views: Tensor, content_free: Tensor | None, image_ids: Sequence[str] | None) -> ImageBatch:
+        """Views of the caller's own, `[B, V, 3, S, S]` and `[B, P, 3, S, S]`, in place of those that are made."""
+        B, S, needed = len(views), self.backbone.image_size, self.settings.views
+        content_free = views[:, :0] if content_free is None else content_free.detach()
+        for what, given, count in (("views", views, needed.views), ("content_free", content_free, needed.content_free)):
+            if given.ndim != 5 or (len(given), *given.shape[2:]) != (B, 3, S, S) or given.shape[1] < count:
+                raise UserError(f"The {what} must be [{B}, {count}, 3, {S}, {S}] or more of them, not {list(given.shape)}.")
+            if not given.is_floating_point():
+                raise UserError(f"The {what} must be normalised floats, not {str(given.dtype).removeprefix('torch.')}.")
+        views, content_free = (
+            given[:, :count].to(self.backbone.device, torch.float32)
+            for given, count in ((views, needed.views), (content_free, needed.content_free))
+        )
+        names = [_view_key(view) for view in views[:, 0]] if image_ids is None else image_ids
+        encoded = encode_views(self.policy, views, content_free, self._method.cached_blocks(self.backbone))
+        return ImageBatch(tuple(names), views, content_free, encoded, self.seed)
 
     def _adapt(self, images: Sequence[Image.Image]) -> tuple[EncodedViews, Adaptation]:
-        keys = [image_key(image) for image in images]
         with _plain(self.backbone):
-            batch = encode_for([self._method], self.policy, images, keys, self.settings.views, self.seed)
+            batch = self._encode(images)
             return batch.encoded, self._method(self.policy, batch, {})[0]
 
-    def _scores(self, encoded: EncodedViews, adaptation: Adaptation) -> list[dict[str, float]]:
+    def _features(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        with _plain(self.backbone):
+            batch = self._encode(images)
+            ids = batch.image_ids
+            return list(adapted_features(self.policy, batch.encoded, self.settings, image_ids=ids, seed=self.seed))
+
+    def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, float]]:
+        encoded, adaptation = self._adapt(images)
         scores = adaptation.after.exp()  # [B, C]
         if self.backbone.logit_bias is not None:
             cosine = encoded.features[:, 0] @ self.policy.text_features.T  # [B, C]
@@ -261,7 +414,10 @@ class GRPOTTA:
             scores = (adaptation.after + evidence).sigmoid()
         return [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
 
-    def _answers(self, adaptation: Adaptation) -> list[Prediction]:
+    def _predictions(self, images: Sequence[Image.Image]) -> list[Prediction]:
+        return self._read_answers(self._adapt(images)[1])
+
+    def _read_answers(self, adaptation: Adaptation) -> list[Prediction]:
         found = []
         of_images = zip(adaptation.before.exp().tolist(), adaptation.after.exp().tolist(), strict=True)
         for number, (before, after) in enumerate(of_images):
@@ -286,29 +442,15 @@ def _plain(backbone: Backbone) -> Iterator[None]:
         yield
 
 
-def _read(image: ImageLike) -> Image.Image:
-    if isinstance(image, str | Path):
-        return load_image(image)
-    if isinstance(image, np.ndarray):
-        grey = image.ndim == 2
-        if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] in (3, 4))):
-            raise UserError(f"An array image must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {image.dtype} {image.shape}.")
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise UserError(f"An image must be a path, a PIL image or a uint8 array, not {type(image).__name__}.")
-    try:
-        image.load()
-    except MemoryError:  # the machine's fault, not the image's
-        raise
-    except Exception as error:  # opened by the caller, and read only now
-        raise UserError(f"The image cannot be read: truncated or damaged ({error}).") from None
-    return to_rgb(image)
+def _view_key(view: Tensor) -> str:
+    """Hash of a normalised view, the identity of an image of which there is no other."""
+    return hashlib.blake2b(view.cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def classify(
     classifier: GRPOTTA, load: Callable[[int], Image.Image], count: int, batch: int
 ) -> Iterator[tuple[int, Prediction | str]]:
-    """An answer for each image, or a sentence that says why not; never more than a batch of images in memory.
+    """An answer for each image in order, or a sentence that says why not; never more than a batch of images in memory.
 
     Args:
         classifier: the model.
@@ -316,15 +458,6 @@ def classify(
         count: how many images.
         batch: images adapted in one pass.
     """
-    for first in range(0, count, batch):
-        loaded: list[tuple[int, Image.Image]] = []
-        for number in range(first, min(first + batch, count)):
-            try:
-                loaded.append((number, load(number)))
-            except Exception as error:
-                yield number, sentence(error)
-        for some, found in batch_or_each(loaded, lambda some: classifier.predict([image for _, image in some])):
-            if isinstance(found, Exception):
-                yield some[0][0], sentence(found)
-            else:
-                yield from zip([number for number, _ in some], found, strict=True)
+    loads = (partial(load, number) for number in range(count))
+    for number, found in enumerate(answer_each(loads, lambda some: classifier.predict(some), batch, "return")):
+        yield number, sentence(found) if isinstance(found, UserError) else found

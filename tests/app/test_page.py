@@ -14,6 +14,7 @@ from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, make_episode, split_
 from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, render
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.method.settings import PRESETS
 from tests.service.conftest import LABELS, drawing
 
 
@@ -140,22 +141,26 @@ def test_labels_are_split_at_commas_and_lines() -> None:
         split_labels(",".join(map(str, range(501))))
 
 
-def test_backbones_are_loaded_once_and_classifiers_are_forgotten(nano_backbone: Backbone) -> None:
+def test_a_model_is_loaded_once_and_labels_that_stay_are_not_read_again(nano_backbone: Backbone) -> None:
     loaded: list[str] = []
 
     def load(name: str) -> Backbone:
         loaded.append(name)
         return nano_backbone
 
-    classifiers = Classifiers(load, kept=2)
+    classifiers = Classifiers(load)
     first = classifiers.get("nano-clip", ["a", "b"], "{}", "default")
-    assert classifiers.get("nano-clip", ["a", "b"], "{}", "default") is first
+    assert classifiers.get("nano-clip", ["a", "b"], "{}", "default").policy is first.policy
     for preset in ("paper", "default"):
-        classifiers.get("nano-clip", ["a", "b", "c"], "{}", preset)
-    assert classifiers.get("nano-clip", ["a", "b"], "{}", "default") is not first
+        other = classifiers.get("nano-clip", ["a", "b", "c"], "a {}", preset)
+        assert other.labels == ("a", "b", "c")
+        assert other.policy.prompts.templates == ("a {}",)
+        assert other.settings == PRESETS[preset]
+    assert first.labels == ("a", "b")
     assert loaded == ["nano-clip"]
     with pytest.raises(UserError, match="at least two"):
         classifiers.get("nano-clip", ["a"], "{}", "default")
+    assert classifiers.get("nano-clip", ["a", "b"], "{}", "default").labels == ("a", "b")  # what failed leaves nothing behind
 
 
 def test_the_examples_are_there() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from grpo_tta.engine.retry import batch_or_each
+import pytest
+
+from grpo_tta.engine.retry import answer_each, batch_or_each
+from grpo_tta.errors import UserError
 
 
 def doubled(items: Sequence[int]) -> list[int]:
@@ -58,3 +62,45 @@ def test_an_interruption_is_not_an_item_that_fails() -> None:
     except KeyboardInterrupt:
         return
     raise AssertionError("it was swallowed")
+
+
+def loads(items: Sequence[int], log: list[int]) -> list[Callable[[], int]]:
+    def load(item: int) -> int:
+        log.append(item)
+        if item < 0:
+            raise UserError(f"{item} is no item")
+        return item
+
+    return [partial(load, item) for item in items]
+
+
+def test_one_answer_per_item_in_order_whatever_fails() -> None:
+    found = list(answer_each(loads([1, -2, 0, 3, 4], []), doubled, 3, "return"))
+    assert [answer if isinstance(answer, int) else str(answer) for answer in found] == [
+        2,
+        "-2 is no item",
+        "ValueError: zero",
+        6,
+        8,
+    ]
+    assert all(isinstance(answer, int | UserError) for answer in found)
+
+
+def test_a_batch_is_loaded_when_it_is_needed() -> None:
+    log: list[int] = []
+    answers = answer_each(loads([1, 2, 3], log), doubled, 2, "return")
+    assert log == []
+    assert next(answers) == 2
+    assert log == [1, 2]
+    assert list(answers) == [4, 6]
+
+
+def test_the_first_failure_ends_it_after_the_answers_before_it() -> None:
+    log: list[int] = []
+    answers = answer_each(loads([1, 2, -3, 4], log), doubled, 4, "raise")
+    assert [next(answers), next(answers)] == [2, 4]
+    with pytest.raises(UserError, match="-3 is no item"):
+        next(answers)
+    assert log == [1, 2, -3]
+    with pytest.raises(ValueError, match="zero"):
+        list(answer_each(loads([1, 0], []), doubled, 2, "raise"))

@@ -28,14 +28,14 @@ EMPTY = '<p class="tta-empty">Choose an image and press <b>Adapt</b>.</p>'
 
 @final
 class Classifiers:
-    """The backbones that the page offers, each loaded on first use, and the last few classifiers made of them."""
+    """A classifier for each model and preset that was chosen, with the labels that were asked for last.
 
-    def __init__(self, load: Callable[[str], Backbone], kept: int = 8) -> None:
+    A model is loaded once, on first use, whatever the presets.
+    """
+
+    def __init__(self, load: Callable[[str], Backbone]) -> None:
         self._backbone, self._lock = lru_cache(maxsize=None)(load), Lock()
-        self._recent = lru_cache(maxsize=kept)(self._make)
-
-    def _make(self, model: str, labels: tuple[str, ...], template: str, preset: str) -> GRPOTTA:
-        return GRPOTTA(self._backbone(model), labels, templates=template, settings=preset)
+        self._known: dict[tuple[str, str], GRPOTTA] = {}
 
     def get(self, model: str, labels: Sequence[str], template: str, preset: str) -> GRPOTTA:
         """
@@ -43,7 +43,13 @@ class Classifiers:
             UserError: whatever of it is unusable.
         """
         with self._lock:  # two visitors must not load one model twice
-            return self._recent(model, tuple(labels), template, preset)
+            known = self._known.get((model, preset))
+            if known is None:
+                found = GRPOTTA(self._backbone(model), labels, templates=template, settings=preset)
+            else:
+                found = known.with_labels(labels, templates=template)
+            self._known[model, preset] = found
+            return found
 
 
 def _percent(value: float) -> str:

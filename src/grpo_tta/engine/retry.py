@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
+
+from grpo_tta.errors import UserError, sentence
 
 T = TypeVar("T")
 R = TypeVar("R")
+OnError = Literal["raise", "return"]
 
 
 def batch_or_each(items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R | Exception]]:
@@ -28,3 +32,59 @@ def batch_or_each(items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Itera
         return
     for item in items:
         yield from batch_or_each([item], work)
+
+
+def answer_each(
+    loads: Iterable[Callable[[], T]], work: Callable[[Sequence[T]], Sequence[R]], batch: int, errors: OnError
+) -> Iterator[R | UserError]:
+    """Loads items and does the work on them, a batch at a time: one answer per item, in order, as soon as its batch is done.
+
+    No more than a batch of items is ever loaded.
+
+    Args:
+        loads: each loads one item.
+        work: one result per item of a batch.
+        batch: most items of a batch.
+        errors: `raise` ends at the first item that fails, after the answers before it; `return` yields its error in its place.
+
+    Yields:
+        A result; with `return` also the error of an item that fails, as a `UserError`.
+    """
+    waiting = iter(loads)
+    while some := list(itertools.islice(waiting, batch)):
+        loaded: list[tuple[T | None, Exception | None]] = []
+        for load in some:
+            try:
+                loaded.append((load(), None))
+            except Exception as error:
+                loaded.append((None, error))
+                if errors == "raise":
+                    break
+        items = [item for item, failed in loaded if failed is None]
+        results = _results(items, work, errors)  # type: ignore[arg-type]  # an item without an error is there
+        for _, failed in loaded:
+            found = next(results) if failed is None else failed
+            if isinstance(found, Exception):
+                if errors == "raise":
+                    raise found
+                found = _as_user_error(found)
+            yield found
+
+
+def _results(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], errors: OnError) -> Iterator[R | Exception]:
+    if errors == "raise":
+        yield from work(items) if items else ()
+        return
+    for _, found in batch_or_each(items, work):
+        if isinstance(found, Exception):
+            yield found
+        else:
+            yield from found
+
+
+def _as_user_error(error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    made = UserError(sentence(error))
+    made.__cause__ = error
+    return made

@@ -16,9 +16,12 @@ Sizes: B images, V views, P content-free views, M selected views, C classes, K c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.engine.distributions import kl_divergence, log_mean_probs, mean_over_views, take_views, weighted_log_mean
@@ -48,22 +51,58 @@ def adapt(
     Raises:
         UserError: settings that do not fit the model, or a part of the user's own that returns something unusable.
     """
-    reference = reference_pass(policy, encoded, settings)
-    scored = score_candidates(reference, settings, ImageNoise(seed, tuple(image_ids)))
-
-    # policy steps on the selected views, from the cached tokens; every image has its own parameters
-    tunable = settings.tune(policy.backbone)
+    done = update(policy, encoded, settings, image_ids, seed)
+    tunable, reference = done.tunable, done.scored.reference
     tokens = encoded.tokens[tunable.first_block]  # [B, V + P, T, W]
-    trust = TrustRegion(policy, take_views(tokens, reference.views), tunable, reference.log_probs, settings.steps.max_kl)
-    params, steps = policy_steps(policy, trust.tokens, scored, settings.steps, tunable, trust)
 
     # predict after the update, then forget
-    after = predict(policy, tokens, reference, settings, tunable, params)
+    after = predict(policy, tokens, reference, settings, tunable, done.params)
     share, M = tunable.share_of(policy.backbone), reference.view_mask.sum(1)  # [B]
     P = encoded.log_probs.shape[1] - encoded.views
-    again = (settings.steps.count + trust.trials) * M + settings.predict.passes(reference)
+    again = (settings.steps.count + done.trials) * M + settings.predict.passes(reference)
     cost = Cost(reference.views_read + P + share * again, share * settings.steps.count * M)
-    return Adaptation(encoded.log_probs[:, 0], after, cost, Episode(scored, steps))
+    return Adaptation(encoded.log_probs[:, 0], after, cost, Episode(done.scored, done.steps))
+
+
+def adapted_features(
+    policy: Policy, encoded: EncodedViews, settings: GRPOSettings, *, image_ids: Sequence[str] = (), seed: int = 0
+) -> Tensor:
+    """Features of view 0 by the adapted model, `[B, D]` of unit length. Arguments and errors as for `adapt`."""
+    done = update(policy, encoded, settings, image_ids, seed)
+    tokens = encoded.tokens[done.tunable.first_block][:, :1]  # [B, 1, T, W]
+    with torch.no_grad():
+        return F.normalize(policy.adapted_features(tokens, done.tunable, done.params)[:, 0].float(), dim=-1)
+
+
+@final
+@dataclass(frozen=True)
+class Updated:
+    """B images' own parameters after the policy steps, and how they came about.
+
+    Attributes:
+        scored: groups with rewards and advantages.
+        tunable: which parameters are tuned.
+        params: their values, each with a leading image axis.
+        steps: what each step did.
+        trials: forward passes over the selected views that the bound on a step's KL took.
+    """
+
+    scored: ScoredGroup
+    tunable: TunableParameters
+    params: Params
+    steps: tuple[StepStatistics, ...]
+    trials: int
+
+
+def update(policy: Policy, encoded: EncodedViews, settings: GRPOSettings, image_ids: Sequence[str], seed: int) -> Updated:
+    """Everything up to the prediction: policy steps on the selected views, from the cached tokens."""
+    reference = reference_pass(policy, encoded, settings)
+    scored = score_candidates(reference, settings, ImageNoise(seed, tuple(image_ids)))
+    tunable = settings.tune(policy.backbone)
+    tokens = take_views(encoded.tokens[tunable.first_block], reference.views)  # [B, M, T, W]
+    trust = TrustRegion(policy, tokens, tunable, reference.log_probs, settings.steps.max_kl)
+    params, steps = policy_steps(policy, trust.tokens, scored, settings.steps, tunable, trust)
+    return Updated(scored, tunable, params, steps, trust.trials)
 
 
 def reference_pass(policy: Policy, encoded: EncodedViews, settings: GRPOSettings) -> Reference:

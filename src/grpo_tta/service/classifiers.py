@@ -19,14 +19,13 @@ class Classifiers:
     Used by one thread at a time.
     """
 
-    def __init__(self, own: GRPOTTA, *, batch: int, kept: int = 16) -> None:
+    def __init__(self, own: GRPOTTA, *, kept: int = 16) -> None:
         """
         Args:
-            own: answers requests without labels. The others share its backbone, templates, settings and seed.
-            batch: images adapted in one pass.
+            own: answers requests without labels. The others share everything of it but the labels.
             kept: classifiers remembered for labels of requests.
         """
-        self._own, self._batch = own, batch
+        self._own = own
         self._recent = lru_cache(maxsize=kept)(self._make)
 
     def predict(self, labels: Labels, images: list[Image.Image]) -> list[Prediction]:
@@ -42,13 +41,4 @@ class Classifiers:
         return self._recent(labels)
 
     def _make(self, labels: tuple[str, ...]) -> GRPOTTA:
-        own = self._own
-        return GRPOTTA(
-            own.backbone,
-            labels,
-            templates=own.policy.prompts.templates,
-            settings=own.settings,
-            seed=own.seed,
-            batch=self._batch,
-            cache=False,  # strangers' labels must not fill the disk
-        )
+        return self._own.with_labels(labels, cache=False)  # strangers' labels must not fill the disk

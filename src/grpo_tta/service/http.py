@@ -43,7 +43,7 @@ class _Service:
         self.pixels = Places(limits.queue_pixels, "pixels")
         self.bytes = Places(limits.queue_bytes, "bytes")
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="grpo-tta-decode")
-        work = Classifiers(classifier, batch=batch).predict
+        work = Classifiers(classifier).predict
         self.batcher: Batcher[Labels, Image.Image, Prediction] = Batcher(
             work, batch=batch, on_batch=lambda size: self.metrics.batches.observe(size)
         )
