@@ -52,23 +52,30 @@ def answer_each(
     """
     waiting = iter(loads)
     while some := list(itertools.islice(waiting, batch)):
-        loaded: list[tuple[T | None, Exception | None]] = []
-        for load in some:
-            try:
-                loaded.append((load(), None))
-            except Exception as error:
-                loaded.append((None, error))
-                if errors == "raise":
-                    break
-        items = [item for item, failed in loaded if failed is None]
-        results = _results(items, work, errors)  # type: ignore[arg-type]  # an item without an error is there
-        for _, failed in loaded:
-            found = next(results) if failed is None else failed
-            if isinstance(found, Exception):
-                if errors == "raise":
-                    raise found
-                found = _as_user_error(found)
-            yield found
+        yield from _answer_batch(some, work, errors)
+        some.clear()  # nothing of this batch is held while the next one is loaded
+
+
+def _answer_batch(
+    some: Sequence[Callable[[], T]], work: Callable[[Sequence[T]], Sequence[R]], errors: OnError
+) -> Iterator[R | UserError]:
+    loaded: list[tuple[T | None, Exception | None]] = []
+    for load in some:
+        try:
+            loaded.append((load(), None))
+        except Exception as error:
+            loaded.append((None, error))
+            if errors == "raise":
+                break
+    items = [item for item, failed in loaded if failed is None]
+    results = _results(items, work, errors)  # type: ignore[arg-type]  # an item without an error is there
+    for _, failed in loaded:
+        found = next(results) if failed is None else failed
+        if isinstance(found, Exception):
+            if errors == "raise":
+                raise found
+            found = _as_user_error(found)
+        yield found
 
 
 def _results(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], errors: OnError) -> Iterator[R | Exception]:
