@@ -206,18 +206,16 @@ class _Run:
         waiting: dict[int, Prediction | str] = {}
         with progress(len(paths)) as advance:
             for number, answer in classify(self._classifier, lambda number: load_image(paths[number]), len(paths), self._batch):
-                if not isinstance(answer, str):
-                    interrupts.hold()  # the whole batch is answered: it is written before a signal counts
+                interrupts.hold()  # no row is cut short
                 received += 1
                 waiting[number] = answer
                 while next_row in waiting:
-                    self._write(next_row, waiting[next_row])
-                    del waiting[next_row]
+                    self._write(next_row, waiting.pop(next_row))
                     next_row += 1
                     advance()
-                if received == len(paths):
-                    interrupts.hold()  # all is done but for the orderly end
-                elif received % self._batch == 0:
+                # After an answer those of its whole batch are at hand. They are written before a signal counts. After the
+                # last row all is done but for the orderly end.
+                if received < len(paths) and (isinstance(answer, str) or received % self._batch == 0):
                     interrupts.release()
 
     def _write(self, number: int, answer: Prediction | str) -> None:
