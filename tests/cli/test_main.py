@@ -137,7 +137,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path, awkward_folder: Path) -> No
     done = grpo_tta("predict", "[", "--labels", "[red] star,[red] heart", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
-    assert sorted(row[0] for row in rows) == ["[/[draft] cat.png", "[/caf\ufffd.png", "[/draft].png"]
+    assert sorted(row[0] for row in rows) == ["[/[draft] cat.png", r"[/caf\xe9.png", "[/draft].png"]
     for _, label, probability, label_before, before in rows:
         assert {label, label_before} <= {"[red] star", "[red] heart"}
         assert 50 <= float(probability.removesuffix(" %")) <= 100
@@ -186,15 +186,14 @@ def test_bench_refuses_what_it_would_ignore(tmp_path: Path, arguments: tuple[str
 
 
 def test_bench_reports_errors(tmp_path: Path, awkward_folder: Path) -> None:
-    """The preset `paper` wants groups of three, and there are two classes."""
-    for label in ("star", "heart"):
+    for label, name in (("star", "b.png"), ("heart", "e.jpg")):
         (tmp_path / "mine" / label).mkdir(parents=True)
-        (tmp_path / "mine" / label / "1.png").write_bytes((awkward_folder / "b.png").read_bytes())
+        (tmp_path / "mine" / label / f"1{name[1:]}").write_bytes((awkward_folder / name).read_bytes())
     done = grpo_tta("bench", "--data", str(tmp_path / "mine"), "--methods", "grpo-tta-paper", "--out", str(tmp_path / "x"))
     assert done.returncode == 0, done.stderr
     message = " ".join(done.stdout.split())
-    assert "2 rows hold an error and count as wrong. The first: grpo-tta-paper on" in message
-    assert "only 2 classes" in message
+    assert "2 rows hold an error and count as wrong. The first: zero-shot on heart/1.jpg" in message
+    assert "truncated or damaged" in message
 
 
 def test_demo_writes_what_it_promises(tmp_path: Path) -> None:
