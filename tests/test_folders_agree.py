@@ -27,6 +27,7 @@ from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.folders import Item, find_images, walk, walk_folder
 from grpo_tta.images.read import load_image
 from tests.fault_cases import CASES, png
+from tests.other_user import as_nobody
 
 REFUSED = {"links", "parts", "domains", "flat", "alike", "nothing"}
 
@@ -225,10 +226,7 @@ for act in acts:
 print(*check_custom("folder", Path(root)).problems)
 """
     command = [sys.executable, "-c", code, str(tmp_path / "mine"), str(tmp_path / "out")]
-    if os.getuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("as root, every folder opens; setpriv would make us another user")
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    command = as_nobody(command)
     done = subprocess.run(command, capture_output=True, text=True)
     (tmp_path / "mine" / "square").chmod(0o755)
     assert done.returncode == 0, done.stderr

@@ -267,7 +267,7 @@ def test_the_commands_know_the_cache(cache: Path, tmp_path: Path, clip_folder: P
     def command(*arguments: str) -> str:
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == 0
-        return done.output
+        return done.stdout
 
     printed = json.loads(command("models", "--cached", "--json"))
     assert [entry["name"] for entry in printed] == [*SHIPPED, "someone/clip"]

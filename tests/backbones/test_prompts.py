@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from grpo_tta.backbones import prompts
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.data.public.imagenet import class_names
 from grpo_tta.errors import UserError
+from tests.other_user import as_nobody
 
 
 def test_templates_are_averaged_as_unit_features(nano_backbone: Backbone) -> None:
@@ -105,10 +105,7 @@ def run_without_home(tmp_path: Path, **environment: str) -> str:
     )
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME", "GRPO_TTA_CACHE")}
     command = [sys.executable, "-c", code]
-    if os.getuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("as root, every folder can be written; setpriv would make us another user")
-        command = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *command]
+    command = as_nobody(command)
     done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "(2, 128)\n"

@@ -45,6 +45,7 @@ def command_line(words: list[str], out: str, err: str, ignored: int) -> None:
     from grpo_tta.cli.main import main
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
     if ignored:
         signal.signal(ignored, signal.SIG_IGN)
     for number, path in ((1, out), (2, err)):

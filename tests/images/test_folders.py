@@ -17,6 +17,7 @@ from PIL import Image
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images import read
 from grpo_tta.images.folders import Tally, find_images, walk_folder
+from tests.other_user import as_nobody
 
 
 def put(path: Path) -> Path:
@@ -155,10 +156,7 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
         "    except ValueError as error: print(error)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    if os.getuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("as root, every folder opens; setpriv would make us another user")
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    command = as_nobody(command)
     done = subprocess.run(command, capture_output=True, text=True)
     (tmp_path / "in" / "closed").chmod(0o755)
     assert done.returncode == 0, done.stderr

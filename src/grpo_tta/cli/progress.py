@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import final
 
-import typer
-
-from grpo_tta.errors import as_text
+from grpo_tta.cli.options import say
 
 log = logging.getLogger("grpo_tta")
 EVERY = 30.0
@@ -24,7 +22,7 @@ class _StandardError(logging.Handler):
     """Looks standard error up each time: a bar puts itself before it, so that lines stand above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(as_text(self.format(record)), err=True)
+        say(self.format(record))
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def test_a_few_of_imagenets_classes(name: str, tmp_path: Path) -> None:
 
 
 def test_which_of_the_fifteen_fit_the_shipped_models(nano_backbone: Backbone, photo_length: Callable[[str], int]) -> None:
-    """The class names that ship with a library; the others were measured on CoOp's lists."""
+    """The class names that ship with a library; the others were measured on the longest names that are known of them."""
     names = class_names()
     known = {"imagenet": list(names.values()), "eurosat": list(_NAMES.values())}
     known |= {name: [names[key] for key in subset_ids(name)] for name in ("imagenet-a", "imagenet-r")}
