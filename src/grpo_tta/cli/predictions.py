@@ -6,7 +6,6 @@ Only the document and the table hold rows until the end, and the table only what
 from __future__ import annotations
 
 import csv
-import heapq
 import json
 import sys
 import time
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
+from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
 from grpo_tta.bench.records import FORMAT, read_run, write_json
 from grpo_tta.bench.runs import check_same, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
@@ -27,21 +27,7 @@ from grpo_tta.cli.progress import log, show_rate
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.errors import UserError, as_text, counted
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("label", pa.string()),
-        ("probability", pa.float64()),
-        ("label_before", pa.string()),
-        ("probability_before", pa.float64()),
-        ("top_labels", pa.list_(pa.string())),
-        ("top_probabilities", pa.list_(pa.float64())),
-        ("forwards", pa.float64()),
-        ("backwards", pa.float64()),
-        ("error", pa.string()),
-        ("abstained", pa.bool_()),
-    ]
-)
+SCHEMA = PREDICTIONS.append(pa.field("abstained", pa.bool_()))
 """A row of `--out`, as Ray writes it but for the last column. A row with an error has nothing else."""
 ALL_PROBABILITIES = pa.field("probabilities", pa.list_(pa.float32()))
 """With `--all-probabilities`: one per label, in the order of the labels in `run.json`."""
@@ -75,22 +61,12 @@ class Wanted:
 
     def row(self, path: Path, answer: Prediction | str) -> dict[str, Any]:
         """A row by the names of `SCHEMA`."""
-        name = as_text(str(path))
+        row: dict[str, Any] = {"image_id": as_text(str(path)), **prediction_row(answer, self.top_k)}
         if isinstance(answer, str):
-            return {"image_id": name, "error": as_text(answer)}
-        top = heapq.nlargest(self.top_k, answer.probabilities.items(), key=lambda pair: pair[1])
-        row: dict[str, Any] = {
-            "image_id": name,
-            "label": "" if self.abstains(answer) else answer.label,
-            "probability": answer.probability,
-            "label_before": answer.label_before,
-            "probability_before": answer.probabilities_before[answer.label_before],
-            "top_labels": [label for label, _ in top],
-            "top_probabilities": [probability for _, probability in top],
-            "forwards": answer.forwards,
-            "backwards": answer.backwards,
-            "abstained": self.abstains(answer),
-        }
+            return row | {"error": as_text(answer)}
+        row["abstained"] = self.abstains(answer)
+        if row["abstained"]:
+            row["label"] = ""
         return row | {"probabilities": list(answer.probabilities.values())} if self.every else row
 
 

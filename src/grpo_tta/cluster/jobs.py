@@ -14,10 +14,11 @@ import pyarrow as pa
 import torch
 
 from grpo_tta.backbones.base import Backbone, Dtype, load_backbone
+from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
 from grpo_tta.bench.records import SCHEMA
 from grpo_tta.bench.runner import run_chunk
 from grpo_tta.bench.runs import RunSettings, describe_run
-from grpo_tta.classifier import GRPOTTA, Prediction, classify
+from grpo_tta.classifier import GRPOTTA, classify
 from grpo_tta.cluster.attempts import GAVE_UP
 from grpo_tta.cluster.manifest import Images, Manifest
 from grpo_tta.cluster.sources import Source
@@ -25,23 +26,6 @@ from grpo_tta.config.serialise import to_plain
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError, as_text
-
-_TOP = 5
-PREDICTIONS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("label", pa.string()),
-        ("probability", pa.float64()),
-        ("label_before", pa.string()),
-        ("probability_before", pa.float64()),
-        ("top_labels", pa.list_(pa.string())),
-        ("top_probabilities", pa.list_(pa.float64())),
-        ("forwards", pa.float64()),
-        ("backwards", pa.float64()),
-        ("error", pa.string()),
-    ]
-)
-"""A row of `predict --engine ray`: an answer, or an error and nothing else."""
 
 
 @final
@@ -142,7 +126,7 @@ class PredictJob:
             with contextlib.closing(Images(table, self.manifest.base)) as images:
                 load = _refuse if given_up else images.load
                 answers = classify(classifier, load, len(ids), self.batch)
-                rows = [{"image_id": ids[number]} | _prediction_row(answer) for number, answer in answers]
+                rows = [{"image_id": ids[number]} | prediction_row(answer) for number, answer in answers]
             return pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
         return classify_rows
@@ -150,22 +134,6 @@ class PredictJob:
 
 def _refuse(number: int) -> Any:
     raise UserError(GAVE_UP)
-
-
-def _prediction_row(answer: Prediction | str) -> dict[str, Any]:
-    if isinstance(answer, str):
-        return {"error": answer}
-    top = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])[:_TOP]
-    return {
-        "label": answer.label,
-        "probability": answer.probability,
-        "label_before": answer.label_before,
-        "probability_before": answer.probabilities_before[answer.label_before],
-        "top_labels": [label for label, _ in top],
-        "top_probabilities": [probability for _, probability in top],
-        "forwards": answer.forwards,
-        "backwards": answer.backwards,
-    }
 
 
 Job = BenchJob | PredictJob

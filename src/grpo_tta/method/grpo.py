@@ -16,8 +16,6 @@ Sizes: B images, V views, P content-free views, M selected views, C classes, K c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
 
 import torch
 from torch import Tensor
@@ -34,7 +32,7 @@ from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.method.objective import clipped_objective, rewards_differ
 from grpo_tta.method.settings import GRPOSettings, Steps
 from grpo_tta.method.trust import TrustRegion
-from grpo_tta.method.types import Episode, Reference, ScoredGroup, StepStatistics
+from grpo_tta.method.types import Episode, Reference, ScoredGroup, StepStatistics, Updated
 
 
 def adapt(
@@ -64,36 +62,6 @@ def adapt(
     return Adaptation(encoded.log_probs[:, 0], after, cost, Episode(done.scored, done.steps))
 
 
-def adapted_features(
-    policy: Policy, encoded: EncodedViews, settings: GRPOSettings, *, image_ids: Sequence[str] = (), seed: int = 0
-) -> Tensor:
-    """Features of view 0 by the adapted model, `[B, D]` of unit length. Arguments and errors as for `adapt`."""
-    done = update(policy, encoded, settings, image_ids, seed)
-    tokens = encoded.tokens[done.tunable.first_block][:, :1]  # [B, 1, T, W]
-    with torch.no_grad():
-        return F.normalize(policy.adapted_features(tokens, done.tunable, done.params)[:, 0].float(), dim=-1)
-
-
-@final
-@dataclass(frozen=True)
-class Updated:
-    """B images' own parameters after the policy steps, and how they came about.
-
-    Attributes:
-        scored: groups with rewards and advantages.
-        tunable: which parameters are tuned.
-        params: their values, each with a leading image axis.
-        steps: what each step did.
-        trials: forward passes over the selected views that the bound on a step's KL took.
-    """
-
-    scored: ScoredGroup
-    tunable: TunableParameters
-    params: Params
-    steps: tuple[StepStatistics, ...]
-    trials: int
-
-
 def update(policy: Policy, encoded: EncodedViews, settings: GRPOSettings, image_ids: Sequence[str], seed: int) -> Updated:
     """Everything up to the prediction: policy steps on the selected views, from the cached tokens."""
     reference = reference_pass(policy, encoded, settings)
@@ -101,7 +69,7 @@ def update(policy: Policy, encoded: EncodedViews, settings: GRPOSettings, image_
     tunable = settings.tune(policy.backbone)
     tokens = take_views(encoded.tokens[tunable.first_block], reference.views)  # [B, M, T, W]
     trust = TrustRegion(policy, tokens, tunable, reference.log_probs, settings.steps.max_kl)
-    params, steps = policy_steps(policy, trust.tokens, scored, settings.steps, tunable, trust)
+    params, steps = policy_steps(policy, tokens, scored, settings.steps, tunable, trust)
     return Updated(scored, tunable, params, steps, trust.trials)
 
 
@@ -205,6 +173,16 @@ def predict(
     """The adapted model's answer in log-probabilities `[B, C]`, from all tokens `[B, V + P, T, W]`."""
     chosen = take_views(tokens, settings.predict.select(reference))  # [B, n, T, W]
     return settings.predict(policy.adapted(chosen, tunable, params), reference, settings.weighting)
+
+
+def adapted_features(
+    policy: Policy, encoded: EncodedViews, settings: GRPOSettings, *, image_ids: Sequence[str] = (), seed: int = 0
+) -> Tensor:
+    """Features of view 0 by the adapted model, `[B, D]` of unit length. Arguments and errors as for `adapt`."""
+    done = update(policy, encoded, settings, image_ids, seed)
+    tokens = encoded.tokens[done.tunable.first_block][:, :1]  # [B, 1, T, W]
+    with torch.no_grad():
+        return F.normalize(policy.adapted_features(tokens, done.tunable, done.params)[:, 0].float(), dim=-1)
 
 
 def grpo_method(settings: GRPOSettings, name: str = "grpo-tta") -> Method:

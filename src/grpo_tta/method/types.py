@@ -12,6 +12,8 @@ from typing import Any, final
 
 from torch import Tensor
 
+from grpo_tta.engine.loop import Params
+from grpo_tta.engine.parameters import TunableParameters
 from grpo_tta.images.seeds import ImageNoise
 
 
@@ -116,6 +118,26 @@ class StepStatistics:
     clipped: Tensor
     gradient_norm: Tensor
     log_probs: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Updated:
+    """B images' own parameters after the policy steps, and how they came about.
+
+    Attributes:
+        scored: groups with rewards and advantages.
+        tunable: which parameters are tuned.
+        params: their values, each with a leading image axis.
+        steps: what each step did.
+        trials: forward passes over the selected views that the bound on a step's KL took.
+    """
+
+    scored: ScoredGroup
+    tunable: TunableParameters
+    params: Params
+    steps: tuple[StepStatistics, ...]
+    trials: int
 
 
 @final
