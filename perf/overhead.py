@@ -176,8 +176,7 @@ def make_views(policy: Policy, images: Sequence[Image.Image], settings: ViewSett
     """Views `[B, V, 3, S, S]` and content-free views `[B, P, 3, S, S]` of B images, named by their numbers."""
     names = [str(number) for number in range(len(images))]
     made = prepare_images(policy.backbone, images, names, settings, SEED)
-    views = torch.stack([image.views(range(settings.views)) for image in made])
-    return views, torch.stack([image.content_free() for image in made])
+    return made.views(range(settings.views)), made.content_free()
 
 
 def run_method(policy: Policy, made: Batch, method: Method) -> Adaptation:

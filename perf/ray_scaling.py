@@ -171,8 +171,7 @@ def phases(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def make_views(images: list[Image.Image], names: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         made = prepare_images(backbone, images, names, settings, 0)
-        views = torch.stack([image.views(range(settings.views)) for image in made])
-        return views, torch.stack([image.content_free() for image in made])
+        return made.views(range(settings.views)), made.content_free()
 
     def one_pass(seconds: dict[str, float]) -> None:
         for first in range(0, arguments.limit, BATCH):

@@ -107,8 +107,8 @@ def trace(found: object) -> Episode:
 def test_views_made_in_parts_are_the_same_views(policy: Policy, which: range) -> None:
     batch = encode_images(policy, images(), NAMES, OF_ALL, 0)
     prepared = prepare_images(policy.backbone, images(), NAMES, OF_ALL, 0)
-    assert torch.equal(torch.stack([image.views(which) for image in prepared]), batch.views[:, which.start : which.stop])
-    assert torch.equal(torch.stack([image.content_free() for image in prepared]), batch.content_free)
+    assert torch.equal(prepared.views(which), batch.views[:, which.start : which.stop])
+    assert torch.equal(prepared.content_free(), batch.content_free)
 
 
 def test_in_rounds_as_from_all_views_and_nothing_read_in_vain(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

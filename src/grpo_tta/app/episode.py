@@ -155,8 +155,7 @@ def _views(classifier: GRPOTTA, image: Image.Image, explanation: Explanation) ->
     """The selected views, made again from the same random numbers."""
     backbone = classifier.backbone
     settings = classifier.settings.views
-    (prepared,) = prepare_images(backbone, [image], [image_key(image)], settings, classifier.seed)
-    made = prepared.views(range(settings.views))
+    made = prepare_images(backbone, [image], [image_key(image)], settings, classifier.seed).views(range(settings.views))[0]
     views = []
     for trace in explanation.views[:SHOWN_VIEWS]:
         best = max(trace.candidates, key=lambda candidate: candidate.probabilities[0] if candidate.probabilities else 0.0)

@@ -16,6 +16,7 @@ from grpo_tta.engine.early_exit import Rounds, round_ends
 from grpo_tta.engine.interface import EncodedViews, ImageBatch, Method
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
+from grpo_tta.images.view_batch import ViewBatch
 from grpo_tta.images.views import ImageViews, ViewSettings
 
 
@@ -96,8 +97,7 @@ def encode_images(
     """
     made = prepare_images(policy.backbone, images, image_ids, settings, seed)
     ends = [settings.views] if early_exit is None else round_ends(settings.views)
-    views = torch.stack([image.views(range(ends[0])) for image in made])
-    content_free = torch.stack([image.content_free() for image in made])
+    views, content_free = made.views(range(ends[0])), made.content_free()
     encoded = encode_views(policy, views, content_free, cached_blocks)
     if early_exit is not None:
         views, encoded = _read_on(policy, made, settings.views, views, encoded, cached_blocks, early_exit)
@@ -106,17 +106,18 @@ def encode_images(
 
 def prepare_images(
     backbone: Backbone, images: Sequence[Image.Image], image_ids: Sequence[str], settings: ViewSettings, seed: int
-) -> list[ImageViews]:
+) -> ViewBatch:
     """B decoded RGB images, ready to be cut into views on the backbone's device."""
-    return [
-        ImageViews(image, backbone.preprocess(image).to(backbone.device), name, seed, settings, backbone.mean, backbone.std)
+    made = [
+        ImageViews(image, backbone.preprocess(image), name, seed, settings, backbone.mean, backbone.std)
         for image, name in zip(images, image_ids, strict=True)
     ]
+    return ViewBatch(made, backbone.device, backbone.mean, backbone.std)
 
 
 def _read_on(
     policy: Policy,
-    made: Sequence[ImageViews],
+    made: ViewBatch,
     V: int,
     views: Tensor,
     encoded: EncodedViews,
@@ -126,13 +127,13 @@ def _read_on(
     """Round after round, for the images that need more views than were read."""
     ends = round_ends(V)
     views, encoded = _with_room(views, ends[0], V), _encoded_with_room(encoded, V)
-    active = list(range(len(made)))
+    active = list(range(len(views)))
     for begin, end in pairwise(ends):
         needed = early_exit.views_read(encoded.log_probs[:, :V]).tolist()
         active = [b for b in active if needed[b] > begin]
         if not active:
             break
-        more = torch.stack([made[b].views(range(begin, end)) for b in active])
+        more = made.views(range(begin, end), active)
         read = encode_views(policy, more, more[:, :0], cached_blocks)
         rows = torch.tensor(active, device=views.device)
         views[rows, begin:end] = more

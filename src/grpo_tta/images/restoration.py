@@ -6,6 +6,7 @@ Images are `[3, H, W]` in 0..1. An image that lacks nothing comes back as it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,11 +22,34 @@ def restore_contrast(pixels: Tensor, tail: float = 0.01, max_gain: float = 8.0) 
     contrast loses most of the colour that all of it has. An image that fills the range already stays nearly as it is. In the
     spirit of AugMix's autocontrast (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
     """
+    return stretch(pixels, contrast_range(pixels, tail), max_gain)
+
+
+def contrast_range(pixels: Tensor, tail: float = 0.01) -> Tensor:
+    """The `tail` quantile of each channel, and the one as far from the top: `[3, H, W]` -> `[2, 3]`."""
     flat = pixels.flatten(1)
     last = flat.shape[1] - 1
-    low, high = (flat.kthvalue(1 + round(share * last), dim=1).values for share in (tail, 1 - tail))
-    gain = (0.95 / (high - low).amax().clamp_min(1e-6)).clamp(1.0, max_gain)
-    middle = ((low + high) / 2)[:, None, None]
+    return torch.stack([flat.kthvalue(1 + round(share * last), dim=1).values for share in (tail, 1 - tail)])
+
+
+def contrast_range_of(histogram: Sequence[int], tail: float = 0.01) -> Tensor:
+    """The same numbers from the counts of the 256 values of each channel, in a small part of the time: `[2, 3]`.
+
+    Args:
+        histogram: 3 * 256 counts, channel by channel, as Pillow gives them.
+    """
+    counts = torch.tensor(histogram).unflatten(0, (3, 256))
+    below = counts.cumsum(1)  # pixels up to each value
+    last = int(below[0, -1]) - 1
+    rank = torch.tensor([1 + round(share * last) for share in (tail, 1 - tail)])
+    return (below[None] < rank[:, None, None]).sum(-1) / 255
+
+
+def stretch(pixels: Tensor, of: Tensor, max_gain: float = 8.0) -> Tensor:
+    """Stretches images whose quantiles are known: `[..., 3, H, W]`, `[..., 2, 3]` -> `[..., 3, H, W]` (see `restore_contrast`)."""
+    low, high = of.unbind(-2)
+    gain = (0.95 / (high - low).amax(-1).clamp_min(1e-6)).clamp(1.0, max_gain)[..., None, None, None]
+    middle = ((low + high) / 2)[..., None, None]
     return ((pixels - middle) * gain + 0.5 + (middle - 0.5) / gain).clamp(0.0, 1.0)
 
 

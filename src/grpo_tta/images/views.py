@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.restoration import restore_contrast, restore_sharpness
+from grpo_tta.images.restoration import contrast_range, contrast_range_of, restore_sharpness, stretch
 from grpo_tta.images.seeds import image_generator
 
 
@@ -103,34 +103,40 @@ def resampling_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int
 
 def crop_and_resize(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     """All crops of one image in two batched products: `[3, H, W]`, `[n, 4]`, `[n]` -> `[n, 3, size, size]`."""
-    _, H, W = pixels.shape
-    boxes = boxes.to(pixels.device)
-    rows = resampling_matrix(boxes[:, 0], boxes[:, 2], H, size)
-    columns = resampling_matrix(boxes[:, 1], boxes[:, 3], W, size)
-    columns = torch.where(flips.to(pixels.device)[:, None, None], columns.flip(1), columns)
-    rows, columns = rows.to(pixels.dtype), columns.to(pixels.dtype)
+    rows, columns = crop_matrices(pixels, boxes.to(pixels.device), flips.to(pixels.device), size)
     return torch.einsum("nhi,cij,nwj->nchw", rows, pixels, columns)
 
 
-def shuffle_patches(view: Tensor, permutations: Tensor, grid: int) -> Tensor:
-    """A view with its patches in other orders: `[3, H, W]`, `[P, grid * grid]` -> `[P, 3, H, W]`.
+def crop_matrices(pixels: Tensor, boxes: Tensor, flips: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """What resamples rows and columns of pixels `[..., H, W]`: `[n, 4]`, `[n]` -> `[n, size, H]`, `[n, size, W]`."""
+    H, W = pixels.shape[-2:]
+    rows = resampling_matrix(boxes[:, 0], boxes[:, 2], H, size)
+    columns = resampling_matrix(boxes[:, 1], boxes[:, 3], W, size)
+    columns = torch.where(flips[:, None, None], columns.flip(1), columns)
+    return rows.to(pixels.dtype), columns.to(pixels.dtype)
+
+
+def shuffle_patches(view: Tensor, orders: Tensor, grid: int) -> Tensor:
+    """Views with their patches in other orders: `[..., 3, H, W]`, `[..., P, grid * grid]` -> `[..., P, 3, H, W]`.
 
     Rows and columns left over by the division stay where they are.
 
     Raises:
         UserError: the view is smaller than the grid.
     """
-    C, H, W = view.shape
+    *lead, C, H, W = view.shape
     ph, pw = H // grid, W // grid
     if ph == 0 or pw == 0:
         raise UserError(f"A {H} x {W} view cannot be divided into {grid} x {grid} patches; lower patch_grid.")
-    patches = view[:, : ph * grid, : pw * grid].reshape(C, grid, ph, grid, pw).permute(1, 3, 0, 2, 4).flatten(0, 1)
-    shuffled = patches[permutations.to(view.device)]  # [P, grid * grid, C, ph, pw]
-    P = len(permutations)
-    body = shuffled.reshape(P, grid, grid, C, ph, pw).permute(0, 3, 1, 4, 2, 5).reshape(P, C, ph * grid, pw * grid)
-    made = view.expand(P, C, H, W).clone()
-    made[:, :, : ph * grid, : pw * grid] = body
-    return made
+    B, P = math.prod(lead), orders.shape[-2]
+    views, orders = view.reshape(B, C, H, W), orders.reshape(B, P, grid * grid)
+    body = views[:, :, : ph * grid, : pw * grid].reshape(B, C, grid, ph, grid, pw)
+    patches = body.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # [B, g * g, C, ph, pw]
+    shuffled = patches[torch.arange(B, device=view.device)[:, None, None], orders]  # [B, P, g * g, C, ph, pw]
+    body = shuffled.reshape(B, P, grid, grid, C, ph, pw).permute(0, 1, 4, 2, 5, 3, 6)
+    made = views[:, None].expand(B, P, C, H, W).clone()
+    made[..., : ph * grid, : pw * grid] = body.reshape(B, P, C, ph * grid, pw * grid)
+    return made.reshape(*lead, P, C, H, W)
 
 
 def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
@@ -153,7 +159,14 @@ def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
 
 @final
 class ImageViews:
-    """The views and content-free views of one image, made when they are asked for and normalised."""
+    """The views and content-free views of one image, made when they are asked for and normalised, on the CPU.
+
+    `view_batch.ViewBatch` makes those of several images, on any device.
+
+    Attributes:
+        first: `[3, S, S]`, view 0.
+        settings: counts and distributions.
+    """
 
     def __init__(
         self,
@@ -175,47 +188,77 @@ class ImageViews:
             mean: `[3]` of the model's normalisation.
             std: `[3]`.
         """
-        self._first, self._mean, self._std = first_view, mean, std
-        self._name, self._seed, self._settings = image_id, seed, settings
-        self._pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
-        generator = image_generator(seed, image_id, "crops")
-        _, H, W = self._pixels.shape
-        self._boxes, self._flips = draw_boxes(generator, settings.views - 1, H, W, settings)
+        self.first, self.settings = first_view, settings
+        self._image, self._mean, self._std = image, mean, std
+        self._name, self._seed = image_id, seed
+        self._boxes, self.flips = draw_boxes(
+            image_generator(seed, image_id, "crops"), settings.views - 1, image.height, image.width, settings
+        )
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The image, uint8 `[3, H, W]`."""
+        return torch.from_numpy(np.array(self._image)).permute(2, 0, 1)
+
+    @cached_property
+    def _floats(self) -> Tensor:
+        return self.pixels.float() / 255
 
     @cached_property
     def _sharp(self) -> Tensor:
-        return sharpened(self._pixels, self._first.shape[-1], self._settings)
+        return sharpened(self._floats, self.first.shape[-1], self.settings)
+
+    @property
+    def source(self) -> Tensor:
+        """What is cropped: the pixels, uint8, or where sharpness was restored float32 in 0..1, perhaps smaller. `[3, h, w]`."""
+        return self.pixels if self._sharp is self._floats else self._sharp
+
+    @cached_property
+    def contrast(self) -> Tensor:
+        """Quantiles of the source's channels, `[2, 3]` (see `restoration.contrast_range`)."""
+        if self._sharp is self._floats:
+            return contrast_range_of(self._image.histogram())
+        return contrast_range(self._sharp)
 
     @cached_property
     def _restored(self) -> Tensor:
-        return restore_contrast(self._sharp)
+        return stretch(self._sharp, self.contrast)
+
+    @property
+    def boxes(self) -> Tensor:
+        """`[V - 1, 4]`, in pixels of the source."""
+        scale = torch.tensor(self._sharp.shape[1:]) / torch.tensor(self.pixels.shape[1:])
+        return self._boxes * scale.repeat(2)
+
+    @property
+    def orders(self) -> Tensor:
+        """Of the patches of the content-free views: `[P, grid * grid]`."""
+        P, grid = self.settings.content_free, self.settings.patch_grid
+        return torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies")).argsort(-1)
 
     def views(self, which: range) -> Tensor:
         """A run of the V views: `[n, 3, S, S]`. The same pixels in whatever runs they are made."""
-        begin, end = which.start, which.stop
-        views = self._first.new_empty((end - begin, *self._first.shape))
-        if begin == 0 < end:
-            views[0] = self._first
-        # Evenly interleaved, so that the first few views are a fair sample of all.
-        count, share = torch.arange(1, self._settings.views), self._settings.restored
-        wanted = (count >= begin) & (count < end)
-        restored = (count * share).floor() > ((count - 1) * share).floor()
-        for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
-            if of_kind.any():
-                source = self._restored if restore else self._sharp
-                views[(count[of_kind] - begin).to(views.device)] = self._crop(
-                    source, self._boxes[of_kind], self._flips[of_kind]
-                )
+        views = self.first.new_empty((len(which), *self.first.shape))
+        if which.start == 0 < which.stop:
+            views[0] = self.first
+        for restored in (False, True):
+            if count := crops_of(self.settings, which, restored):
+                source, crops = self._restored if restored else self._sharp, [number - 1 for number in count]
+                made = crop_and_resize(source, self.boxes[crops], self.flips[crops], self.first.shape[-1])
+                made = (made - self._mean[:, None, None]) / self._std[:, None, None]
+                views[[number - which.start for number in count]] = made.to(self.first.dtype)
         return views
 
     def content_free(self) -> Tensor:
         """`[P, 3, S, S]`."""
-        P, grid = self._settings.content_free, self._settings.patch_grid
-        order = torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies"))
-        return shuffle_patches(self._first, order.argsort(-1), grid)
+        return shuffle_patches(self.first, self.orders, self.settings.patch_grid)
 
-    def _crop(self, source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-        """Crops of a source that may be smaller than the image in whose pixels the boxes are."""
-        scale = torch.tensor(source.shape[1:]) / torch.tensor(self._pixels.shape[1:])
-        made = crop_and_resize(source, boxes * scale.repeat(2), flips, self._first.shape[-1])
-        return ((made - self._mean[:, None, None]) / self._std[:, None, None]).to(self._first.dtype)
+
+def crops_of(settings: ViewSettings, which: range, restored: bool) -> list[int]:
+    """Numbers of the views in a run that are crops of the image with its contrast restored, or of the image without.
+
+    The two kinds are evenly interleaved, so that the first few views are a fair sample of all.
+    """
+    share = settings.restored
+    numbers = range(max(1, which.start), which.stop)
+    return [n for n in numbers if (math.floor(n * share) > math.floor((n - 1) * share)) == restored]
