@@ -114,7 +114,7 @@ def seconds(call: Callable[[], object], device: torch.device, repeat: float) -> 
 
 
 def make_policy(model: str, device: torch.device, dtype: torch.dtype) -> Policy:
-    """The frozen model in `dtype` over random classes; weights are drawn on the device, since that takes a fraction of the time."""
+    """The frozen model in `dtype` over random classes. Weights are drawn on the device, in a fraction of the time."""
     if model == "nano-clip":
         backbone: Any = load_backbone(model, device=device)
     else:
@@ -323,8 +323,12 @@ def memory(device: torch.device, sizes: Sizes) -> Json:
                     from_images(policy, method, images, DEFAULT.views)
                     peaks[count] = (torch.cuda.max_memory_allocated(device) - base) / 1e6
                 free, total = torch.cuda.mem_get_info(device)
-                found[f"{model} {kind}"] = {"one_mb": peaks[1], "each_more_mb": (peaks[9] - peaks[1]) / 8, "free_mb": free / 1e6,
-                                            "total_mb": total / 1e6}  # fmt: skip
+                found[f"{model} {kind}"] = {
+                    "one_mb": peaks[1],
+                    "each_more_mb": (peaks[9] - peaks[1]) / 8,
+                    "free_mb": free / 1e6,
+                    "total_mb": total / 1e6,
+                }
                 del policy
     return found
 

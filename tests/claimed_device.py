@@ -91,14 +91,16 @@ class ClaimedDevice(TorchFunctionMode):
         if target is None:
             strangers = [x for x in tensors if not isinstance(x, Claimed) and x.ndim]
             if there and strangers and name not in ("__get__", "__set__"):
-                raise AssertionError(f"{name} mixes a tensor on the GPU with one on the CPU, {tuple(strangers[0].shape)}: {line()}")
+                raise AssertionError(
+                    f"{name} mixes a tensor on the GPU with one on the CPU, {tuple(strangers[0].shape)}: {line()}"
+                )
             return func(*args, **kwargs)
         if target == GPU and isinstance(kwargs.get("generator"), torch.Generator):
             raise AssertionError(f"{name} draws on the GPU from a generator of the CPU: {line()}")
         made = func(*args, **kwargs)
         given = tensors[0] if tensors and name in ("to", "cpu", "cuda", "as_tensor", "asarray", "copy_") else None
         if target == GPU:
-            if given is not None and not isinstance(given, Claimed) or name in ("tensor", "as_tensor"):
+            if (given is not None and not isinstance(given, Claimed)) or name in ("tensor", "as_tensor"):
                 self.uploads.append(line())
             return made if isinstance(made, Claimed) else claim(made)
         if isinstance(given, Claimed):
@@ -138,7 +140,9 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _target(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.device | None, tuple[Any, ...], dict[str, Any]]:
+def _target(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.device | None, tuple[Any, ...], dict[str, Any]]:
     """The device that a call names, if any; and its arguments with the CPU in place of it."""
     if name == "cpu":
         return CPU, args, kwargs

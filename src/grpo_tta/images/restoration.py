@@ -46,7 +46,7 @@ def contrast_range_of(histogram: Sequence[int], tail: float = 0.01) -> Tensor:
 
 
 def stretch(pixels: Tensor, of: Tensor, max_gain: float = 8.0) -> Tensor:
-    """Stretches images whose quantiles are known: `[..., 3, H, W]`, `[..., 2, 3]` -> `[..., 3, H, W]` (see `restore_contrast`)."""
+    """Stretches images between known quantiles, as `restore_contrast` does: `[..., 3, H, W]` and `[..., 2, 3]` -> the same."""
     low, high = of.unbind(-2)
     gain = (0.95 / (high - low).amax(-1).clamp_min(1e-6)).clamp(1.0, max_gain)[..., None, None, None]
     middle = ((low + high) / 2)[..., None, None]
