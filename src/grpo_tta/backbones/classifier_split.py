@@ -234,8 +234,10 @@ class _Chain:
         self.blocks: list[nn.Module] = []
         tokens = self.stem(pixels)
         for _, child in children[first:last]:
-            self.blocks += _units(child, tokens)
-            tokens = child(tokens)
+            units = _units(child, tokens)
+            self.blocks += units
+            tokens = _run(units, tokens)
+        self.blocks = _each_with_a_norm(self.blocks)
         self._has_head = hasattr(model, "forward_features") and hasattr(model, "forward_head")
         if self._has_head:  # as timm's: what of the rest belongs to the features, the head runs the others
             wanted = model.forward_features(pixels)
@@ -262,7 +264,9 @@ def _outside(model: nn.Module, others: Sequence[nn.Module]) -> dict[str, nn.Modu
 
 def _units(module: nn.Module, tokens: Tensor) -> list[nn.Module]:
     """The blocks that a module is made of: those of a sequence, those of a stage that is one in effect, or itself."""
-    if not isinstance(module, nn.Sequential) and not any(_HOLDS_BLOCKS.fullmatch(name) for name, _ in module.named_children()):
+    if type(module) not in (nn.Sequential, nn.ModuleList) and not any(
+        _HOLDS_BLOCKS.fullmatch(name) for name, _ in module.named_children()
+    ):
         return [module]
     x, units = tokens, []
     try:
@@ -270,9 +274,24 @@ def _units(module: nn.Module, tokens: Tensor) -> list[nn.Module]:
             units += _units(child, x)
             x = child(x)
         units = [unit for unit in units if not isinstance(unit, nn.Identity)]
-        return units if units and _same(x, module(tokens)) else [module]
+        return units if units and (type(module) is nn.ModuleList or _same(x, module(tokens))) else [module]
     except (RuntimeError, NotImplementedError, TypeError, ValueError):  # its children take other arguments
         return [module]
+
+
+def _each_with_a_norm(units: Sequence[nn.Module]) -> list[nn.Module]:
+    """What holds no norm goes with what precedes it, so that there is something to tune in every block."""
+    groups: list[list[nn.Module]] = []
+    for unit in units:
+        if groups and not (_has_norm(unit) and any(map(_has_norm, groups[-1]))):
+            groups[-1].append(unit)
+        else:
+            groups.append([unit])
+    return [group[0] if len(group) == 1 else nn.Sequential(*group) for group in groups]
+
+
+def _has_norm(module: nn.Module) -> bool:
+    return any("norm" in type(child).__name__.lower() for child in module.modules())
 
 
 def _run(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
@@ -318,10 +337,28 @@ class _Linears(TorchFunctionMode):
 
 
 def _entering(linear: nn.Linear, run: Callable[[], object]) -> Tensor:
-    """What enters this layer when `run` runs; carries gradients."""
-    with _Linears() as seen:
+    """What enters this layer when `run` runs; carries gradients. The layer itself is not run."""
+    with _Entering(linear.weight) as entering:
         run()
-    return next(call.input for call in reversed(seen.calls) if call.weight is linear.weight)
+    return entering.found[-1]
+
+
+@final
+class _Entering(TorchFunctionMode):
+    """Inside, the linear layer of this weight hands its input on, which is kept."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._weight = weight
+        self.found: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.linear and len(args) > 1 and args[1] is self._weight:
+            self.found.append(args[0])
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @final
