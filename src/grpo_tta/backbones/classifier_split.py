@@ -72,7 +72,7 @@ def split_classifier(name: str, model: nn.Module, pixels: Tensor) -> ClassifierS
         S = pixels.shape[-1]
         raise UserError(f"{name}: the network does not read images of {S} x {S} pixels ({_first(error)}).") from None
     linear = _layer_of_the_classes(name, model, seen, logits)
-    for cut in _cuts(model, linear, pixels):
+    for cut in _ways(model, linear, pixels):
         if cut is not None and _holds(cut, model, pixels, logits):
             return cut
     return _Whole(model, linear)
@@ -89,7 +89,7 @@ def _layer_of_the_classes(name: str, model: nn.Module, seen: _Linears, logits: o
     )
 
 
-def _cuts(model: nn.Module, linear: nn.Linear, pixels: Tensor) -> Iterator[ClassifierSplit | None]:
+def _ways(model: nn.Module, linear: nn.Linear, pixels: Tensor) -> Iterator[ClassifierSplit | None]:
     """Ways to cut this network, the best first."""
     yield _by_hand(model, linear)
     with contextlib.suppress(RuntimeError, NotImplementedError, TypeError, ValueError):  # a chain that the network is not

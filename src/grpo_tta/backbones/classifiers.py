@@ -71,7 +71,7 @@ class Classes:
         near = difflib.get_close_matches(key, by_name, 3)
         if near:
             return f"did you mean {' or '.join(repr(self.names[by_name[name][0]]) for name in near)}"
-        return f"it tells its own {len(self.names)} apart, such as {self.names[0]!r}; name labels after them"
+        return f"its {len(self.names)} classes are others, such as {self.names[0]!r}; name labels after them"
 
 
 def _folded(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The suite imagenet-sample: 500 photographs of 500 ImageNet classes, told apart among all 1,000, clean and corrupted.
+"""The suite imagenet-sample: 500 photographs of 500 ImageNet classes, with all 1,000 as labels, clean and corrupted.
 
 Reads `imagenet-sample.parquet` (columns image_id, label and image; the label is a WordNet id) from a folder that the user
 names. Every photograph is first cut to what ImageNet-C corrupts, the central 224 pixels; the corruptions are made on the
