@@ -113,18 +113,20 @@ def load_backbone(
         UserError: unknown name or dtype, missing or damaged weights, or a device that is not there.
     """
     from grpo_tta.backbones import open_clip
+    from grpo_tta.backbones.classifier_names import classifier_source
     from grpo_tta.backbones.names import resolve
 
     device = check_device(device)
     trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
-    source = resolve(model, open_clip.pretrained_tags())
-    if source.library not in ("timm", "torchvision") and (weights, class_names) != (None, None):
-        raise UserError(f"{model} is no image classifier; weights and class names of one's own go with timm: or torchvision:.")
-    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
-        if source.library in ("timm", "torchvision"):
-            from grpo_tta.backbones import classifier_files
+    if (classifier := classifier_source(model)) is not None:
+        from grpo_tta.backbones import classifier_files
 
-            return classifier_files.load(source, weights, class_names, device=device, download=download, dtype=trunk)
+        with torch.random.fork_rng(devices=[]):
+            return classifier_files.load(classifier, weights, class_names, device=device, download=download, dtype=trunk)
+    if (weights, class_names) != (None, None):
+        raise UserError(f"{model} is no image classifier; weights and class names of one's own go with timm: or torchvision:.")
+    source = resolve(model, open_clip.pretrained_tags())
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
         if source.library == "open_clip":
             return open_clip.load(source, device=device, download=download, dtype=trunk)
         try:

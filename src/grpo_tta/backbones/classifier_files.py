@@ -16,9 +16,9 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from grpo_tta.backbones.classifier_names import ClassifierSource
 from grpo_tta.backbones.classifiers import IMAGENET_MEAN, IMAGENET_STD, ClassifierBackbone, preprocessing
 from grpo_tta.backbones.hub import failure, is_cached, offline
-from grpo_tta.backbones.names import Source
 from grpo_tta.errors import UserError
 
 Names = Mapping[str, str] | Sequence[str]
@@ -33,7 +33,7 @@ _INTERPOLATION = {
 
 
 def load(
-    source: Source,
+    source: ClassifierSource,
     weights: str | Path | None,
     class_names: Names | None,
     *,
@@ -71,7 +71,7 @@ def load(
     )
 
 
-def _of_timm(source: Source, weights: Path | None, download: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _of_timm(source: ClassifierSource, weights: Path | None, download: bool) -> tuple[nn.Module, dict[str, Any]]:
     name = source.architecture
     if name not in {*timm.list_models(), *timm.list_models(pretrained=True)}:
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
@@ -90,14 +90,14 @@ def _of_timm(source: Source, weights: Path | None, download: bool) -> tuple[nn.M
     return model, resolve_data_config(model=model)
 
 
-def _created(source: Source, *, pretrained: bool, **arguments: Any) -> nn.Module:
+def _created(source: ClassifierSource, *, pretrained: bool, **arguments: Any) -> nn.Module:
     try:
         return timm.create_model(source.architecture, pretrained=pretrained, **arguments)
     except Exception as error:  # whatever a constructor or the hub's client raises
         raise failure(source.name, error, download=pretrained, folder=False) from error
 
 
-def _of_folder(source: Source, folder: Path, weights: Path | None) -> tuple[nn.Module, dict[str, Any], Names | None]:
+def _of_folder(source: ClassifierSource, folder: Path, weights: Path | None) -> tuple[nn.Module, dict[str, Any], Names | None]:
     config = json.loads((folder / "config.json").read_text())
     found = weights or next((folder / name for name in WEIGHTS_OF_A_FOLDER if (folder / name).is_file()), None)
     if found is None:
@@ -124,7 +124,7 @@ def _named(config: Mapping[str, Any], said: Mapping[str, Any]) -> Names | None:
     return {name: described[name] for name in names} if isinstance(described, Mapping) else list(names)
 
 
-def _of_torchvision(source: Source, weights: Path | None, download: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _of_torchvision(source: ClassifierSource, weights: Path | None, download: bool) -> tuple[nn.Module, dict[str, Any]]:
     name = source.architecture
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise UserError(f"torchvision knows no classifier {name!r}; torchvision.models.list_models() lists its names.")
@@ -146,7 +146,7 @@ def _of_torchvision(source: Source, weights: Path | None, download: bool) -> tup
     return model, config
 
 
-def _no_weights(source: Source) -> UserError:
+def _no_weights(source: ClassifierSource) -> UserError:
     return UserError(
         f"The weights of {source.name} are not on this machine; give --weights FILE, or allow the download with --download "
         "(weights=… and download=True in Python)."
@@ -180,7 +180,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _classes_in(state: Mapping[str, Tensor], source: Source, timm_name: str) -> int:
+def _classes_in(state: Mapping[str, Tensor], source: ClassifierSource, timm_name: str) -> int:
     """How many classes the weights have: rows of timm's layer of the classes, or of the last matrix."""
     config = timm.get_pretrained_cfg(timm_name, allow_unregistered=True) if timm_name else None
     layer = getattr(config, "classifier", None)
@@ -192,7 +192,7 @@ def _classes_in(state: Mapping[str, Tensor], source: Source, timm_name: str) -> 
     return len(found)
 
 
-def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path, source: Source) -> None:
+def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path, source: ClassifierSource) -> None:
     try:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:

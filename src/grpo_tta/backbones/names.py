@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, final
@@ -30,19 +29,17 @@ class Source:
     Attributes:
         name: what the user called it.
         library: which one loads it.
-        architecture, tag: of open_clip, for a model that open_clip itself knows; the name of an image classifier; else empty.
+        architecture, tag: of open_clip, for a model that open_clip itself knows; else empty.
         repository: id on the hub; else empty.
         folder: on this machine; else None.
-        size: of the input in pixels, where the user named one for an image classifier.
     """
 
     name: str
-    library: Literal["open_clip", "transformers", "timm", "torchvision"]
+    library: Literal["open_clip", "transformers"]
     architecture: str = ""
     tag: str = ""
     repository: str = ""
     folder: Path | None = None
-    size: int | None = None
 
 
 def resolve(model: str, pretrained: Mapping[str, Sequence[str]]) -> Source:
@@ -60,8 +57,6 @@ def resolve(model: str, pretrained: Mapping[str, Sequence[str]]) -> Source:
     path = Path(model).expanduser()
     if path.is_dir():
         return _folder(model, path)
-    if (classifier := _classifier(model)) is not None:
-        return classifier
     if model.startswith((".", "/", "~", "\\")) or model.endswith((".safetensors", ".pt", ".pth", ".bin")):
         raise UserError(f"{model}: no such model folder; give a folder with a model's configuration and its weights.")
     if model.startswith(HUB):
@@ -90,38 +85,10 @@ def _folder(model: str, path: Path) -> Source:
     if (path / "open_clip_config.json").is_file():
         return Source(model, "open_clip", folder=path)
     if (path / "config.json").is_file():
-        return Source(model, "timm" if _is_of_timm(path / "config.json") else "transformers", folder=path)
+        return Source(model, "transformers", folder=path)
     raise UserError(
         f"{model}: open_clip_config.json is missing, and so is transformers' config.json; give a folder in either format."
     )
-
-
-def _is_of_timm(config: Path) -> bool:
-    try:
-        content = json.loads(config.read_text())
-    except (OSError, ValueError):  # whoever loads it says so
-        return False
-    return isinstance(content, dict) and "architecture" in content and "model_type" not in content
-
-
-def _classifier(model: str) -> Source | None:
-    """An image classifier: timm:NAME, torchvision:NAME, timm:FOLDER or FOLDER, each perhaps with @SIZE behind it."""
-    found = re.fullmatch(r"(?:(timm|torchvision):)?(.+?)(?:@(\d+))?", model)
-    if found is None:
-        return None
-    library, name, size = found.groups()
-    pixels = int(size) if size else None
-    path = Path(name).expanduser()
-    if path.is_dir():
-        source = _folder(model, path)
-        if source.library == "timm":
-            return replace(source, size=pixels)
-        if library or size:
-            raise UserError(f"{name} holds no image classifier in timm's format; its config.json names no architecture.")
-        return source
-    if library is None:
-        return None
-    return Source(model, "timm" if library == "timm" else "torchvision", architecture=name, size=pixels)
 
 
 def _known(model: str, architecture: str, tag: str, tags: Sequence[str]) -> Source:
