@@ -7,11 +7,12 @@ of operations are the libraries' own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
@@ -52,13 +53,20 @@ TIMM: dict[str, tuple[dict[str, Any], int]] = {
     "convnext_base_w": ({"depths": (1, 1, 1, 1), "dims": (16, 32, 64, 128)}, 64),
 }
 HF = ("transformers-clip", "transformers-siglip", "transformers-siglip2")
-NAMES = (*NATIVE, *TIMM, *HF)
+# image classifiers: name -> (what it tunes, its norms, size of the image)
+CLASSIFIERS: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "timm:resnet50": (("norm",), "BatchNorm", 32),
+    "timm:vit_small_patch16_224": (("norm", "low-rank"), "LayerNorm", 32),
+}
+NAMES = (*NATIVE, *TIMM, *HF, *CLASSIFIERS)
 
 
 def family(name: str) -> Family:
     """What the table says of the family, by the configuration as the library publishes it."""
     if name in HF:
         return TRANSFORMERS[name.removeprefix("transformers-")]
+    if name in CLASSIFIERS:
+        return Family(name, *CLASSIFIERS[name][:2])
     found = family_of(open_clip.get_model_config(name)["vision_cfg"])
     assert found is not None
     return found
@@ -67,6 +75,9 @@ def family(name: str) -> Family:
 def write(name: str, folder: Path) -> Path:
     """Writes a random model of this name into a new folder."""
     folder.mkdir()
+    if name in CLASSIFIERS:
+        write_classifier(name.removeprefix("timm:"), folder, LABELS, CLASSIFIERS[name][2])
+        return folder
     makers: Mapping[str, Callable[[Path], None]] = dict(zip(HF, (_write_clip, _write_siglip, _write_siglip2), strict=True))
     if name in makers:
         makers[name](folder)
@@ -108,6 +119,20 @@ def write_open_clip(config: dict[str, Any], folder: Path) -> nn.Module:
     return model
 
 
+def write_classifier(name: str, folder: Path, labels: Sequence[str], size: int, **arguments: Any) -> nn.Module:
+    """A random classifier of timm in timm's format, which reads images of this size. Arguments are the network's own."""
+    torch.manual_seed(0)
+    if name.startswith("vit"):
+        arguments["img_size"] = size
+    model = timm.create_model(name, num_classes=len(labels), **arguments)
+    randomise(model)
+    config = {"architecture": name, "num_classes": len(labels), "model_args": arguments, "label_names": list(labels),
+              "pretrained_cfg": {"input_size": [3, size, size]}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
+    return model
+
+
 @torch.no_grad()
 def randomise(model: nn.Module) -> None:
     """Gives every weight a value that matters: no affine is the identity, no branch is switched off by a zero, and attention
@@ -128,7 +153,8 @@ def randomise(model: nn.Module) -> None:
             buffer.copy_(0.1 * torch.randn_like(buffer))
         elif name.endswith("running_var"):
             buffer.copy_(0.5 + torch.rand_like(buffer))
-    model.logit_scale.fill_(2.3)
+    if hasattr(model, "logit_scale"):
+        model.logit_scale.fill_(2.3)
     if getattr(model, "logit_bias", None) is not None:
         model.logit_bias.fill_(-2.0)
 

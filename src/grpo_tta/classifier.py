@@ -273,7 +273,7 @@ class GRPOTTA:
         if is_one_image(images):
             return self._features([to_image(images)])[0]
         rows = list(self._each_or_raise(images, self._features))
-        return torch.stack(rows) if rows else self.policy.text_features[:0].clone()
+        return torch.stack(rows) if rows else self.policy.directions(self.policy.text_features[:0]).clone()
 
     def adapt_batch(
         self, pixels: Tensor, *, content_free: Tensor | None = None, image_ids: Sequence[str] | None = None

@@ -7,8 +7,9 @@ The modules below this package are the only ones that import open_clip and trans
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol, cast, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from PIL import Image
@@ -71,32 +72,59 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
+class HasClassRows(Protocol):
+    """What a backbone offers beside `Backbone` whose classes are rows of a layer and no prompts."""
+
+    def class_rows(self, labels: Sequence[str]) -> Tensor:
+        """C labels -> their rows `[C, D]`, not normalised. Raises UserError where a label is none of the classes."""
+        ...
+
+
 Dtype = Literal["float32", "bfloat16"]
 
 
 @torch.inference_mode(False)  # its parameters take part in steps later
 def load_backbone(
-    model: str, *, device: str | torch.device = "cpu", download: bool = False, dtype: Dtype = "float32"
+    model: str,
+    *,
+    device: str | torch.device = "cpu",
+    download: bool = False,
+    dtype: Dtype = "float32",
+    weights: str | Path | None = None,
+    class_names: Mapping[str, str] | Sequence[str] | None = None,
 ) -> Backbone:
     """Loads a model by name.
 
     Args:
         model: `nano-clip` or `photo-clip` (shipped), `ARCHITECTURE/PRETRAINED` of open_clip (`ViT-B-16/openai`),
-            `hf-hub:ORG/NAME` of open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, or a folder
-            in either format (open_clip's where it holds both).
+            `hf-hub:ORG/NAME` of open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, a folder
+            in either format (open_clip's where it holds both), or an image classifier: `timm:NAME`, `torchvision:NAME` or a
+            folder in timm's format. `@S` behind a classifier reads whole images at S pixels.
         device: where it runs.
         download: whether what is not on disk may be fetched. Never done unasked.
         dtype: of the frozen visual encoder; text and each image's own parameters stay float32. bfloat16 is faster
             where the processor multiplies it faster, and may change answers that are nearly tied.
+        weights: file of an image classifier's weights (.safetensors, or .pt and .pth of tensors alone).
+        class_names: of an image classifier, in the order of its logits, or label -> name. By default those of its folder, or
+            ImageNet-1k's where it has a thousand classes.
 
     Raises:
         UserError: unknown name or dtype, missing or damaged weights, or a device that is not there.
     """
     from grpo_tta.backbones import open_clip
+    from grpo_tta.backbones.classifier_names import classifier_source
     from grpo_tta.backbones.names import resolve
 
     device = check_device(device)
     trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
+    if (classifier := classifier_source(model)) is not None:
+        from grpo_tta.backbones import classifier_files
+
+        with torch.random.fork_rng(devices=[]):
+            return classifier_files.load(classifier, weights, class_names, device=device, download=download, dtype=trunk)
+    if (weights, class_names) != (None, None):
+        raise UserError(f"{model} is no image classifier; weights and class names of one's own go with timm: or torchvision:.")
     source = resolve(model, open_clip.pretrained_tags())
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
         if source.library == "open_clip":

@@ -16,7 +16,8 @@ SHIPPED = ("nano-clip", "photo-clip")
 HUB = "hf-hub:"
 FORMS = (
     "nano-clip, photo-clip, ARCHITECTURE/PRETRAINED of open_clip (ViT-B-16/openai), hf-hub:ORGANISATION/NAME of open_clip's "
-    "hub, ORGANISATION/NAME of a CLIP or SigLIP in transformers' format, or a folder"
+    "hub, ORGANISATION/NAME of a CLIP or SigLIP in transformers' format, timm:NAME or torchvision:NAME of an image classifier, "
+    "or a folder"
 )
 
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from grpo_tta.backbones.base import Backbone
+from grpo_tta.backbones.base import Backbone, HasClassRows
 from grpo_tta.errors import UserError, counted
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -38,7 +38,7 @@ class ClassPrompts:
         labels: C class names.
         templates: whose mean makes the text features.
         ensemble: templates that methods with a prompt ensemble of their own may use.
-        features: `[C, D]`, unit length.
+        features: `[C, D]`, unit length; the rows of an image classifier as they are.
     """
 
     labels: tuple[str, ...]
@@ -62,11 +62,13 @@ def make_prompts(
         repeats: two classes may share a name, as in OpenAI's names of ImageNet.
 
     Raises:
-        UserError: labels or templates are unusable, a prompt is longer than the model reads, or the model reads two different
-            labels alike.
+        UserError: labels or templates are unusable, a prompt is longer than the model reads, the model reads two different
+            labels alike, or a label is none of an image classifier's classes.
     """
     labels, templates = check_labels(labels, repeats=repeats), check_templates(templates)
     ensemble = check_templates(ensemble) if ensemble else templates
+    if isinstance(backbone, HasClassRows):
+        return ClassPrompts(labels, templates, ensemble, backbone.class_rows(labels))
     features = text_features(backbone, labels, templates, cache=cache)
     if alike := _read_alike(backbone, labels, templates[0], features):
         raise UserError(

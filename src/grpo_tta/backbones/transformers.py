@@ -1,4 +1,4 @@
-"""Backbones from transformers: CLIP, SigLIP and SigLIP 2, from a repository of the hub or a folder.
+"""Backbones from transformers: CLIP, SigLIP, SigLIP 2 and dual encoders, from a repository of the hub or a folder.
 
 SigLIP 2 comes in two forms. Checkpoints of fixed resolution are plain SigLIPs. Those of variable resolution ("naflex") are
 read here as a square grid of patches, the one that their position table was made for, so that the views of a batch have
@@ -17,16 +17,26 @@ from open_clip.tokenizer import get_clean_fn
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPModel, Siglip2Model, SiglipModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPModel,
+    Siglip2Model,
+    SiglipModel,
+    VisionTextDualEncoderModel,
+)
 from transformers.utils import logging
 
 from grpo_tta.backbones.base import check_square, fingerprint
 from grpo_tta.backbones.blocks import BoundBlock, EmbeddedTokens
+from grpo_tta.backbones.dual_encoder import DualEncoderBackbone
 from grpo_tta.backbones.hub import check_on_disk, failure, offline
 from grpo_tta.backbones.names import Source
 from grpo_tta.errors import UserError
 
-MODELS = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
+DUAL = "vision-text-dual-encoder"
+MODELS = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model, DUAL: VisionTextDualEncoderModel}
 """By `model_type` of the configuration."""
 
 
@@ -199,7 +209,9 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load(source: Source, *, device: torch.device, download: bool, dtype: torch.dtype = torch.float32) -> TransformersBackbone:
+def load(
+    source: Source, *, device: torch.device, download: bool, dtype: torch.dtype = torch.float32
+) -> TransformersBackbone | DualEncoderBackbone:
     """Loads a repository of the hub or a folder. See `grpo_tta.backbones.base.load_backbone`.
 
     Raises:
@@ -214,8 +226,8 @@ def load(source: Source, *, device: torch.device, download: bool, dtype: torch.d
             config = AutoConfig.from_pretrained(place, local_files_only=local)
             if config.model_type not in MODELS:
                 raise UserError(
-                    f"{source.name} is a model of type {config.model_type!r} of transformers; CLIP, SigLIP and SigLIP 2 can "
-                    "be adapted, and for an open_clip repository write hf-hub: before its name."
+                    f"{source.name} is a model of type {config.model_type!r} of transformers; CLIP, SigLIP, SigLIP 2 and "
+                    "dual encoders can be adapted, and for an open_clip repository write hf-hub: before its name."
                 )
             model, report = MODELS[config.model_type].from_pretrained(
                 place, config=config, dtype=torch.float32, local_files_only=local, output_loading_info=True
@@ -231,6 +243,8 @@ def load(source: Source, *, device: torch.device, download: bool, dtype: torch.d
     if bad:
         raise UserError(f"{source.name}: its weights lack {bad[0]} ({len(bad)} in all); write its files again.")
     model.vision_model.to(dtype)
-    if config.model_type == "clip":
+    if config.model_type in ("clip", DUAL):
         model.visual_projection.to(dtype)
+    if config.model_type == DUAL:
+        return DualEncoderBackbone(source.name, model.to(device), processor, tokenizer)
     return TransformersBackbone(source.name, model.to(device), processor, tokenizer)

@@ -46,19 +46,20 @@ def boostadapter(policy: Policy, batch: ImageBatch, settings: BoostAdapterSettin
     copy; V forward passes. The state is TDA's."""
     encoded, tda = batch.encoded, settings.tda
     features, log_probs = encoded.features[:, : encoded.views], encoded.log_probs[:, : encoded.views]
-    C, D = policy.text_features.shape
+    keys = policy.directions(features)
+    C, D = policy.classes, keys.shape[-1]
     caches = {key: value.to(features.device).clone() for key, value in state.items()}
     caches = caches or empty_caches(C, D, tda, features.device)
     logits = policy.backbone.logit_scale * features[:, 0] @ policy.text_features.T  # [B, C]
     crops = 1 + most_confident(log_probs[:, 1:], settings.selected)  # [B, M]
     after = []
     for b, own in enumerate(logits):
-        add_positive(caches, features[b, 0], log_probs[b, 0])
-        add_negative(caches, features[b, 0], log_probs[b, 0], tda)
+        add_positive(caches, keys[b, 0], log_probs[b, 0])
+        add_negative(caches, keys[b, 0], log_probs[b, 0], tda)
         boosted = {key: value.clone() if key.startswith("positive.") else value for key, value in caches.items()}
         for crop in crops[b]:
-            add_positive(boosted, features[b, crop], log_probs[b, crop])
-        after.append((own + cache_logits(boosted, features[b, 0], tda)).log_softmax(-1))
+            add_positive(boosted, keys[b, crop], log_probs[b, crop])
+        after.append((own + cache_logits(boosted, keys[b, 0], tda)).log_softmax(-1))
     return Adaptation(log_probs[:, 0], torch.stack(after), Cost(float(settings.views))), caches
 
 

@@ -99,4 +99,4 @@ def clipartt_method(settings: CLIPArTTSettings, name: str = "clipartt") -> Metho
             lambda some, state: (clipartt_step(policy, some, settings), state), batch, settings.update_size, state
         )
 
-    return Method(name, "batch", "none", 1, 0, settings, norms_from_the_start, run)
+    return Method(name, "batch", "none", 1, 0, settings, norms_from_the_start, run, reads_text=True)

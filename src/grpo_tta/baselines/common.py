@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import text_features
@@ -33,7 +32,9 @@ Gain = Callable[[Tensor, slice], Tensor]
 
 
 def template_features(policy: Policy) -> Tensor:
-    """Unit text features of each template of the prompt ensemble alone, `[H, C, D]`."""
+    """Unit text features of each template of the prompt ensemble alone, `[H, C, D]`; a classifier's rows as one template."""
+    if not policy.has_text:
+        return policy.text_features[None]
     if policy not in _PER_TEMPLATE:
         prompts = policy.prompts
         features = [text_features(policy.backbone, prompts.labels, (template,)) for template in prompts.ensemble]
@@ -43,11 +44,11 @@ def template_features(policy: Policy) -> Tensor:
 
 def ensemble_features(policy: Policy) -> Tensor:
     """normalise(mean over templates of the unit text features), `[C, D]`."""
-    return F.normalize(template_features(policy).mean(0), dim=-1)
+    return policy.scaled(template_features(policy).mean(0))
 
 
 def class_log_probs(policy: Policy, features: Tensor, text: Tensor) -> Tensor:
-    """log softmax_c(s <f, t_c>) for unit features `[..., N, D]` and unit text features `[..., C, D]`: `[..., N, C]`."""
+    """log softmax_c(s <f, t_c>) for scaled features `[..., N, D]` and text features `[..., C, D]`: `[..., N, C]`."""
     return (policy.backbone.logit_scale * features @ text.transpose(-1, -2)).log_softmax(-1)
 
 
@@ -119,7 +120,7 @@ def tune_encoder(
 
 def shared_features(policy: Policy, tokens: Tensor, tunable: TunableParameters, params: Mapping[str, Tensor]) -> Tensor:
     """Unit features `[N, D]` of N images, `[N, T, W]`, that share one set of parameters `[1, ...]`."""
-    return F.normalize(policy.adapted_features(tokens[None], tunable, params)[0].float(), dim=-1)
+    return policy.scaled(policy.adapted_features(tokens[None], tunable, params)[0])
 
 
 def transductive_target(images: Tensor, prompts: Tensor, scale: float) -> Tensor:

@@ -17,7 +17,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from grpo_tta.baselines.common import class_log_probs
 from grpo_tta.config.checks import check_at_least, check_positive
@@ -90,7 +89,7 @@ def mta(policy: Policy, encoded: EncodedViews, settings: MTASettings) -> Adaptat
         for _ in range(settings.iterations):
             scores = inlierness(density, affinity, scores, settings)
         mode = shift(features, density, scores)
-    after = class_log_probs(policy, F.normalize(mode, dim=-1), policy.text_features)
+    after = class_log_probs(policy, policy.scaled(mode), policy.text_features)
     return Adaptation(log_probs[:, 0], after, Cost(float(encoded.views)))
 
 

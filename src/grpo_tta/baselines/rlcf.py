@@ -92,6 +92,11 @@ def check_teacher(policy: Policy, teacher: Policy) -> None:
         raise UserError("The teacher holds other classes than the policy; make its prompts from the same labels.")
 
 
+def cosines(policy: Policy, features: Tensor) -> Tensor:
+    """cos(f, t_c) of scaled features `[..., D]`: `[..., C]`."""
+    return policy.directions(features) @ policy.directions(policy.text_features).T
+
+
 @torch.no_grad()
 def teacher_cosine(policy: Policy, teacher: Policy, views: Tensor) -> Tensor:
     """cos(g(v), t_c) of a teacher, which reads the views `[B, M, 3, S, S]` in its own size and normalisation: `[B, M, C]`."""
@@ -102,7 +107,7 @@ def teacher_cosine(policy: Policy, teacher: Policy, views: Tensor) -> Tensor:
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
     pixels = ((pixels.to(theirs.device) - theirs.mean[:, None, None]) / theirs.std[:, None, None])[None]
     features = encode_views(teacher, pixels, pixels[:, :0]).features[0]
-    return (features @ teacher.text_features.T).unflatten(0, views.shape[:2]).to(views.device)
+    return cosines(teacher, features).unflatten(0, views.shape[:2]).to(views.device)
 
 
 def rlcf(policy: Policy, batch: ImageBatch, settings: RLCFSettings, teacher: Policy | None = None) -> Adaptation:
@@ -117,7 +122,7 @@ def rlcf(policy: Policy, batch: ImageBatch, settings: RLCFSettings, teacher: Pol
     views = encoded.log_probs[:, : s.views]
     selected = most_confident(views, s.selected)
     if teacher is None:
-        cosine = take_views(encoded.features, selected) @ policy.text_features.T  # [B, M, C]
+        cosine = cosines(policy, take_views(encoded.features, selected))  # [B, M, C]
     else:
         check_teacher(policy, teacher)
         cosine = teacher_cosine(policy, teacher, take_views(batch.views, selected))

@@ -122,15 +122,16 @@ def tda(policy: Policy, batch: ImageBatch, settings: TDASettings, state: State) 
     The state holds the caches; an empty one starts a stream.
     """
     features, log_probs = batch.encoded.features[:, 0], batch.encoded.log_probs[:, 0]
-    C, D = policy.text_features.shape
-    caches = {key: value.to(features.device).clone() for key, value in state.items()}
+    keys = policy.directions(features)
+    C, D = policy.classes, keys.shape[-1]
+    caches = {name: value.to(features.device).clone() for name, value in state.items()}
     caches = caches or empty_caches(C, D, settings, features.device)
     logits = policy.backbone.logit_scale * features @ policy.text_features.T  # [B, C]
     after = []
-    for feature, said, own in zip(features, log_probs, logits, strict=True):
-        add_positive(caches, feature, said)
-        add_negative(caches, feature, said, settings)
-        after.append((own + cache_logits(caches, feature, settings)).log_softmax(-1))
+    for key, said, own in zip(keys, log_probs, logits, strict=True):
+        add_positive(caches, key, said)
+        add_negative(caches, key, said, settings)
+        after.append((own + cache_logits(caches, key, settings)).log_softmax(-1))
     return Adaptation(log_probs, torch.stack(after), Cost(1.0)), caches
 
 

@@ -21,4 +21,4 @@ def template_ensemble_method(name: str = "template-ensemble") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return template_ensemble(policy, batch.encoded), state
 
-    return Method(name, "episodic", "none", 1, 0, None, no_cached_blocks, run)
+    return Method(name, "episodic", "none", 1, 0, None, no_cached_blocks, run, reads_text=True)

@@ -159,4 +159,4 @@ def tpt_method(settings: TPTSettings, name: str = "tpt") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return tpt(policy, batch, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run, reads_text=True)

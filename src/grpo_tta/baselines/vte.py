@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from torch.nn import functional as F
-
 from grpo_tta.baselines.common import class_log_probs, ensemble_features
 from grpo_tta.config.checks import check_selected
 from grpo_tta.engine.distributions import most_confident, take_views
@@ -42,7 +40,7 @@ def vte(policy: Policy, encoded: EncodedViews, settings: VTESettings) -> Adaptat
     text = ensemble_features(policy)
     features = encoded.features[:, : encoded.views]  # [B, V, D]
     selected = most_confident(class_log_probs(policy, features, text), settings.selected)  # [B, M]
-    mean = F.normalize(take_views(features, selected).mean(1), dim=-1)
+    mean = policy.scaled(take_views(features, selected).mean(1))
     return Adaptation(encoded.log_probs[:, 0], class_log_probs(policy, mean, text), Cost(float(encoded.views)))
 
 

@@ -117,4 +117,4 @@ def watt_method(settings: WATTSettings, name: str = "watt") -> Method:
             lambda some, state: (watt_step(policy, some, settings), state), batch, settings.update_size, state
         )
 
-    return Method(name, "batch", "none", 1, 0, settings, norms_from_the_start, run)
+    return Method(name, "batch", "none", 1, 0, settings, norms_from_the_start, run, reads_text=True)

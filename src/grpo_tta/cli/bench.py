@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
-from grpo_tta.cli.options import make_console, ray_settings, read_seeds, say, settings_of, split_list
+from grpo_tta.cli.options import class_names_of, make_console, ray_settings, read_seeds, say, settings_of, split_list
 from grpo_tta.cli.report import report
 from grpo_tta.errors import UserError, as_text, counted
 
@@ -41,6 +41,7 @@ def bench(options: BenchOptions) -> None:
 
 def _bench_here(options: BenchOptions, console: Console) -> None:
     from grpo_tta.backbones.base import check_dtype, load_backbone
+    from grpo_tta.baselines.fitting import fitting_methods
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.bench.records import read_errors
     from grpo_tta.bench.table import TablePlan, run_table
@@ -53,17 +54,27 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     tasks = choose_tasks(_choice(options))
     _print_notes(note for task in tasks for note in task.notes)
     settings = _run_settings(options)
+    backbone = load_backbone(
+        _model(options),
+        device=options.device,
+        download=options.download,
+        dtype=precision,
+        weights=options.weights,
+        class_names=class_names_of(options.class_names),
+    )
     methods = _methods(options)
     if options.teacher:
         teacher = load_backbone(options.teacher, device=options.device, download=options.download)
         methods += taught_methods(_names(options), teacher)
+    methods, left_out = fitting_methods(methods, backbone, everything="all" in _names(options))
+    _print_notes(left_out)
     plan = TablePlan(
         seeds=read_seeds(options.seeds) if options.seeds else [options.seed],
         expensive_limit=options.limit_heavy,
         workers=worker_commands(command_line(options, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else (),
     )
     folders = run_table(
-        load_backbone(_model(options), device=options.device, download=options.download, dtype=precision),
+        backbone,
         tasks,
         methods,
         Path(options.out),
@@ -87,7 +98,8 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     from grpo_tta.data.choose import choose_tasks
     from grpo_tta.data.tasks import SPLITS
 
-    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype))
+    named = class_names_of(options.class_names)
+    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype), options.weights, named)
     # Ray reads the user's own images itself, wherever they lie
     tasks = choose_tasks(_choice(options)) if options.data is None else []
     _print_notes(note for task in tasks for note in task.notes)
@@ -146,8 +158,10 @@ def _choice(options: BenchOptions) -> Choice:
 
 
 def _model(options: BenchOptions) -> str:
-    photos = options.suite == "photos" and options.data is None and not options.dataset
-    return options.model or ("photo-clip" if photos else "nano-clip")
+    suite = "" if options.data is not None or options.dataset else options.suite
+    if suite == "imagenet-sample" and not options.model:
+        raise UserError("No shipped model knows ImageNet's 1,000 classes; name one with --model (see docs/imagenet-sample.md).")
+    return options.model or ("photo-clip" if suite == "photos" else "nano-clip")
 
 
 def _names(options: BenchOptions) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, final
 
 import typer
 
-from grpo_tta.cli.options import Batch, BenchModel, Device, Download, Part, Precision, RayOptions, Seed
+from grpo_tta.cli.options import Batch, BenchModel, ClassNames, Device, Download, Part, Precision, RayOptions, Seed, Weights
 
 
 @final
@@ -17,9 +17,12 @@ class BenchOptions(RayOptions):
     """What `grpo-tta bench` takes."""
 
     suite: Annotated[
-        str, typer.Option(help="nano (shipped) or photos (needs --photos-root). Not used with --data or --dataset.")
+        str,
+        typer.Option(help="nano (shipped), photos or imagenet-sample (need --photos-root). Not used with --data or --dataset."),
     ] = "nano"
-    photos_root: Annotated[Path | None, typer.Option(help="Folder of the photographs of --suite photos.")] = None
+    photos_root: Annotated[
+        Path | None, typer.Option(help="Folder of the photographs of --suite photos or imagenet-sample.")
+    ] = None
     dataset: Annotated[
         str, typer.Option(help="Comma-separated names from 'grpo-tta datasets', or fifteen for all of these. Needs --root.")
     ] = ""
@@ -62,6 +65,8 @@ class BenchOptions(RayOptions):
         bool, typer.Option("--allow-missing", help="Run an incomplete copy of --dataset. The records and the report say so.")
     ] = False
     model: BenchModel = ""
+    weights: Weights = None
+    class_names: ClassNames = None
     seed: Seed = 0
     seeds: Annotated[str, typer.Option(help="Instead of --seed: comma-separated. Each seed is one run, in OUT/seed-N.")] = ""
     limit: Annotated[int | None, typer.Option(help="Images per task.")] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
 
 _MODEL = (
     "nano-clip or photo-clip (shipped); ARCHITECTURE/PRETRAINED of open_clip; hf-hub:ORG/NAME of its hub; ORG/NAME in "
-    "transformers' format (CLIP, SigLIP); or a folder. See: grpo-tta models."
+    "transformers' format (CLIP, SigLIP); timm:NAME or torchvision:NAME of an image classifier; or a folder. "
+    "See: grpo-tta models."
 )
 _RAY = "Ray"
 Model = Annotated[str, typer.Option(help=_MODEL)]
 BenchModel = Annotated[str, typer.Option(help=f"{_MODEL} Default: nano-clip; photo-clip for --suite photos.")]
+Weights = Annotated[Path | None, typer.Option(help="File of the model's weights: .safetensors, .pt or .pth.")]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(help="Classes of an image classifier in the order of its logits: one per line, or a .json of label and name."),
+]
 Precision = Annotated[
     str,
     typer.Option(help="float32 or bfloat16, of the frozen visual encoder. bfloat16 may change answers that are nearly tied."),
@@ -109,6 +116,19 @@ def settings_of(preset: str, assignments: Sequence[str]) -> GRPOSettings:
     from grpo_tta.method.parse import change_settings
 
     return change_settings(settings, assignments)
+
+
+def class_names_of(file: Path | None) -> dict[str, str] | None:
+    """Label -> name of an image classifier's classes, as `--class-names` gives them.
+
+    Raises:
+        UserError: the file is missing or not readable.
+    """
+    if file is None:
+        return None
+    from grpo_tta.data.labels import read_labels
+
+    return read_labels(file)
 
 
 def split_list(text: str) -> list[str]:

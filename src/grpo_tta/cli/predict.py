@@ -15,7 +15,7 @@ import typer
 from grpo_tta.cli.command import command_of
 from grpo_tta.cli.config_file import without_those_of
 from grpo_tta.cli.interrupts import Interrupts, Stopped
-from grpo_tta.cli.options import ray_settings, settings_of, split_list
+from grpo_tta.cli.options import class_names_of, ray_settings, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
@@ -96,7 +96,8 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
     if (options.top_k, options.all_probabilities, options.threshold) != (5, False, 0.0):
         raise UserError("Ray writes the top 5; leave out --top-k, --all-probabilities and --threshold.")
     out = options.out or "runs/predict"
-    model = ModelName(options.model, options.device, options.download, check_dtype(options.dtype))
+    named = class_names_of(options.class_names)
+    model = ModelName(options.model, options.device, options.download, check_dtype(options.dtype), options.weights, named)
     arguments = {
         "templates": tuple(options.template or (DEFAULT_TEMPLATE,)),
         "settings": settings_of(options.preset, options.assignments),
@@ -108,7 +109,7 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
 
 def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, interrupts: Interrupts) -> int:
     """Answers all images and returns the exit status."""
-    from grpo_tta.backbones.base import check_dtype
+    from grpo_tta.backbones.base import check_dtype, load_backbone
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.cli.inputs import find_inputs
@@ -116,15 +117,19 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
 
     wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
     classifier = GRPOTTA(
-        options.model,
+        load_backbone(
+            options.model,
+            device=options.device,
+            download=options.download,
+            dtype=check_dtype(options.dtype),
+            weights=options.weights,
+            class_names=class_names_of(options.class_names),
+        ),
         names,
         templates=options.template or DEFAULT_TEMPLATE,
         settings=settings_of(options.preset, options.assignments),
         seed=options.seed,
-        device=options.device,
         batch=options.batch,
-        download=options.download,
-        dtype=check_dtype(options.dtype),
     )
     backbone = classifier.backbone
     log.debug(f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {options.dtype}.")

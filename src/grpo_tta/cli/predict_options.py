@@ -9,7 +9,20 @@ from typing import Annotated, final
 import typer
 
 from grpo_tta.cli.config_file import Config
-from grpo_tta.cli.options import Assignments, Batch, Device, Download, Model, Precision, Preset, RayOptions, Seed, Templates
+from grpo_tta.cli.options import (
+    Assignments,
+    Batch,
+    ClassNames,
+    Device,
+    Download,
+    Model,
+    Precision,
+    Preset,
+    RayOptions,
+    Seed,
+    Templates,
+    Weights,
+)
 
 _OUTPUT, _LOG = "Output", "Log"
 
@@ -35,6 +48,8 @@ class PredictOptions(RayOptions):
         Path | None, typer.Option(help="Instead of --labels: class names, one per line, or a .json of label and name.")
     ] = None
     model: Model = "nano-clip"
+    weights: Weights = None
+    class_names: ClassNames = None
     template: Templates = None
     preset: Preset = "default"
     assignments: Assignments = field(default_factory=list)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
@@ -37,9 +38,18 @@ class ModelName:
     device: str = "cpu"
     download: bool = False
     dtype: Dtype = "float32"
+    weights: Path | None = None
+    class_names: Mapping[str, str] | None = None
 
     def load(self) -> Backbone:
-        return load_backbone(self.name, device=self.device, download=self.download, dtype=self.dtype)
+        return load_backbone(
+            self.name,
+            device=self.device,
+            download=self.download,
+            dtype=self.dtype,
+            weights=self.weights,
+            class_names=self.class_names,
+        )
 
 
 @final

@@ -9,6 +9,7 @@ from typing import final
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data import nano
 from grpo_tta.data.custom import custom_tasks
+from grpo_tta.data.imagenet_sample import imagenet_sample_tasks
 from grpo_tta.data.photos import photo_tasks
 from grpo_tta.data.public.corrupted import corrupted_tasks
 from grpo_tta.data.public.load import benchmark_tasks, corruptions_named, part_named
@@ -21,8 +22,8 @@ from grpo_tta.errors import UserError
 class Choice:
     """
     Attributes:
-        suite, tasks: nano or photos, and which of its tasks (None for all but the streams).
-        photos_root: folder that holds the photographs of the suite photos.
+        suite, tasks: nano, photos or imagenet-sample, and which of its tasks (None for all but the streams).
+        photos_root: folder that holds the photographs of the suites photos and imagenet-sample.
         split: reporting or tuning; of a user's own images, the folder of a part.
         limit: images per task.
         data, labels_file: a user's own images and the names of their labels.
@@ -84,8 +85,8 @@ def choose_tasks(choice: Choice) -> list[Task]:
         raise UserError("--root, --official-split and --allow-missing belong to --dataset; name one.")
     if choice.data is None and (choice.labels_file is not None or choice.template != Choice.template):
         raise UserError("--labels-file and --template belong to your own images or to --dataset; name --data or --dataset.")
-    if choice.photos_root is not None and choice.suite != "photos":
-        raise UserError("--photos-root belongs to --suite photos.")
+    if choice.photos_root is not None and choice.suite not in ("photos", "imagenet-sample"):
+        raise UserError("--photos-root belongs to --suite photos or imagenet-sample.")
     if choice.data is not None:
         tasks = custom_tasks(
             choice.data,
@@ -100,8 +101,11 @@ def choose_tasks(choice: Choice) -> list[Task]:
         tasks = nano_tasks(choice.tasks, choice.split, choice.limit)
     elif choice.suite == "photos":
         tasks = photo_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
+    elif choice.suite == "imagenet-sample":
+        tasks = imagenet_sample_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
     else:
         raise UserError(
-            f"Unknown suite {choice.suite!r}; use nano, photos, --dataset for benchmarks, or --data for your own images."
+            f"Unknown suite {choice.suite!r}; use nano, photos, imagenet-sample, --dataset for benchmarks, or --data for your "
+            "own images."
         )
     return corrupted_tasks(tasks, names, severities) if names else tasks

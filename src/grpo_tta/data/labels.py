@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from grpo_tta.data.public.imagenet import class_names as imagenet_names
+from grpo_tta.backbones.imagenet_classes import class_names as imagenet_names
 from grpo_tta.errors import UserError, as_text, first_line
 from grpo_tta.images.read import stat_of
 

@@ -84,7 +84,20 @@ def read_photos(root: Path, which: Which, split: str) -> Photos:
     Raises:
         UserError: the file is missing, not readable, or lacks a column.
     """
-    file = root / f"{FILES[which]}-{REPORTING[which] if split == 'reporting' else 'train'}.parquet"
+    if split == "reporting":
+        return read_file(root / f"{FILES[which]}-{REPORTING[which]}.parquet")
+    return read_file(root / f"{FILES[which]}-train.parquet", lambda labels: held_out(labels, HELD_OUT[which]))
+
+
+def read_file(file: Path, choose: Callable[[Sequence[str]], np.ndarray] | None = None) -> Photos:
+    """
+    Args:
+        file: Parquet with the columns image_id, label and image.
+        choose: labels of all rows -> the rows to keep; None for all.
+
+    Raises:
+        UserError: the file is missing, not readable, or lacks a column.
+    """
     if not file.is_file():
         raise UserError(f"{file}: no such file; --photos-root names the folder that holds it (see docs/photos.md).")
     try:
@@ -92,7 +105,7 @@ def read_photos(root: Path, which: Which, split: str) -> Photos:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not a readable Parquet file with image_id, label and image ({error}).") from None
     labels = [str(v) for v in table["label"].to_pylist()]
-    rows = np.arange(len(labels)) if split == "reporting" else held_out(labels, HELD_OUT[which])
+    rows = np.arange(len(labels)) if choose is None else choose(labels)
     table = table.take(rows)
     encoded = tuple(cell or b"" for cell in table["image"].to_pylist())
     return Photos(tuple(str(v) for v in table["image_id"].to_pylist()), tuple(labels[i] for i in rows), encoded)

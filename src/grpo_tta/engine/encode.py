@@ -9,7 +9,6 @@ from itertools import pairwise
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.engine.early_exit import Rounds, round_ends
@@ -47,7 +46,7 @@ def encode_views(
             tokens = block(tokens)
         if len(backbone.blocks) in kept:
             kept[len(backbone.blocks)].append(tokens)
-        features.append(F.normalize(backbone.head(tokens).float(), dim=-1))
+        features.append(policy.scaled(backbone.head(tokens)))
     together = torch.cat(features).unflatten(0, (B, -1))  # [B, V + P, D]
     if not torch.isfinite(together).all():
         raise UserError(f"{backbone.name} returned NaN or infinite features; its weights or the input are damaged.")

@@ -29,7 +29,7 @@ class EncodedViews:
     """What the frozen model sees in B images: N = V views followed by P content-free views.
 
     Attributes:
-        features: `[B, N, D]`, unit length.
+        features: `[B, N, D]`, as `Policy.scaled` has them: of unit length, but for image classifiers.
         log_probs: `[B, N, C]`, log pi_0.
         tokens: block index -> the tokens that enter it, `[B, N, T, W]`.
         views: V.
@@ -177,6 +177,7 @@ class Method:
         run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
         teacher: name of the model that scores, where the reward is a teacher's.
         early_exit: when an image needs no more views; None where all are read.
+        reads_text: it makes text features of its own, and so cannot adapt an image classifier.
     """
 
     name: str
@@ -189,6 +190,7 @@ class Method:
     run: Callable[[Policy, ImageBatch, State], tuple[Adaptation, State]]
     teacher: str | None = None
     early_exit: Rounds | None = None
+    reads_text: bool = False
 
     def __call__(self, policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return self.run(policy, batch.first(self.views, self.content_free), state)

@@ -75,7 +75,7 @@ class NormAffine:
 
     Attributes:
         last_blocks: only in the last n blocks and the head; None for all blocks, 0 for the head alone, whose step costs next
-            to nothing.
+            to nothing. Where the head holds no norm, as a ResNet's, 0 stands for the last block.
     """
 
     last_blocks: int | None = None
@@ -95,6 +95,8 @@ class NormAffine:
             replaced |= _norm_affine(f"blocks.{i}", backbone.blocks[i])
         for name, module in backbone.head_modules.items():
             replaced |= _norm_affine(f"head.{name}", module)
+        if not replaced and self.last_blocks == 0 and len(backbone.blocks):
+            return NormAffine(1)(backbone)
         if not replaced:
             raise UserError(f"{backbone.name} has no normalisation layers to tune.")
         return TunableParameters(first, replaced, {}, {name: p.shape for name, p in replaced.items()})

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.engine.distributions import kl_divergence, log_mean_probs, mean_over_views, take_views, weighted_log_mean
@@ -83,7 +82,9 @@ def reference_pass(policy: Policy, encoded: EncodedViews, settings: GRPOSettings
     ensemble = weighted_log_mean(log_probs, weights)  # [B, C]
     content_free = encoded.log_probs[:, V:]  # [B, P, C]
     prior = log_mean_probs(content_free) if content_free.shape[1] else None  # [B, C]
-    return Reference(log_probs, selected, mask, view_mask.sum(1), weights, ensemble, prior, policy.text_features)
+    return Reference(
+        log_probs, selected, mask, view_mask.sum(1), weights, ensemble, prior, policy.directions(policy.text_features)
+    )
 
 
 def views_needed(views: Tensor, settings: GRPOSettings) -> tuple[Tensor, Tensor]:
@@ -182,7 +183,7 @@ def adapted_features(
     done = update(policy, encoded, settings, image_ids, seed)
     tokens = encoded.tokens[done.tunable.first_block][:, :1]  # [B, 1, T, W]
     with torch.no_grad():
-        return F.normalize(policy.adapted_features(tokens, done.tunable, done.params)[:, 0].float(), dim=-1)
+        return policy.directions(policy.scaled(policy.adapted_features(tokens, done.tunable, done.params)[:, 0]))
 
 
 def grpo_method(settings: GRPOSettings, name: str = "grpo-tta") -> Method:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
+from grpo_tta.backbones.imagenet_classes import class_names, wordnet_ids
 from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Part, find_folder, name_all, no_tuning_part, wrong_number
 from grpo_tta.errors import UserError, counted
 from grpo_tta.images.read import SUFFIXES, load_image
@@ -22,21 +23,6 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 
 @cache  # a constant of an installed library
-def wordnet_ids() -> tuple[str, ...]:
-    """The 1000 WordNet ids of ImageNet-1k in the order of its labels, which is their sorted order.
-
-    Raises:
-        UserError: the installed timm does not list 1000 sorted ids.
-    """
-    from timm.data import ImageNetInfo
-
-    ids = tuple(ImageNetInfo("imagenet-1k").label_names())
-    if len(set(ids)) != 1000 or list(ids) != sorted(ids):
-        raise UserError("timm's list of ImageNet classes is not the expected one; install timm again.")
-    return ids
-
-
-@cache  # likewise
 def subset_ids(name: str) -> tuple[str, ...]:
     """The 200 sorted WordNet ids of "imagenet-a" or "imagenet-r", as published and shipped by timm.
 
@@ -51,14 +37,6 @@ def subset_ids(name: str) -> tuple[str, ...]:
     if len(set(ids)) != 200 or not set(ids) <= set(wordnet_ids()):
         raise UserError(f"timm's list of the classes of {name} is not the expected one; install timm again.")
     return ids
-
-
-@cache  # likewise
-def class_names() -> Mapping[str, str]:
-    """WordNet id -> the name in OpenAI's prompts. Two names occur twice (missile, sunglasses), as in the published figures."""
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
-    return dict(zip(wordnet_ids(), IMAGENET_CLASSNAMES, strict=True))
 
 
 @cache  # likewise
