@@ -60,7 +60,9 @@ def test_settings_are_frozen_and_documented(method):
 
 def test_declared_protocols_and_rewards():
     found = {method.name: (method.protocol, method.reward) for method in official_methods()}
-    assert {name for name, (protocol, _) in found.items() if protocol == "online"} == {"tent", "tda", "boostadapter"}
+    assert {name for name, (protocol, _) in found.items() if protocol == "online"} == {
+        *("tent", "sar", "batclip", "batclip-visual", "mint", "cliptta", "tda", "boostadapter", "dota", "dota-pooled")
+    }
     assert {name for name, (protocol, _) in found.items() if protocol == "batch"} == {"clipartt", "watt"}
     assert {name for name, (_, reward) in found.items() if reward == "own"} == {"rlcf", "rlcf-full"}
 
@@ -78,11 +80,24 @@ def test_costs(policy, images):
         "rlcf": (64 + 18 + 1, 18),
         "rlcf-full": (64 + 18 + 1, 18),
         "ttl": (64 + 64 + 1, 64),  # the backbone has three blocks, all of them tuned
+        "sts": (64, 0),
+        "sts-ensemble": (64, 0),
+        "fga-test-stage": (64, 0),
+        "ctpt": (64, 0),
+        # two of three blocks are tuned; six views, of ten tokens each, and six masked ones of three tokens
+        "lora-ttt": (pytest.approx(64 + 1.8 / 3 + 2 / 3 * (6 + 1.8 + 1)), pytest.approx(2 / 3 * (6 + 1.8))),
         "tent": (1, 1),
+        "sar": (2, 2),
+        "batclip": (1, 1),
+        "batclip-visual": (1, 1),
+        "mint": (2, 1),
+        "cliptta": (10 * 2 + 1, 10 * 2),  # the memory holds the image itself
         "clipartt": (11, 10),
         "watt": (5 * 3 * 2 + 1, 5 * 3 * 2),  # three templates
         "tda": (1, 0),
         "boostadapter": (64, 0),
+        "dota": (1, 0),
+        "dota-pooled": (1, 0),
     }
     for name, passes in expected.items():
         method = known_methods()[name]
