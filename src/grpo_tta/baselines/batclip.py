@@ -7,8 +7,8 @@ the images of class k, one step of AdamW on the affine of all norms raises
     -mean_n H(p_n) + 1/K sum_k <v_k, t_k> + sum_{k != l} (1 - cos(v_k, v_l)).
 
 As in the official code, a minibatch is predicted by the very pass whose gradient then makes the update. `batclip` tunes the
-norms of both encoders and needs a text encoder that can be tuned; `batclip-visual` (not in the paper) leaves the text as it is
-and runs on every backbone.
+norms of both encoders and needs a text encoder that can be tuned; `batclip-visual` (not in the paper) leaves the text as it
+is and runs on every backbone.
 
 How this differs from the official code: no half precision, and a norm before the first block (CLIP's ln_pre) stays as it is.
 The code has one setting per data set. The default is that of ImageNet-C (64 images, 5e-4); that of CIFAR-10-C is 200 images

@@ -1,7 +1,8 @@
-"""CLIPTTA (Lafon et al., NeurIPS 2025, arXiv 2507.14312): CLIP's own contrastive loss, made soft, over the batch and a memory.
+"""CLIPTTA (Lafon et al., NeurIPS 2025, arXiv 2507.14312): CLIP's own contrastive loss, made soft, over the batch and a
+memory.
 
-Each of N images is given the prompt of its pseudo-class, t^_n = t_{argmax p_n}. With q_nm = softmax_m(s <f_n, t^_m>) over the
-prompts *of the minibatch*, steps of Adam on the affine of the norms lower
+Each of N images is given the prompt of its pseudo-class, t^_n = t_{argmax p_n}. With q_nm = softmax_m(s <f_n, t^_m>) over
+the prompts *of the minibatch*, steps of Adam on the affine of the norms lower
 
     1/2 sum over minibatch and memory of ( mean_n H(q_n) - lambda H(mean_n p_n) ).
 
@@ -11,9 +12,9 @@ predicted after its steps; parameters, moments and memory go on along the stream
 How this differs from the paper: as in the official code while the text is not tuned, the half of the loss from prompts to
 images is the same as that from images to prompts; the paper normalises it over images. That code leaves out the factor 1/2,
 which Adam does not feel. A class with more images in the memory than a step takes gives a part drawn by the run's seed. The
-memory holds the tokens that enter the first tuned block, which is the same as the images, and a norm before that block stays as
-it is. The extension to images of no class (OCE) is left out. The settings are those of the paper's summary and of the code's
-defaults, which agree.
+memory holds the tokens that enter the first tuned block, which is the same as the images, and a norm before that block stays
+as it is. The extension to images of no class (OCE) is left out. The settings are those of the paper's summary and of the
+code's defaults, which agree.
 """
 
 from __future__ import annotations

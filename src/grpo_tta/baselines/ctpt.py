@@ -1,7 +1,7 @@
 """C-TPT (Yoon et al., ICLR 2024, arXiv 2403.14119): TPT whose prompts are kept apart, for the sake of calibration.
 
-Beside TPT's loss the step raises the dispersion of the text features, lambda mean_c |t_c - mean_k t_k|: prompts whose features
-lie apart were found to be better calibrated. Everything else is TPT's (`baselines.tpt`), its departures included.
+Beside TPT's loss the step raises the dispersion of the text features, lambda mean_c |t_c - mean_k t_k|: prompts whose
+features lie apart were found to be better calibrated. Everything else is TPT's (`baselines.tpt`), its departures included.
 
 The official code has lambda = 50 for the fine-grained sets and 20 for ImageNet and its variants; the default is the latter.
 """

@@ -1,7 +1,8 @@
-"""DOTA (Han et al., NeurIPS 2025, arXiv 2409.19375): a Gaussian for each class, estimated along the stream, beside zero-shot.
+"""DOTA (Han et al., NeurIPS 2025, arXiv 2409.19375): a Gaussian for each class, estimated along the stream, beside
+zero-shot.
 
-Class c holds a mean mu_c (at first its prompt t_c), a covariance S_c (at first sigma I) and a count n_c (at first 1). An image
-is predicted before it is learned from:
+Class c holds a mean mu_c (at first its prompt t_c), a covariance S_c (at first sigma I) and a count n_c (at first 1). An
+image is predicted before it is learned from:
 
     logits = s <f, t> + w g,    g_c = <f, L mu_c> - 1/2 <mu_c, L mu_c>,    w = min(rho mean_c n_c / M, eta),
     L = ((1 - epsilon) mean_c S_c + epsilon I)^-1.
@@ -11,11 +12,11 @@ Its M confident views v with zero-shot probabilities p_v then move every class b
     mu_c <- (n_c mu_c + sum_v p_vc f_v) / (n_c + sum_v p_vc),    n_c <- n_c + sum_v p_vc,
     S_c  <- (n_c S_c + sum_v p_vc (f_v - mu_c)(f_v - mu_c)^T) / (n_c + sum_v p_vc), with mu_c and n_c from before.
 
-How this differs from the official code: one setting for all data, while the code has one per data set (eta 0.1 to 3, rho 0.0025
-to 0.05, epsilon 4e-5 to 2e-3); the default is that of ImageNet. One view by default, as the code takes on all sets but the
-ImageNet variants, where it takes 64. The official half precision is left out, and so are the human labels for uncertain
-images. `pooled` is not in the paper: S = sum_c n_c S_c / sum_c n_c needs one matrix, where the official mean over classes needs
-one for each of them.
+How this differs from the official code: one setting for all data, while the code has one per data set (eta 0.1 to 3, rho
+0.0025 to 0.05, epsilon 4e-5 to 2e-3); the default is that of ImageNet. One view by default, as the code takes on all sets
+but the ImageNet variants, where it takes 64. The official half precision is left out, and so are the human labels for
+uncertain images. `pooled` is not in the paper: S = sum_c n_c S_c / sum_c n_c needs one matrix, where the official mean over
+classes needs one for each of them.
 """
 
 from __future__ import annotations

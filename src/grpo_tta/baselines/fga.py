@@ -8,9 +8,10 @@ With the prompt's context p and R random directions e_r of length one, a view ha
 H being the entropy of its prediction. The s views of the lowest score vote. Nothing is tuned.
 
 This is not FGA: its other stage trains the prompt on 16 labelled images of each class towards a flat minimum, which a
-comparison without labels cannot have. Here p is the task's own template, so published figures of FGA (and of its test stage, on prompts
-trained without flatness) do not apply. lambda = 1 and rho = 0.5 are the paper's. What was not available to us are R and s (the
-defaults are this project's: s = 10 % as in TPT), and how a tie of votes is broken (here by the voters' mean prediction).
+comparison without labels cannot have. Here p is the task's own template, so published figures of FGA (and of its test stage,
+on prompts trained without flatness) do not apply. lambda = 1 and rho = 0.5 are the paper's. What was not available to us are
+R and s (the defaults are this project's: s = 10 % as in TPT), and how a tie of votes is broken (here by the voters' mean
+prediction).
 """
 
 from __future__ import annotations

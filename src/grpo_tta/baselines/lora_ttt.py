@@ -5,14 +5,14 @@ On the M confident views of one image, one step of AdamW on deltas B A of the qu
 
     H(1/M sum_v p_v) + lambda 1/(M D r) sum_v |f(masked v) - f(v)|^2,
 
-where a masked view has lost a random share r of its patches and f(v), the features of the whole view, carries no gradient. The
-answer is that on the untouched image.
+where a masked view has lost a random share r of its patches and f(v), the features of the whole view, carries no gradient.
+The answer is that on the untouched image.
 
 How this differs from the official code: f is what the head returns, before its length is normalised, instead of the class
-token before the projection, so lambda weighs another unit; the masks come from the run's seed and the image; dropout (0.01) is left
-out. A starts from a normal law instead of a uniform one times alpha / r = 2, whose deviation it meets within 15 %. The rank (16),
-the layers (the last two of twelve), rates, the share r = 0.75 and lambda = 1 are those of the code's default configuration; the
-paper's own text was not available to us, and other files of that repository hold other ranks and layers.
+token before the projection, so lambda weighs another unit; the masks come from the run's seed and the image; dropout (0.01)
+is left out. A starts from a normal law instead of a uniform one times alpha / r = 2, whose deviation it meets within 15 %.
+The rank (16), the layers (the last two of twelve), rates, the share r = 0.75 and lambda = 1 are those of the code's default
+configuration; the paper's own text was not available to us, and other files of that repository hold other ranks and layers.
 """
 
 from __future__ import annotations

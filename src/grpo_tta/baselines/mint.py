@@ -1,22 +1,22 @@
-"""MINT (Bao et al., NeurIPS 2025, arXiv 2510.22127): variance between pseudo-classes, with knowledge that accumulates along the
-stream and weights that start afresh at each minibatch.
+"""MINT (Bao et al., NeurIPS 2025, arXiv 2510.22127): variance between pseudo-classes, with knowledge that accumulates along
+the stream and weights that start afresh at each minibatch.
 
-For N images with unit features z, pseudo-labels y and the K classes among them, each with n_y images, one step of Adam on the
-affine of the norms raises the variance between classes, total minus within,
+For N images with unit features z, pseudo-labels y and the K classes among them, each with n_y images, one step of Adam on
+the affine of the norms raises the variance between classes, total minus within,
 
     sum_n 1 / (K n_{y_n}) (|z_n - m|^2 - |z_n - m_{y_n}|^2),
 
 where m and m_c are running means over the whole stream, this minibatch included, and carry no gradient. The gradient is
-averaged over all minibatches so far, all of them taken at the frozen weights; the step starts from these weights with fresh moments. The
-adapted features z' have running class means of their own, m'_c (zero for a class not seen), which draw the prompts after n
-images:
+averaged over all minibatches so far, all of them taken at the frozen weights; the step starts from these weights with fresh
+moments. The adapted features z' have running class means of their own, m'_c (zero for a class not seen), which draw the
+prompts after n images:
 
     logits = s <z', normalise((1 - r) t_c + r m'_c)>,   r = n / (n + prior).
 
-How this differs from the official code: a norm before the first block (CLIP's ln_pre) stays as it is, and so does a model's own
-bias of the logits where it has one. The loss was read from the code of another paper's authors that runs MINT as a baseline
-(SubTTA); of MINT's own repository only its settings were available to us: rate 0.007 for CIFAR-100-C and 0.015 for ImageNet-C,
-prior 10,000, and 20 images. The default is the first rate, which a summary of the paper gives for a ViT-B.
+How this differs from the official code: a norm before the first block (CLIP's ln_pre) stays as it is, and so does a model's
+own bias of the logits where it has one. The loss was read from the code of another paper's authors that runs MINT as a
+baseline (SubTTA); of MINT's own repository only its settings were available to us: rate 0.007 for CIFAR-100-C and 0.015 for
+ImageNet-C, prior 10,000, and 20 images. The default is the first rate, which a summary of the paper gives for a ViT-B.
 
 Sizes: N images of a minibatch, C classes, D feature width.
 """

@@ -9,9 +9,9 @@ The running mean of mean_R' H (0.9 old + 0.1 new) tells collapse: below 0.2 the 
 tuned, but for the last quarter of the blocks (blocks 9 to 11 of a ViT, stage 4 of a ResNet) and the norms after them. A
 minibatch is predicted before its update.
 
-How this differs from the official code: after a reset the running mean is forgotten (the code writes the old one back, and would
-reset again at once); a norm before the first block (CLIP's ln_pre) stays as it is; "the last quarter" stands for the code's list
-of layer names. The threshold of 0.2 nats was chosen for 1,000 classes and is kept for any number.
+How this differs from the official code: after a reset the running mean is forgotten (the code writes the old one back, and
+would reset again at once); a norm before the first block (CLIP's ln_pre) stays as it is; "the last quarter" stands for the
+code's list of layer names. The threshold of 0.2 nats was chosen for 1,000 classes and is kept for any number.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""STS, spectrum-aware test-time steering (Dafnis and Metaxas, NeurIPS 2025, arXiv 2511.09809): one shift shared by all
-class prototypes, within the leading directions of their spectrum.
+"""STS, spectrum-aware test-time steering (Dafnis and Metaxas, NeurIPS 2025, arXiv 2511.09809): one shift shared by all class
+prototypes, within the leading directions of their spectrum.
 
 The class features Z `[C, D]` have the singular value decomposition U S V^T. The first k rows of V^T are the basis, where k
 counts the singular values above the Gavish-Donoho threshold omega(beta) median(s), with beta the smaller side of Z over the
@@ -7,9 +7,10 @@ larger and omega = 0.56 beta^3 - 0.95 beta^2 + 1.82 beta + 1.43 (arXiv 1305.5870
 steer every prototype alike, t'_c = normalise(t_c + V_k gamma), and one step of AdamW lowers the entropy of the mean
 prediction over the confident views. The answer is the mean prediction over these views.
 
-What was not verified: the paper was read through summaries, and its code was not available to us. That the answer averages the
-confident views is from one of them (another says all views); AdamW's decay is torch's default; the views are this project's.
-The penalty on the shift's length is left out: at gamma = 0, the only place where a single step looks, it has no gradient.
+What was not verified: the paper was read through summaries, and its code was not available to us. That the answer averages
+the confident views is from one of them (another says all views); AdamW's decay is torch's default; the views are this
+project's. The penalty on the shift's length is left out: at gamma = 0, the only place where a single step looks, it has no
+gradient.
 """
 
 from __future__ import annotations
