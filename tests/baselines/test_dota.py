@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from grpo_tta.baselines.dota import DOTASettings, dota_method, first_gaussians, gaussian_scores, learn
+from grpo_tta.engine.distributions import entropy
 from grpo_tta.errors import UserError
 
 PLAIN = DOTASettings(variance=0.5, shrinkage=0.0)
@@ -63,8 +64,16 @@ def test_the_weight_grows_with_the_stream_to_its_limit(policy, images):
 
 def test_views_count_as_images(policy, images):
     method = dota_method(DOTASettings(views=6, selected=3))
-    _, state = method(policy, images(policy, method, "pq"), {})
+    batch = images(policy, method, "pq")
+    out, state = method(policy, batch, {})
     torch.testing.assert_close(state["counts"].sum(), torch.tensor(5.0 + 2 * 3))
+    # the first image: the counts are 1, and a third of rho is the weight; the three views' logits and features are averaged
+    chosen = entropy(batch.encoded.log_probs[0]).argsort()[:3]
+    scores = gaussian_scores(
+        first_gaussians(policy.text_features, DOTASettings()), batch.encoded.features[0, chosen].mean(0), DOTASettings()
+    )
+    expected = (batch.encoded.log_probs[0, chosen].mean(0) + 0.005 / 3 * scores).log_softmax(-1)
+    torch.testing.assert_close(out.after[0], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,14 @@ def test_settings_are_frozen_and_documented(method):
             assert described, f"{type(part).__name__} says nothing of {field.name}"
     if method.protocol != "episodic" and not hasattr(method.settings, "grpo"):
         assert method.settings.update_size >= 1
+
+
+def test_the_page_of_baselines_names_them_all_under_their_protocol():
+    page = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
+    episodic, batch, online = re.split(r"^## ", page, flags=re.MULTILINE)[1:4]
+    for method in official_methods():
+        name = method.name.removesuffix("-full")  # two forms of one baseline share a row
+        assert f"`{name}`" in {"episodic": episodic, "batch": batch, "online": online}[method.protocol], method.name
 
 
 def test_declared_protocols_and_rewards():

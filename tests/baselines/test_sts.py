@@ -22,12 +22,11 @@ def test_the_basis_is_never_empty():
 
 
 def test_a_wider_matrix_has_a_lower_threshold():
-    """3 x 300: omega(0.01) = 1.448; of 2, 1, 0.5 the first alone is above 1.448. With the square's 2.86 none were."""
-    rows = torch.zeros(3, 300)
-    rows[range(3), range(3)] = torch.tensor([2.0, 1.0, 0.5])
-    assert spectral_basis(rows).shape == (300, 1)
-    rows[1, 1] = 1.9  # the median is now 1.9, the threshold 2.75
-    assert spectral_basis(3 * rows).shape == (300, 1)
+    """5 x 300: omega(1/60) = 1.46, the median is 2 and the threshold 2.92, above which are 9 and 4; a square's is 5.72."""
+    rows = torch.zeros(5, 300)
+    rows[range(5), range(5)] = torch.tensor([9.0, 4.0, 2.0, 1.0, 0.5])
+    assert spectral_basis(rows).shape == (300, 2)
+    assert spectral_basis(rows[:, :5]).shape == (5, 1)
 
 
 def test_the_closed_form_is_the_cosine_with_the_steered_prototypes():
