@@ -19,11 +19,20 @@ import torch
 
 from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
+from grpo_tta.baselines.batclip import BATCLIPSettings, batclip_method
 from grpo_tta.baselines.boostadapter import BoostAdapterSettings, boostadapter_method
 from grpo_tta.baselines.clipartt import CLIPArTTSettings, clipartt_method
+from grpo_tta.baselines.cliptta import CLIPTTASettings, cliptta_method
+from grpo_tta.baselines.ctpt import CTPTSettings, ctpt_method
+from grpo_tta.baselines.dota import DOTASettings, dota_method
 from grpo_tta.baselines.encoder_entropy import EncoderEntropySettings, encoder_entropy_method
+from grpo_tta.baselines.fga import FGASettings, fga_method
+from grpo_tta.baselines.lora_ttt import LoRATTTSettings, lora_ttt_method
+from grpo_tta.baselines.mint import MINTSettings, mint_method
 from grpo_tta.baselines.mta import MTASettings, mta_method
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
+from grpo_tta.baselines.sar import SARSettings, sar_method
+from grpo_tta.baselines.sts import STSSettings, sts_method
 from grpo_tta.baselines.tda import TDASettings, tda_method
 from grpo_tta.baselines.tent import TentSettings, tent_method
 from grpo_tta.baselines.tpt import TPTSettings, tpt_method
@@ -76,6 +85,44 @@ def grids() -> dict[str, list[Method]]:
         "boostadapter": [
             boostadapter_method(BoostAdapterSettings(V, m, TDASettings(positive_alpha=a))) for m, a in
             ((6, 2.0), (6, 1.0), (6, 4.0), (12, 2.0), (12, 4.0), (V - 1, 2.0), (V - 1, 4.0))
+        ],
+        "sts": [sts_method(STSSettings(V, m, learning_rate=lr)) for m in (6, 12, 18, V) for lr in (5e-3, 2e-2, 1e-1)],
+        "fga-test-stage": [
+            fga_method(FGASettings(V, m, radius=r)) for m in (6, 12, 18) for r in (0.5, 0.2, 1.0)
+        ],
+        "ctpt": [
+            ctpt_method(CTPTSettings(TPTSettings(V, m, learning_rate=lr), d)) for m, lr, d in
+            ((6, 5e-3, 20), (6, 5e-3, 50), (6, 5e-3, 5), (V, 5e-3, 20), (V, 2e-2, 20), (V, 2e-2, 5))
+        ],
+        "lora-ttt": [
+            lora_ttt_method(LoRATTTSettings(V, m, reconstruction=w, learning_rate=lr)) for m in (6, V)
+            for lr, w in ((1e-3, 1.0), (5e-3, 1.0), (2e-2, 1.0), (5e-3, 0.1), (2e-2, 0.1))
+        ],
+        "sar": [
+            sar_method(SARSettings(n, margin=e, learning_rate=lr)) for n, e, lr in
+            ((64, 0.4, 1e-3), (16, 0.4, 1e-3), (16, 0.4, 1e-2), (16, 0.8, 1e-2), (16, 0.4, 1e-1), (16, 0.8, 1e-1))
+        ],
+        "batclip": [
+            batclip_method(BATCLIPSettings(n, learning_rate=lr)) for n, lr in
+            ((64, 5e-4), (16, 5e-4), (16, 1e-4), (16, 1e-3), (32, 1e-3), (16, 3e-3))
+        ],
+        "batclip-visual": [
+            batclip_method(BATCLIPSettings(n, False, lr)) for n, lr in
+            ((64, 5e-4), (16, 5e-4), (16, 1e-4), (16, 1e-3), (32, 1e-3), (16, 3e-3))
+        ],
+        "mint": [
+            mint_method(MINTSettings(n, lr, prior)) for n, lr, prior in
+            ((20, 7e-3, 1e4), (20, 1.5e-2, 1e4), (20, 3e-2, 1e4), (20, 3e-3, 1e4), (8, 1.5e-2, 1e4), (20, 7e-3, 1e3),
+             (20, 1.5e-2, 1e3))
+        ],
+        "cliptta": [
+            cliptta_method(CLIPTTASettings(n, steps, lr)) for n, steps, lr in
+            ((128, 10, 1e-4), (32, 10, 1e-4), (32, 3, 1e-3), (16, 3, 3e-4), (32, 10, 1e-3), (16, 1, 1e-3))
+        ],
+        "dota": [
+            dota_method(DOTASettings(v, m, growth=g, most=eta)) for v, m, g, eta in
+            ((1, 1, 5e-3, 0.2), (1, 1, 0.02, 0.3), (1, 1, 0.02, 0.5), (1, 1, 0.05, 3.0), (V, 6, 0.02, 0.3), (V, 18, 0.02, 0.3),
+             (V, 18, 0.05, 3.0))
         ],
     }  # fmt: skip
 

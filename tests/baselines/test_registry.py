@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
@@ -58,9 +59,19 @@ def test_settings_are_frozen_and_documented(method):
         assert method.settings.update_size >= 1
 
 
+def test_the_page_of_baselines_names_them_all_under_their_protocol():
+    page = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
+    episodic, batch, online = re.split(r"^## ", page, flags=re.MULTILINE)[1:4]
+    for method in official_methods():
+        name = method.name.removesuffix("-full")  # two forms of one baseline share a row
+        assert f"`{name}`" in {"episodic": episodic, "batch": batch, "online": online}[method.protocol], method.name
+
+
 def test_declared_protocols_and_rewards():
     found = {method.name: (method.protocol, method.reward) for method in official_methods()}
-    assert {name for name, (protocol, _) in found.items() if protocol == "online"} == {"tent", "tda", "boostadapter"}
+    assert {name for name, (protocol, _) in found.items() if protocol == "online"} == {
+        *("tent", "sar", "batclip", "batclip-visual", "mint", "cliptta", "tda", "boostadapter", "dota", "dota-pooled")
+    }
     assert {name for name, (protocol, _) in found.items() if protocol == "batch"} == {"clipartt", "watt"}
     assert {name for name, (_, reward) in found.items() if reward == "own"} == {"rlcf", "rlcf-full"}
 
@@ -78,11 +89,24 @@ def test_costs(policy, images):
         "rlcf": (64 + 18 + 1, 18),
         "rlcf-full": (64 + 18 + 1, 18),
         "ttl": (64 + 64 + 1, 64),  # the backbone has three blocks, all of them tuned
+        "sts": (64, 0),
+        "sts-ensemble": (64, 0),
+        "fga-test-stage": (64, 0),
+        "ctpt": (64, 0),
+        # two of three blocks are tuned; six views, of ten tokens each, and six masked ones of three tokens
+        "lora-ttt": (pytest.approx(64 + 1.8 / 3 + 2 / 3 * (6 + 1.8 + 1)), pytest.approx(2 / 3 * (6 + 1.8))),
         "tent": (1, 1),
+        "sar": (2, 2),
+        "batclip": (1, 1),
+        "batclip-visual": (1, 1),
+        "mint": (2, 1),
+        "cliptta": (10 * 2 + 1, 10 * 2),  # the memory holds the image itself
         "clipartt": (11, 10),
         "watt": (5 * 3 * 2 + 1, 5 * 3 * 2),  # three templates
         "tda": (1, 0),
         "boostadapter": (64, 0),
+        "dota": (1, 0),
+        "dota-pooled": (1, 0),
     }
     for name, passes in expected.items():
         method = known_methods()[name]

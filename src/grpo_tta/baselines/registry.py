@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from grpo_tta.baselines.batclip import BATCLIPSettings, batclip_method
 from grpo_tta.baselines.boostadapter import BoostAdapterSettings, boostadapter_method
 from grpo_tta.baselines.clipartt import CLIPArTTSettings, clipartt_method
+from grpo_tta.baselines.cliptta import CLIPTTASettings, cliptta_method
+from grpo_tta.baselines.ctpt import CTPTSettings, ctpt_method
+from grpo_tta.baselines.dota import DOTASettings, dota_method
 from grpo_tta.baselines.encoder_entropy import EncoderEntropySettings, encoder_entropy_method
+from grpo_tta.baselines.fga import FGASettings, fga_method
+from grpo_tta.baselines.lora_ttt import LoRATTTSettings, lora_ttt_method
+from grpo_tta.baselines.mint import MINTSettings, mint_method
 from grpo_tta.baselines.mta import MTASettings, mta_method
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf_method
+from grpo_tta.baselines.sar import SARSettings, sar_method
+from grpo_tta.baselines.sts import STSSettings, sts_method
 from grpo_tta.baselines.tda import TDASettings, tda_method
 from grpo_tta.baselines.template_ensemble import template_ensemble_method
 from grpo_tta.baselines.tent import TentSettings, tent_method
@@ -49,17 +58,29 @@ def official_methods() -> list[Method]:
         vte_method(VTESettings()),
         zero_method(ZeroSettings()),
         mta_method(MTASettings()),
+        sts_method(STSSettings()),
+        sts_method(STSSettings(ensemble=True), "sts-ensemble"),
+        fga_method(FGASettings()),
         tpt_method(TPTSettings()),
+        ctpt_method(CTPTSettings()),
         encoder_entropy_method(EncoderEntropySettings()),
         encoder_entropy_method(EncoderEntropySettings(tuned="whole"), "encoder-entropy-full"),
         rlcf_method(RLCFSettings()),
         rlcf_method(RLCFSettings(tuned="whole"), name="rlcf-full"),
         ttl_method(TTLSettings()),
+        lora_ttt_method(LoRATTTSettings()),
         tent_method(TentSettings()),
+        sar_method(SARSettings()),
+        batclip_method(BATCLIPSettings()),
+        batclip_method(BATCLIPSettings(tune_text=False), "batclip-visual"),
+        mint_method(MINTSettings()),
+        cliptta_method(CLIPTTASettings()),
         clipartt_method(CLIPArTTSettings()),
         watt_method(WATTSettings()),
         tda_method(TDASettings()),
         boostadapter_method(BoostAdapterSettings()),
+        dota_method(DOTASettings()),
+        dota_method(DOTASettings(pooled=True), "dota-pooled"),
     ]
 
 

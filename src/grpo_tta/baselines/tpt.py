@@ -8,7 +8,7 @@ bounds memory at any number of classes and changes no number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
@@ -125,8 +125,11 @@ def _pull_back(prompts: ContextPrompts, context: Tensor, gradient: Tensor, chunk
     return total
 
 
-def tpt(policy: Policy, batch: ImageBatch, settings: TPTSettings) -> Adaptation:
+def tpt(policy: Policy, batch: ImageBatch, settings: TPTSettings, also: Callable[[Tensor], Tensor] | None = None) -> Adaptation:
     """Predicts view 0 with the tuned prompts; V forward passes through the visual encoder.
+
+    Args:
+        also: what else is raised, of the unit text features: `[B, C, D]` -> `[B]`.
 
     `Cost` counts image passes alone. Each image also costs C * (2 * steps + 1) forward and C * steps backward passes
     of one prompt through the text encoder (the extra forward pass of a step is the price of bounded memory).
@@ -145,7 +148,10 @@ def tpt(policy: Policy, batch: ImageBatch, settings: TPTSettings) -> Adaptation:
         text = first if params["context"] is context else _encode_all(prompts, params["context"], s.chunk)
         with torch.enable_grad():
             leaf = text.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(mean_confidence(class_log_probs(policy, chosen, leaf)).sum(), leaf)
+            gain = mean_confidence(class_log_probs(policy, chosen, leaf))
+            if also is not None:
+                gain = gain + also(leaf)
+            (gradient,) = torch.autograd.grad(gain.sum(), leaf)
         return [_pull_back(prompts, params["context"], gradient, s.chunk)]
 
     optimizer = Adam(s.learning_rate, weight_decay=s.weight_decay)

@@ -13,8 +13,9 @@ from torch import Tensor
 def image_generator(seed: int, image_id: str, purpose: str) -> torch.Generator:
     """The CPU generator of one image, seeded by (run seed, purpose, image id): no global state, no loader order.
 
-    The purposes are `crops`, `copies` (the patches' orders of content-free views) and `gumbel`. Each has its own generator, so
-    that more of one does not change the others. Their names never change: results depend on them.
+    The purposes are `crops`, `copies` (the patches' orders of content-free views), `gumbel`, and those of baselines: `masks`,
+    `recalled` and `perturbed prompts`. Each has its own generator, so that more of one does not change the others. Their names
+    never change: results depend on them.
     """
     digest = hashlib.blake2b(f"{seed}\n{purpose}\n{image_id}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
