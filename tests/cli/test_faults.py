@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from grpo_tta.backbones.base import check_square, load_backbone
 from grpo_tta.backbones.names import shipped_folder
 from grpo_tta.cli.main import app
+from grpo_tta.data.public.imagenet import class_names as imagenet_names
 from grpo_tta.errors import UserError
 from grpo_tta.images.folders import find_images
 from grpo_tta.images.read import load_image
@@ -180,6 +181,24 @@ def test_labels_may_come_through_a_pipe(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", f"{bench}2 --workers 2 --labels-file {lines}"], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "cannot read a pipe" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["names.txt", "names.json"])
+def test_names_that_repeat_in_openais_list_are_told_apart(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "a.png", png(200, 64))
+    twice = [key for key, name in imagenet_names().items() if name == "missile"]
+    pairs = {twice[0]: "missile", twice[1]: "missile", "n01440764": "tench"}
+    text = json.dumps(pairs) if name.endswith("json") else "\n".join(pairs.values())
+    (tmp_path / name).write_text(text)
+    words = ["predict", str(tmp_path / "a.png"), "--labels-file", str(tmp_path / name), "--json"]
+    (answer,) = json.loads(CliRunner().invoke(app, words).stdout)["predictions"]
+    shares = answer["probabilities"]
+    assert list(shares) == ["missile", "missile (2)", "tench"]
+    assert shares["missile"] == pytest.approx(shares["missile (2)"])  # one name, one text: an exact tie
+    wrong = {"a": "cat", "b": "cat", "c": "tench"}
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "a.png"), "--labels-file", str(tmp_path / "wrong.json")])
+    assert "'cat' occurs more than once" in str(done.exception)
 
 
 def test_an_image_in_base64_is_no_path(tmp_path: Path) -> None:

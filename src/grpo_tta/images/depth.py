@@ -1,8 +1,8 @@
 """The true range of samples that need fewer bits than they are stored in: 10, 12 or 14 bits in files of 16.
 
 Files say it in PNG's `sBIT` chunk (the bits of a sample that carry data) and TIFF's tags of the largest sample. By PNG's
-standard such samples are scaled up to all 16 bits. Many writers store them as they come from the sensor, in the low bits, and an
-image read without a look at that is nearly black.
+standard such samples are scaled up to all 16 bits. Many writers store them in the low bits, as they come from the sensor. Such an
+image is nearly black where nobody looks at what the file says.
 """
 
 from __future__ import annotations
@@ -123,13 +123,14 @@ def _stated(image: Image.Image) -> float:
         if isinstance(bits, tuple) and bits and 8 < bits[0] < 16:
             return float(2 ** bits[0] - 1)
     elif isinstance(image, PngImagePlugin.PngImageFile) and image.fp is not None:
-        if (bits := _significant_bits(image.fp)) is not None and 0 < bits < 16:
+        bits = _significant_bits(image.fp)
+        if 0 < bits < 16:
             return float(2**bits - 1)
     return FULL
 
 
-def _significant_bits(file: IO[bytes]) -> int | None:
-    """The largest number in a PNG's `sBIT` chunk, for files of 16 bits; None without one. The file's place is kept.
+def _significant_bits(file: IO[bytes]) -> int:
+    """The largest number in a PNG's `sBIT` chunk, for files of 16 bits; 16 without one. The file's place is kept.
 
     Pillow has walked these chunks, and compared their check sums, when it opened the file.
     """
@@ -143,14 +144,14 @@ def _significant_bits(file: IO[bytes]) -> int | None:
             if kind in (b"IHDR", b"sBIT"):
                 data = file.read(length)
                 if kind == b"sBIT":
-                    return max(data, default=None)
+                    return max(data, default=16)
                 if len(data) < 9 or data[8] != 16:
                     break
                 length = 0
             file.seek(length + 4, io.SEEK_CUR)
     finally:
         file.seek(place)
-    return None
+    return 16
 
 
 def _content(file: IO[bytes]) -> bytes:
