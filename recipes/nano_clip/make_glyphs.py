@@ -35,7 +35,7 @@ def glyph(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--write", action="store_true", help=f"rewrite the frozen {TARGET.name} of this checkout")
     if not parser.parse_args(arguments).write:
         parser.error(f"{TARGET} is frozen; give --write to rewrite it all the same")

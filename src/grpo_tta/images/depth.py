@@ -1,8 +1,8 @@
 """The true range of samples that need fewer bits than they are stored in: 10, 12 or 14 bits in files of 16.
 
 Files say it in PNG's `sBIT` chunk (the bits of a sample that carry data) and TIFF's tags of the largest sample. By PNG's
-standard such samples are scaled up to all 16 bits. Many writers store them in the low bits, as they come from the sensor. Such an
-image is nearly black where nobody looks at what the file says.
+standard such samples are scaled up to all 16 bits. Many writers store them in the low bits, as they come from the sensor. Such
+an image is nearly black where nobody looks at what the file says.
 """
 
 from __future__ import annotations
