@@ -24,6 +24,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.folders import find_images
 from grpo_tta.images.read import load_image
 from tests.fault_cases import class_folders, png, put
+from tests.other_user import as_nobody, open_to_others
 
 TWO = "звезда,круг"
 
@@ -134,6 +135,23 @@ def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu"])
+@pytest.mark.parametrize(
+    "words",
+    [["predict", "{folder}", "--labels", TWO], ["bench", "--tasks", "fog", "--limit", "2", "--out", "{folder}/out"],
+     ["serve", "--labels", TWO, "--port", "0"], ["app", "--port", "0"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_every_command_names_a_device_that_is_not_there(tmp_path: Path, words: list[str], device: str) -> None:
+    if device != "meta" and getattr(getattr(torch, device, None), "is_available", bool)():
+        pytest.skip("this machine has one")
+    put(tmp_path / "a.png")
+    done = CliRunner().invoke(app, [*(word.format(folder=tmp_path) for word in words), "--device", device])
+    assert isinstance(done.exception, UserError), done.exception
+    assert str(done.exception) == f"The device '{device}' cannot be used here; use --device cpu."
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_weights_name_the_first_missing_key(tmp_path: Path) -> None:
     folder = shutil.copytree(shipped_folder("nano-clip"), tmp_path / "model")
     path = folder / "open_clip_model.safetensors"
@@ -210,6 +228,34 @@ def test_an_image_in_base64_is_no_path(tmp_path: Path) -> None:
             assert len(str(caught.value)) < 500
     with pytest.raises(UserError, match=r"no such file; check the path\."):
         load_image(tmp_path / "nowhere.png")
+
+
+def test_what_may_not_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
+    """A file in a folder that cannot be entered, and a file without rights, as another user sees them."""
+    for name in ("closed/a.png", "open/a.png", "open/b.png"):
+        put(tmp_path / name, png(200, 64))
+    open_to_others(tmp_path)
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "open" / "b.png").chmod(0)
+    (tmp_path / "cache").mkdir(mode=0o777)
+    (tmp_path / "cache").chmod(0o777)
+    words = as_nobody([sys.executable, "-m", "grpo_tta", "predict"])
+    environment = os.environ | {"GRPO_TTA_CACHE": str(tmp_path / "cache"), "HOME": "/nonexistent"}
+
+    def predict(path: Path) -> tuple[int, str]:
+        done = subprocess.run([*words, str(path), "--labels", TWO, "--csv"], capture_output=True, text=True, env=environment)
+        return done.returncode, done.stderr
+
+    inside = predict(tmp_path / "closed" / "a.png")
+    beside = predict(tmp_path / "open")
+    (tmp_path / "closed").chmod(0o755)
+    assert inside[0] == 2
+    assert inside[1].endswith("(Permission denied); check the rights of its folder.\n"), inside[1]
+    assert inside[1].count("\n") == 1
+    assert beside[0] == 1
+    first, summary = beside[1].splitlines()
+    assert first.endswith("b.png: cannot be opened (Permission denied); check the rights of the file and its folder.")
+    assert summary.startswith("1 answered, 1 unreadable")
 
 
 def test_what_was_left_out_is_said_and_kept(tmp_path: Path) -> None:

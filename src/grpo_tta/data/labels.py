@@ -24,10 +24,10 @@ _ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codec
 def read_labels(path: Path) -> dict[str, str]:
     """Labels in their order, with the name of each for the prompts.
 
-    A text file holds one name per line; label and name are the same. Of ImageNet's classes in OpenAI's names two occur twice,
-    and are taken: the second label of a name is numbered (`number_repeated`). A .json file holds {label: name}, or {label: [name,
-    other names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read as well;
-    it holds JSON where it begins with a brace.
+    A text file holds one name per line; label and name are the same. Two of OpenAI's names of ImageNet's classes occur twice,
+    and are taken: the second label of a name is numbered (`number_repeated`). A .json file holds {label: name}, or {label:
+    [name, other names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read
+    as well; it holds JSON where it begins with a brace.
 
     Raises:
         UserError: the file is missing, not readable, holds no name, a name that is none, a comment, or a label twice.
