@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,26 @@ def test_bench_and_its_report_run_in_an_ascii_terminal(tmp_path: Path) -> None:
     done = grpo_tta(*words, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "выход" / "report" / "report.html").is_file()
+
+
+def test_files_of_ones_own_are_no_drawings_as_nano_clip_knows_them(tmp_path: Path) -> None:
+    """Wherever nano-clip is the default, a run on files that are not its own says so."""
+    said = "nano-clip knows drawings alone: for photographs name another --model (photo-clip, "
+    class_folders(tmp_path / "mine", ("star", "circle"))
+    bench = ["bench", "--methods", "zero-shot", "--out"]
+    own = CliRunner().invoke(app, [*bench, str(tmp_path / "a"), "--data", str(tmp_path / "mine")])
+    assert own.exit_code == 0
+    assert own.stderr.startswith(said)
+    suite = CliRunner().invoke(app, [*bench, str(tmp_path / "b"), "--tasks", "fog", "--limit", "2"])
+    other = CliRunner().invoke(app, [*bench, str(tmp_path / "c"), "--data", str(tmp_path / "mine"), "--model", "photo-clip"])
+    assert said not in suite.stderr + other.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # both get no further than their first words
+        port = ["--port", str(taken.getsockname()[1])]
+        for words in (["serve", "--labels", TWO], ["app"]):
+            for model in ("nano-clip", "photo-clip"):
+                done = CliRunner().invoke(app, [*words, "--model", model, *port])
+                assert isinstance(done.exception, UserError), done.exception
+                assert (said in done.stderr) == (model == "nano-clip")
 
 
 # Brackets in names
@@ -267,7 +288,8 @@ def test_what_was_left_out_is_said_and_kept(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert b"no image in the class folder heart; add images, remove the folder, or keep the class with" in refused.stderr
     done = grpo_tta(*words, "--allow-empty", "--report")
-    lines = done.stderr.decode().splitlines()
+    note, *lines = done.stderr.decode().splitlines()
+    assert note.startswith("nano-clip knows drawings alone")
     assert [line.partition("mine: ")[2] for line in lines] == [
         "skipped what is not read as an image (1 .txt).",
         "classes without an image: heart.",

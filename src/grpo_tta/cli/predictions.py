@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
+from grpo_tta.bench.pace import show_rate
 from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
 from grpo_tta.bench.records import FORMAT, read_run, write_json
 from grpo_tta.bench.runs import check_same, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.options import make_console
-from grpo_tta.cli.progress import log, show_rate
+from grpo_tta.cli.progress import log
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.errors import UserError, as_text, counted
 
