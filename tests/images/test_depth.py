@@ -130,6 +130,15 @@ def test_an_open_image_of_the_users_own_is_not_changed() -> None:
     assert image.getpixel((0, 0)) == (15, 0, 0)
 
 
+def test_an_image_whose_file_is_closed_is_read_as_it_was_decoded() -> None:
+    for pixels, white in ((np.array([[0, 4095]], np.uint16), 16), (np.full((1, 2, 3), 4095, np.uint16), 15)):
+        file = io.BytesIO(png(pixels, 12))
+        image = Image.open(file)
+        image.load()
+        file.close()
+        assert np.asarray(to_rgb(image)).max() == white
+
+
 def test_a_tag_of_the_largest_sample_counts_where_it_is_smaller() -> None:
     for largest, white in ((1023, 1023), (65535, 65535), (0, 65535)):
         file = io.BytesIO()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import final
 
-log = logging.getLogger("grpo_tta")
+_log = logging.getLogger("grpo_tta")
 EVERY = 30.0
 """Seconds from one line to the next where there is no terminal."""
 
@@ -54,7 +54,7 @@ class Lines:
     """A line every `EVERY` seconds."""
 
     def __init__(
-        self, total: int, clock: Callable[[], float] = time.monotonic, write: Callable[[str], None] = log.info
+        self, total: int, clock: Callable[[], float] = time.monotonic, write: Callable[[str], None] = _log.info
     ) -> None:
         self._pace, self._clock, self._write = Pace(total, clock), clock, write
         self._last = clock()

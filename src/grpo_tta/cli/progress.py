@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import final
 
-from grpo_tta.bench.pace import Lines, Pace, log
+from grpo_tta.bench.pace import Lines, Pace
 from grpo_tta.cli.options import say
+
+log = logging.getLogger("grpo_tta")
 
 
 @final

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
@@ -63,9 +63,15 @@ def _noted(image: Image.Image) -> tuple[float, bytes]:
     if _NOTE in image.info:
         top, content = image.info[_NOTE]
         return top, content
-    top, file = _stated(image), getattr(image, "fp", None)
+    top, file = _stated(image), _open_file(image)
     is_colour = image.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in _tiles(image))
     return top, _content(file) if top < FULL and is_colour and file is not None else b""
+
+
+def _open_file(image: Image.Image) -> IO[bytes] | None:
+    """The file that an image is still to be decoded from, if any."""
+    file: IO[bytes] | None = getattr(image, "fp", None)
+    return None if file is None or getattr(file, "closed", False) else file
 
 
 def _lies_low(samples: np.ndarray, top: float, *, is_png: bool) -> bool:
@@ -81,10 +87,10 @@ def _lies_low(samples: np.ndarray, top: float, *, is_png: bool) -> bool:
 
 def _samples(image: Image.Image, content: bytes) -> np.ndarray:
     """All 16 bits of each sample, `[H, W, channels]`: the lower half from a second decoding."""
-    with Image.open(io.BytesIO(content)) as again:
+    with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as again:
         tiles = _tiles(again)
         is_grey = any("LA;16B" in str(tile.args) for tile in tiles)
-        again.tile = [tile._replace(args=_other_half(tile.args)) for tile in tiles]  # type: ignore[attr-defined]
+        again.tile = [tile._replace(args=_other_half(tile.args)) for tile in tiles]
         upper, lower = np.asarray(image, np.uint16), np.asarray(again, np.uint16)
     if is_grey:  # its four bytes: two of grey, two of alpha
         grey, alpha = lower[..., 0] << 8 | lower[..., 1], lower[..., 2] << 8 | lower[..., 3]
@@ -92,7 +98,7 @@ def _samples(image: Image.Image, content: bytes) -> np.ndarray:
     return upper << 8 | lower
 
 
-def _other_half(arguments: object) -> object:
+def _other_half(arguments: Any) -> Any:
     """A decoder's arguments with the raw mode that yields the lower bytes; of grey with alpha, all bytes."""
     if isinstance(arguments, tuple):
         return tuple(map(_other_half, arguments))
@@ -122,8 +128,8 @@ def _stated(image: Image.Image) -> float:
         bits = tags.get(_BITS_PER_SAMPLE, (16,))
         if isinstance(bits, tuple) and bits and 8 < bits[0] < 16:
             return float(2 ** bits[0] - 1)
-    elif isinstance(image, PngImagePlugin.PngImageFile) and image.fp is not None:
-        bits = _significant_bits(image.fp)
+    elif isinstance(image, PngImagePlugin.PngImageFile) and (file := _open_file(image)) is not None:
+        bits = _significant_bits(file)
         if 0 < bits < 16:
             return float(2**bits - 1)
     return FULL
