@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,10 @@ def as_nobody(command: list[str]) -> list[str]:
     if subprocess.run([*NOBODY, sys.executable, "-c", "import grpo_tta.errors"], capture_output=True).returncode:
         pytest.skip("another user cannot read this checkout; open its folders to others (chmod o+rx)")
     return [*NOBODY, *command]
+
+
+def open_to_others(folder: Path) -> None:
+    """Lets another user enter a folder of the tests."""
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o755)

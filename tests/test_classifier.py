@@ -220,6 +220,23 @@ def test_other_labels_need_no_model_and_no_text_that_is_cached(
             first.with_labels(labels)
 
 
+def test_labels_may_have_other_names_in_prompts(nano_backbone: Backbone) -> None:
+    named = GRPOTTA(nano_backbone, {"a": "circle", "b": "star"}, settings=QUICK)
+    plain = GRPOTTA(nano_backbone, ["circle", "star"], settings=QUICK)
+    assert named.labels == ("a", "b")
+    assert torch.equal(named.policy.text_features, plain.policy.text_features)
+    assert plain.with_labels({"a": "circle", "b": "star"}).labels == ("a", "b")
+    other = named.with_labels(["a", "b"])  # labels alone: no names of before
+    assert not torch.equal(other.policy.text_features, named.policy.text_features)
+    assert named.with_labels({"a": "circle", "b": "star"}).policy is named.policy
+    twice = named.with_labels({"a": "missile", "b": "missile", "c": "tench"})
+    features = twice.policy.text_features
+    assert torch.equal(features[0], features[1])
+    for wrong, message in (({"a": "cat", "b": "cat"}, "'cat' occurs more than once"), ({"": "cat", "b": "dog"}, "is empty")):
+        with pytest.raises(UserError, match=message):
+            named.with_labels(wrong)
+
+
 def test_the_first_answer_comes_before_the_last_image_is_read(quick: GRPOTTA, tmp_path: Path) -> None:
     taken: list[int] = []
 

@@ -27,7 +27,7 @@ from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.folders import Item, find_images, walk, walk_folder
 from grpo_tta.images.read import load_image
 from tests.fault_cases import CASES, png
-from tests.other_user import as_nobody
+from tests.other_user import as_nobody, open_to_others
 
 REFUSED = {"links", "parts", "domains", "flat", "alike", "nothing"}
 
@@ -199,9 +199,7 @@ def test_a_class_without_rights_is_named_by_both(tmp_path: Path) -> None:
     """As another user, where the tests run as root, to whom every folder opens."""
     CASES["loose"](tmp_path / "mine")
     (tmp_path / "mine" / "square").chmod(0)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o755)
+    open_to_others(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o777)
     code = """

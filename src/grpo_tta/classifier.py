@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar, cast, final, get_args, overload
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, load_backbone
-from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, make_prompts
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, ClassPrompts, check_labels, make_prompts
 from grpo_tta.engine.encode import encode_for, encode_views
 from grpo_tta.engine.interface import Adaptation, EncodedViews, ImageBatch
 from grpo_tta.engine.policy import Policy
@@ -117,7 +117,7 @@ class GRPOTTA:
     def __init__(
         self,
         model: str | Backbone,
-        labels: Sequence[str],
+        labels: Sequence[str] | Mapping[str, str],
         *,
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
         settings: str | GRPOSettings = "default",
@@ -132,7 +132,8 @@ class GRPOTTA:
         """
         Args:
             model: a model's name (see `grpo_tta.load_backbone`) or a backbone, your own among them.
-            labels: at least two distinct class names.
+            labels: at least two distinct class names; or label -> the name that its prompts hold. In such a mapping two labels
+                may share a name where OpenAI's names of ImageNet's classes do ("missile", "sunglasses").
             templates: one or more prompts with `{}` where the label goes; several are averaged.
             settings: `default`, `fast`, `paper`, or settings of your own.
             seed: of views, copies and sampled groups.
@@ -161,7 +162,8 @@ class GRPOTTA:
         else:
             self.backbone = check_backbone(model)
         with _plain(self.backbone):
-            self.policy = Policy(self.backbone, make_prompts(self.backbone, labels, templates, cache=cache))
+            self.policy = Policy(self.backbone, _prompts(self.backbone, labels, templates, cache=cache))
+        self._names = _names(labels)
         self.settings, self.seed, self._batch, self._cache = settings, seed, batch, cache
         self._method = grpo_method(settings)
         self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
@@ -171,12 +173,16 @@ class GRPOTTA:
         return self.policy.prompts.labels
 
     def with_labels(
-        self, labels: Sequence[str], *, templates: str | Sequence[str] | None = None, cache: bool | None = None
+        self,
+        labels: Sequence[str] | Mapping[str, str],
+        *,
+        templates: str | Sequence[str] | None = None,
+        cache: bool | None = None,
     ) -> GRPOTTA:
         """The same model, settings, seed and batch for other labels. Nothing is loaded again; this object stays as it is.
 
         Args:
-            labels: at least two distinct class names.
+            labels: as for a new object.
             templates: prompts with `{}`; this object's own by default.
             cache: whether text features may be kept on disk, and read from there; as for this object by default.
 
@@ -188,9 +194,10 @@ class GRPOTTA:
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         other = copy.copy(self)
         other._cache = self._cache if cache is None else cache
-        if (tuple(labels), templates) != (self.labels, self.policy.prompts.templates):
+        if (tuple(labels), _names(labels), templates) != (self.labels, self._names, self.policy.prompts.templates):
             with _plain(self.backbone):
-                other.policy = Policy(self.backbone, make_prompts(self.backbone, labels, templates, cache=other._cache))
+                other.policy = Policy(self.backbone, _prompts(self.backbone, labels, templates, cache=other._cache))
+            other._names = _names(labels)
         return other
 
     @overload
@@ -433,6 +440,23 @@ class GRPOTTA:
                 )
             )
         return found
+
+
+def _names(labels: Sequence[str] | Mapping[str, str]) -> tuple[str, ...]:
+    """What the prompts hold."""
+    return tuple(labels.values() if isinstance(labels, Mapping) else labels)
+
+
+def _prompts(
+    backbone: Backbone, labels: Sequence[str] | Mapping[str, str], templates: Sequence[str], *, cache: bool
+) -> ClassPrompts:
+    if not isinstance(labels, Mapping):
+        return make_prompts(backbone, labels, templates, cache=cache)
+    from grpo_tta.data.labels import names_may_repeat  # here, since it is rarely needed and reads pyarrow
+
+    names = _names(labels)
+    prompts = make_prompts(backbone, names, templates, cache=cache, repeats=names_may_repeat(names))
+    return replace(prompts, labels=check_labels(list(labels)))
 
 
 @contextlib.contextmanager

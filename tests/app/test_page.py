@@ -11,7 +11,7 @@ from PIL import Image
 
 from grpo_tta import GRPOTTA, UserError
 from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, make_episode, split_labels
-from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, render
+from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, heading, render
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.method.settings import PRESETS
@@ -169,3 +169,8 @@ def test_the_examples_are_there() -> None:
         assert image.size == (64, 64)
         assert labels.count(",") >= 9
         assert "{}" in template
+
+
+def test_the_page_says_what_nano_clip_is_no_good_for() -> None:
+    assert "nano-clip knows drawings alone: for photographs" in heading("nano-clip")
+    assert "nano-clip" not in heading("photo-clip")

@@ -148,3 +148,22 @@ def test_an_entry_of_another_shape_is_computed_again(
     for wrong in (torch.zeros(3, 128), torch.full((2, 128), float("nan"))):
         save_file({"text_features": wrong}, entry)
         assert torch.equal(prompts.text_features(nano_backbone, ["star", "heart"]), first)
+
+
+def test_a_user_without_a_home_has_no_cache(
+    nano_backbone: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for a uid without an entry in passwd and without HOME: Python itself finds no home then."""
+
+    def fails() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GRPO_TTA_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", fails)
+    assert prompts.cache_folder() is None
+    prompts._warn_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        found = prompts.text_features(nano_backbone, ["cat", "dog"])
+    assert torch.equal(found, prompts.encode_classes(nano_backbone, ["cat", "dog"], [prompts.DEFAULT_TEMPLATE]))
+    assert "there is no home folder" in caplog.text

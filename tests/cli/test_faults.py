@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,12 @@ from typer.testing import CliRunner
 from grpo_tta.backbones.base import check_square, load_backbone
 from grpo_tta.backbones.names import shipped_folder
 from grpo_tta.cli.main import app
+from grpo_tta.data.public.imagenet import class_names as imagenet_names
 from grpo_tta.errors import UserError
 from grpo_tta.images.folders import find_images
 from grpo_tta.images.read import load_image
 from tests.fault_cases import class_folders, png, put
+from tests.other_user import as_nobody, open_to_others
 
 TWO = "звезда,круг"
 
@@ -85,6 +88,26 @@ def test_bench_and_its_report_run_in_an_ascii_terminal(tmp_path: Path) -> None:
     assert (tmp_path / "выход" / "report" / "report.html").is_file()
 
 
+def test_files_of_ones_own_are_no_drawings_as_nano_clip_knows_them(tmp_path: Path) -> None:
+    """Wherever nano-clip is the default, a run on files that are not its own says so."""
+    said = "nano-clip knows drawings alone: for photographs name another --model (photo-clip, "
+    class_folders(tmp_path / "mine", ("star", "circle"))
+    bench = ["bench", "--methods", "zero-shot", "--out"]
+    own = CliRunner().invoke(app, [*bench, str(tmp_path / "a"), "--data", str(tmp_path / "mine")])
+    assert own.exit_code == 0
+    assert own.stderr.startswith(said)
+    suite = CliRunner().invoke(app, [*bench, str(tmp_path / "b"), "--tasks", "fog", "--limit", "2"])
+    other = CliRunner().invoke(app, [*bench, str(tmp_path / "c"), "--data", str(tmp_path / "mine"), "--model", "photo-clip"])
+    assert said not in suite.stderr + other.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # both get no further than their first words
+        port = ["--port", str(taken.getsockname()[1])]
+        for words in (["serve", "--labels", TWO], ["app"]):
+            for model in ("nano-clip", "photo-clip"):
+                done = CliRunner().invoke(app, [*words, "--model", model, *port])
+                assert isinstance(done.exception, UserError), done.exception
+                assert (said in done.stderr) == (model == "nano-clip")
+
+
 # Brackets in names
 
 
@@ -131,6 +154,23 @@ def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
     with pytest.raises(UserError, match=r"use (--device )?cpu") as caught:
         load_backbone("nano-clip", device=device)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu"])
+@pytest.mark.parametrize(
+    "words",
+    [["predict", "{folder}", "--labels", TWO], ["bench", "--tasks", "fog", "--limit", "2", "--out", "{folder}/out"],
+     ["serve", "--labels", TWO, "--port", "0"], ["app", "--port", "0"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_every_command_names_a_device_that_is_not_there(tmp_path: Path, words: list[str], device: str) -> None:
+    if device != "meta" and getattr(getattr(torch, device, None), "is_available", bool)():
+        pytest.skip("this machine has one")
+    put(tmp_path / "a.png")
+    done = CliRunner().invoke(app, [*(word.format(folder=tmp_path) for word in words), "--device", device])
+    assert isinstance(done.exception, UserError), done.exception
+    assert str(done.exception) == f"The device '{device}' cannot be used here; use --device cpu."
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_weights_name_the_first_missing_key(tmp_path: Path) -> None:
@@ -182,6 +222,24 @@ def test_labels_may_come_through_a_pipe(tmp_path: Path) -> None:
     assert "cannot read a pipe" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["names.txt", "names.json"])
+def test_names_that_repeat_in_openais_list_are_told_apart(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "a.png", png(200, 64))
+    twice = [key for key, name in imagenet_names().items() if name == "missile"]
+    pairs = {twice[0]: "missile", twice[1]: "missile", "n01440764": "tench"}
+    text = json.dumps(pairs) if name.endswith("json") else "\n".join(pairs.values())
+    (tmp_path / name).write_text(text)
+    words = ["predict", str(tmp_path / "a.png"), "--labels-file", str(tmp_path / name), "--json"]
+    (answer,) = json.loads(CliRunner().invoke(app, words).stdout)["predictions"]
+    shares = answer["probabilities"]
+    assert list(shares) == ["missile", "missile (2)", "tench"]
+    assert shares["missile"] == pytest.approx(shares["missile (2)"])  # one name, one text: an exact tie
+    wrong = {"a": "cat", "b": "cat", "c": "tench"}
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "a.png"), "--labels-file", str(tmp_path / "wrong.json")])
+    assert "'cat' occurs more than once" in str(done.exception)
+
+
 def test_an_image_in_base64_is_no_path(tmp_path: Path) -> None:
     long = base64.b64encode(png(1, 200) * 40).decode()
     for text in (long, long[:200], f"data:image/png;base64,{long}", base64.b64encode(b"\xff\xd8\xff\xe0" * 60).decode()):
@@ -193,6 +251,34 @@ def test_an_image_in_base64_is_no_path(tmp_path: Path) -> None:
         load_image(tmp_path / "nowhere.png")
 
 
+def test_what_may_not_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
+    """A file in a folder that cannot be entered, and a file without rights, as another user sees them."""
+    for name in ("closed/a.png", "open/a.png", "open/b.png"):
+        put(tmp_path / name, png(200, 64))
+    open_to_others(tmp_path)
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "open" / "b.png").chmod(0)
+    (tmp_path / "cache").mkdir(mode=0o777)
+    (tmp_path / "cache").chmod(0o777)
+    words = as_nobody([sys.executable, "-m", "grpo_tta", "predict"])
+    environment = os.environ | {"GRPO_TTA_CACHE": str(tmp_path / "cache"), "HOME": "/nonexistent"}
+
+    def predict(path: Path) -> tuple[int, str]:
+        done = subprocess.run([*words, str(path), "--labels", TWO, "--csv"], capture_output=True, text=True, env=environment)
+        return done.returncode, done.stderr
+
+    inside = predict(tmp_path / "closed" / "a.png")
+    beside = predict(tmp_path / "open")
+    (tmp_path / "closed").chmod(0o755)
+    assert inside[0] == 2
+    assert inside[1].endswith("(Permission denied); check the rights of its folder.\n"), inside[1]
+    assert inside[1].count("\n") == 1
+    assert beside[0] == 1
+    first, summary = beside[1].splitlines()
+    assert first.endswith("b.png: cannot be opened (Permission denied); check the rights of the file and its folder.")
+    assert summary.startswith("1 answered, 1 unreadable")
+
+
 def test_what_was_left_out_is_said_and_kept(tmp_path: Path) -> None:
     class_folders(tmp_path / "mine", ("star", "circle"))
     (tmp_path / "mine" / "heart").mkdir()
@@ -202,7 +288,8 @@ def test_what_was_left_out_is_said_and_kept(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert b"no image in the class folder heart; add images, remove the folder, or keep the class with" in refused.stderr
     done = grpo_tta(*words, "--allow-empty", "--report")
-    lines = done.stderr.decode().splitlines()
+    note, *lines = done.stderr.decode().splitlines()
+    assert note.startswith("nano-clip knows drawings alone")
     assert [line.partition("mine: ")[2] for line in lines] == [
         "skipped what is not read as an image (1 .txt).",
         "classes without an image: heart.",

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from grpo_tta.bench.pace import Lines, show_rate
 from grpo_tta.bench.predictions import PREDICTIONS
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.main import main
 from grpo_tta.cli.predictions import SCHEMA, FolderOutput, Tally, Wanted
-from grpo_tta.cli.progress import Lines, log, logging_to_stderr, progress, show_rate
+from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
 

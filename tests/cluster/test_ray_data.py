@@ -27,7 +27,8 @@ from grpo_tta.classifier import GRPOTTA
 from grpo_tta.cli.main import app
 from grpo_tta.cli.options import settings_of
 from grpo_tta.cluster.attempts import GAVE_UP
-from grpo_tta.cluster.jobs import BenchJob, ModelName
+from grpo_tta.cluster.jobs import BenchJob, ModelName, PredictJob
+from grpo_tta.cluster.manifest import open_manifest
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import TaskSource, manifest_source
 from grpo_tta.data.custom import custom_task
@@ -182,6 +183,12 @@ def test_an_actor_says_of_a_folder_what_the_local_run_says(nano_backbone: Backbo
     pd.testing.assert_frame_equal(one, two, rtol=1e-4, atol=1e-5)
 
 
+def test_labels_with_other_names_reach_the_actors(awkward_folder: Path, tmp_path: Path) -> None:
+    manifest = open_manifest(str(awkward_folder), str(tmp_path / "out"), labelled=False)
+    job = PredictJob(NANO, {"a": "missile", "b": "missile", "c": "tench"}, {}, 4, manifest)
+    assert job.describe()["labels"] == ["a", "b", "c"]
+
+
 @pytest.mark.usefixtures("here")
 def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -> None:
     labels = ["star", "heart", "red circle"]
@@ -222,6 +229,7 @@ from grpo_tta.bench.runner import RunSettings
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.cluster.jobs import ModelName
 from grpo_tta.cluster.ray_data import bench_on_ray
+from grpo_tta.cluster.manifest import open_manifest
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import TaskSource
 from grpo_tta.baselines.registry import choose_methods

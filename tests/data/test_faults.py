@@ -19,7 +19,7 @@ from PIL import Image
 
 from grpo_tta.data.choose import Choice, choose_tasks
 from grpo_tta.data.custom import custom_task, custom_tasks
-from grpo_tta.data.labels import read_labels
+from grpo_tta.data.labels import class_names, number_repeated, read_labels
 from grpo_tta.data.public.check import check_custom
 from grpo_tta.data.public.imagenet import class_names as imagenet_names
 from grpo_tta.data.tasks import Task
@@ -281,6 +281,27 @@ def test_names_that_repeat_in_openais_list_are_allowed(tmp_path: Path) -> None:
     assert task(root, labels_file=names).repeated_names
     names.write_text(json.dumps({twice[0]: "cat", twice[1]: "cat", "n01440764": "tench"}))
     assert not task(root, labels_file=names).repeated_names
+
+
+def test_openais_names_one_per_line(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(imagenet_names().values()))
+    found = read_labels(path)
+    assert list(found.values()) == list(imagenet_names().values())
+    assert [label for label, name in found.items() if label != name] == ["missile (2)", "sunglasses (2)"]
+    assert class_names(found) == tuple(imagenet_names().values())
+    root = classes(tmp_path / "mini", ("missile", "tench"))
+    path.write_text("missile\nmissile\ntench\n")
+    assert task(root, labels_file=path).repeated_names
+    for text, twice in (("missile\nmissile\nspoon of mine\n", "missile"), ("tench\ntench\nmissile\n", "tench"),
+                        ("missile\nmissile\nmissile\n", "missile")):  # fmt: skip
+        path.write_text(text)
+        assert f"{twice!r} occurs more than once" in refusal(root, labels_file=path)
+
+
+def test_repeated_names_are_numbered_and_none_is_lost() -> None:
+    assert number_repeated(["a", "b", "a"]) == {"a": "a", "b": "b", "a (2)": "a"}
+    assert number_repeated(["a", "a", "a (2)", "a"]) == {"a": "a", "a (2)": "a", "a (2) (2)": "a (2)", "a (3)": "a"}
 
 
 # Labels files

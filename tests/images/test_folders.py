@@ -17,7 +17,7 @@ from PIL import Image
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images import read
 from grpo_tta.images.folders import Tally, find_images, walk_folder
-from tests.other_user import as_nobody
+from tests.other_user import as_nobody, open_to_others
 
 
 def put(path: Path) -> Path:
@@ -143,9 +143,7 @@ def test_a_folder_without_rights_is_named(tmp_path: Path) -> None:
     put(tmp_path / "in" / "open" / "1.png")
     put(tmp_path / "in" / "closed" / "1.png")
     (tmp_path / "in" / "closed").chmod(0)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o755)
+    open_to_others(tmp_path)
     code = (
         "import sys; from pathlib import Path\nfrom grpo_tta.images.folders import find_images\n"
         "from grpo_tta.images.read import load_image\n"

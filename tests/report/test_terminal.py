@@ -6,20 +6,24 @@ import io
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
-from grpo_tta.report.terminal import difference_line, points_table, summary_table
+from grpo_tta.report.columns import FittedTable
+from grpo_tta.report.terminal import difference_line, points_table, print_comparisons, summary_table
 
 NAME = "[red]x[/red]"
 
 
-def printed(*shown: object) -> str:
-    out = io.StringIO()
-    Console(file=out, width=200).print(*shown)
-    return out.getvalue()
+def printed(shown: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    if isinstance(shown, FittedTable):
+        shown.print(console)
+    else:
+        console.print(shown)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
-def summary() -> Table:
+def summary() -> FittedTable:
     entry = {"accuracy": 0.5, "ci95": [0.25, 0.75], "forwards": 3.0}
     found = {
         "tasks": [{"name": NAME, "kind": "shifted", "n": 4, "methods": {NAME: entry}}],
@@ -55,3 +59,13 @@ def test_the_table_of_a_sweep() -> None:
 
 def test_a_difference_is_one_line() -> None:
     assert printed(difference_line("a", NAME, 1.25, "n = 3")) == f"a − {NAME}: +1.2 points on the shifted mean (n = 3)\n"
+
+
+def test_minus_signs_are_true_ones() -> None:
+    found = {"method": "a", "other": "b", "difference": -1.5, "low": -2.0, "high": -1.0, "wins": 1, "losses": 3}
+    console = Console(file=io.StringIO(), width=200)
+    print_comparisons(pd.DataFrame([found | {"p_value": 1.25e-7}]), console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == (
+        "a − b: −1.5 points on the shifted mean (95 % interval −2.0 to −1.0; 1 won, 3 lost, p = 1.2e−07)\n"
+    )

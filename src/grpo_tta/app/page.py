@@ -83,6 +83,14 @@ def example(task: str, number: int) -> tuple[Image.Image, str, str]:
     return Image.fromarray(nano.item(task, "tuning", number).image), ", ".join(spec.classes), spec.template
 
 
+def heading(model: str) -> str:
+    """The head of the page as HTML; it says what the shipped default model is no good for."""
+    text = "A zero-shot model adapts itself to one unlabelled image, answers, and forgets. Shift the image and watch."
+    if model == "nano-clip":
+        text += " nano-clip knows drawings alone: for photographs start the page with <code>--model photo-clip</code>."
+    return f"<h1>grpo-tta</h1><p>{text}</p>"
+
+
 def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Blocks:
     """The page for these models; the first is chosen to begin with.
 
@@ -111,11 +119,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
 
     first, first_labels, first_template = choose(0)
     with gr.Blocks(title="grpo-tta", analytics_enabled=False) as page:
-        gr.HTML(
-            "<h1>grpo-tta</h1><p>A zero-shot model adapts itself to one unlabelled image, answers, and forgets. "
-            "Shift the image and watch.</p>",
-            elem_id="tta-head",
-        )
+        gr.HTML(heading(models[0]), elem_id="tta-head")
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 image = gr.Image(

@@ -29,8 +29,8 @@ from grpo_tta.engine.retry import batch_or_each
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import to_rgb
 
-Progress = Callable[[str, int], None]
-"""(task, images done)."""
+Progress = Callable[[str, int, bool], None]
+"""(task, images done, whether an earlier run did them)."""
 
 
 def task_policy(backbone: Backbone, task: Task) -> Policy:
@@ -82,7 +82,7 @@ def run(
     methods: Sequence[Method],
     out: Path,
     settings: RunSettings,
-    progress: Progress = lambda task, images: None,
+    progress: Progress = lambda task, images, before: None,
     *,
     timed: bool = True,
 ) -> None:
@@ -115,13 +115,13 @@ def _run_task(
         state_path = out / "state" / f"{task.name}--{index:06d}"
         if path.is_file():
             states = _load_states(state_path, methods, states)
+            progress(task.name, len(numbers), True)
         else:
             places = range(index * settings.chunk, index * settings.chunk + len(numbers))
-            rows = run_chunk(policy, task, numbers, places, methods, states, settings)
+            rows = run_chunk(policy, task, numbers, places, methods, states, settings, progress)
             # The state is written before the rows: a run killed between the two repeats the chunk from the state before.
             _save_states(state_path, methods, states)
             write_part(path, rows)
-        progress(task.name, len(numbers))
 
 
 def _save_states(folder: Path, methods: Sequence[Method], states: dict[str, State]) -> None:
@@ -150,6 +150,7 @@ def run_chunk(
     methods: Sequence[Method],
     states: dict[str, State],
     settings: RunSettings,
+    progress: Progress = lambda task, images, before: None,
 ) -> list[Record]:
     """Rows of one chunk: the images `numbers` of the task, at `places` of its stream; `states` is moved on in place.
 
@@ -184,6 +185,7 @@ def run_chunk(
                 else:
                     waiting[method.name].append((given, part.first(method.views, method.content_free)))
         rows += [makers[m.name].failed(image, error) for image, error in broken for m in methods if wants(m, image)]
+        progress(task.name, len(numbers[some]), False)
     for method in methods:
         if parts := waiting[method.name]:
             whole = concatenate([part for _, part in parts])

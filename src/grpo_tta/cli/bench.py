@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
-from grpo_tta.cli.options import class_names_of, make_console, ray_settings, read_seeds, say, settings_of, split_list
+from grpo_tta.cli.options import (
+    class_names_of,
+    make_console,
+    ray_settings,
+    read_seeds,
+    say,
+    say_of_nano_clip,
+    settings_of,
+    split_list,
+)
 from grpo_tta.cli.report import report
 from grpo_tta.errors import UserError, as_text, counted
 
@@ -29,6 +38,8 @@ def bench(options: BenchOptions) -> None:
     """Measure methods on the nano suite, photographs, benchmarks or your own labelled images. Zero-shot is always beside."""
     ray = ray_settings(options, options.chunk)
     console = make_console()
+    if options.data is not None or options.dataset:  # its own suite is of drawings
+        say_of_nano_clip(_model(options))
     if ray:
         _bench_on_ray(options, ray)
     else:

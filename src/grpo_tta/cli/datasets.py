@@ -154,20 +154,22 @@ def known() -> list[dict[str, Any]]:
 
 
 def _print_known(rows: list[dict[str, Any]], console: Console) -> None:
-    from rich.table import Table
+    from grpo_tta.report.columns import Column, FittedTable
 
-    table = Table(header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("what")
-    table.add_column("kind", style="dim")
-    for column in ("classes", "images"):
-        table.add_column(column, justify="right")
-    table.add_column("published zero-shot, ViT-B/16", justify="right")
-    table.add_column("fits", style="dim")
+    columns = [
+        Column("name", 16, key=True),
+        Column("what", 12),
+        Column("kind", 12, leave_out=1, style="dim"),
+        Column("classes"),
+        Column("images"),
+        Column("published zero-shot, ViT-B/16"),
+        Column("fits", 10, style="dim"),
+    ]
+    table = FittedTable(columns, elsewhere="--json")
     for row in rows:
         numbers = ["" if row[key] is None else f"{row[key]:,}" for key in ("classes", "images", "published_zero_shot")]
         table.add_row(row["name"], row["title"], row["kind"], *numbers, _fits(row["small_models"]))
-    console.print(table)
+    table.print(console)
     console.print("[dim]grpo-tta datasets check NAME --root DIR verifies a copy and says what to download from where.[/dim]")
     console.print(
         "[dim]fits: shipped models that read 'a photo of a {}.' of every class. They read 24 tokens; other models read 64 or "

@@ -35,7 +35,7 @@ def run_demo(
     cost = read_run(out)["cost"]
     summary = summarize(rows, cost)
     write_json(out / "summary.json", summary)
-    console.print(summary_table(summary, cost))
+    summary_table(summary, cost).print(console)
     print_differences(rows, "grpo-tta", console)
     demo_figure(rows, summary, tasks, out / "demo.png")
     print_errors(int(rows["error"].notna().sum()), "the column `error` of the records", console)

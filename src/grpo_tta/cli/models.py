@@ -40,17 +40,24 @@ def _plain(entry: KnownModel) -> dict[str, object]:
 
 
 def _print(found: list[KnownModel]) -> None:
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(header_style="bold")
-    for name in ("model", "library", "family", "tunes", "on this machine"):
-        table.add_column(name, overflow="fold", no_wrap=name == "model")
+    from grpo_tta.report.columns import Column, FittedTable
+
+    columns = [
+        Column("model", 40, key=True),  # shorter, few names could be copied in one piece
+        Column("library", 12, leave_out=2),
+        Column("family", 12, leave_out=1),
+        Column("tunes", 12),
+        Column("on this machine", 10),
+    ]
+    table = FittedTable(columns, elsewhere="--json")
     for entry in found:
         sets = ", ".join(f"norm ({entry.norms})" if name == "norm" else name for name in entry.tunes)
-        state = "[bold]yes[/bold]" if entry.cached else f"[dim]no {', '.join(entry.missing)}[/dim]"
+        state = Text("yes", "bold") if entry.cached else Text(f"no {', '.join(entry.missing)}", "dim")
         table.add_row(entry.name, entry.library, entry.family, sets, state)
     console = make_console()
-    console.print(table)
+    table.print(console)
     console.print(
         "[dim]Others: hf-hub:ORG/NAME of open_clip's hub; any CLIP, SigLIP or SigLIP 2 as ORG/NAME in transformers' format; "
         "folders in either format. What is not on this machine is fetched with --download only.[/dim]"

@@ -153,6 +153,12 @@ def say(text: str) -> None:
     typer.echo(as_text(text), file=sys.stderr)
 
 
+def say_of_nano_clip(model: str) -> None:
+    """Says on standard error what the shipped default model is no good for; silent for other models."""
+    if model == "nano-clip":
+        say("nano-clip knows drawings alone: for photographs name another --model (photo-clip, ViT-B-16/openai, ...).")
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """As wide as the terminal, or 150 columns where the output goes to a file."""
     from rich.console import Console

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from grpo_tta.cli.predictions import Output, Tally, Wanted
     from grpo_tta.cluster.settings import RaySettings
 
+Labels = Sequence[str] | Mapping[str, str]
+"""Class names, or label -> class name."""
 CLOSED_PIPE = 141
 """Exit status where the reader of standard output has gone (`| head`): that of a program that SIGPIPE ends."""
 
@@ -54,16 +56,17 @@ def predict(options: PredictOptions) -> None:
         raise typer.Exit(status)
 
 
-def _class_names(options: PredictOptions) -> list[str]:
+def _class_names(options: PredictOptions) -> Labels:
     given = _given(options, {"labels": "labels", "labels_file": "labels-file"})
     if len(given) != 1:
         raise UserError("Name the classes by --labels or by --labels-file, and by one of them alone.")
     if "labels" in given:
         return split_list(options.labels)
-    from grpo_tta.data.labels import class_names, read_labels
+    from grpo_tta.data.labels import class_names, names_may_repeat, number_repeated, read_labels
 
     assert options.labels_file is not None
-    return list(class_names(read_labels(options.labels_file)))
+    names = class_names(read_labels(options.labels_file))
+    return number_repeated(names) if names_may_repeat(names) else names
 
 
 def _format(options: PredictOptions) -> str:
@@ -81,7 +84,7 @@ def _given(options: PredictOptions, names: Mapping[str, str]) -> Mapping[str, st
     return without_those_of(options.config, given) if len(given) > 1 else given
 
 
-def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySettings) -> None:
+def _predict_on_ray(options: PredictOptions, names: Labels, ray: RaySettings) -> None:
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.cluster.jobs import ModelName
@@ -107,7 +110,7 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
     typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
 
 
-def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, interrupts: Interrupts) -> int:
+def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupts: Interrupts) -> int:
     """Answers all images and returns the exit status."""
     from grpo_tta.backbones.base import check_dtype, load_backbone
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE

@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
+from grpo_tta.bench.pace import show_rate
 from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
 from grpo_tta.bench.records import FORMAT, read_run, write_json
 from grpo_tta.bench.runs import check_same, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.options import make_console
-from grpo_tta.cli.progress import log, show_rate
+from grpo_tta.cli.progress import log
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.errors import UserError, as_text, counted
 
@@ -212,23 +213,31 @@ class TableOutput:
             self._rows.append((row["image_id"], row["label"], row["probability"], *before))
 
     def close(self) -> None:
-        from rich.table import Table
         from rich.text import Text
+
+        from grpo_tta.report.columns import Column, FittedTable
 
         if not self._rows:
             return
         console = make_console()
-        table = Table(header_style="bold")
-        table.add_column("image", overflow="fold")
-        table.add_column("label")
-        table.add_column("probability", justify="right")
-        table.add_column("zero-shot label", style="dim")
-        table.add_column("probability", justify="right", style="dim")
+        columns = [
+            Column("image", 16, key=True),
+            Column("label", 12),
+            Column("probability"),
+            Column("zero-shot label", 12, style="dim"),
+            Column("zero-shot probability", style="dim"),
+        ]
+        table = FittedTable(columns)
+        has_changes = False
         for name, label, after, label_before, before in self._rows:
-            style = "bold" if label != label_before else ""
-            shown = Text(label, style) if label else Text("(abstained)", "dim")
-            table.add_row(Text(name), shown, f"{100 * after:.1f} %", Text(label_before), f"{100 * before:.1f} %")
-        console.print(table)
+            is_changed = label not in ("", label_before)
+            has_changes |= is_changed
+            shown = Text(f"* {label}" if is_changed else label, "bold" if is_changed else "")
+            percents = f"{100 * after:.1f} %", f"{100 * before:.1f} %"
+            table.add_row(name, shown if label else Text("(abstained)", "dim"), percents[0], label_before, percents[1])
+        table.print(console)
+        if has_changes:
+            console.print(Text("* changed: not the zero-shot label", "dim"))
         forwards, backwards = self._tally.per_image()
         note = f"Model {self.model}; {forwards:.0f} forward and {backwards:.0f} backward passes per image."
         if self.model == "nano-clip":

@@ -7,14 +7,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import final
 
+from grpo_tta.bench.pace import Lines, Pace
 from grpo_tta.cli.options import say
 
 log = logging.getLogger("grpo_tta")
-EVERY = 30.0
-"""Seconds from one line to the next where there is no terminal."""
 
 
 @final
@@ -52,24 +50,6 @@ def progress(total: int, *, clock: Callable[[], float] = time.monotonic) -> Iter
         yield Lines(total, clock).advance
 
 
-@final
-class Lines:
-    """A line of the log every `EVERY` seconds."""
-
-    def __init__(self, total: int, clock: Callable[[], float]) -> None:
-        self._total, self._clock, self._count = total, clock, 0
-        self._began = self._last = clock()
-
-    def advance(self) -> None:
-        self._count += 1
-        now = self._clock()
-        if now - self._last >= EVERY and self._count < self._total:
-            self._last = now
-            pace = self._count / (now - self._began)
-            left = timedelta(seconds=round((self._total - self._count) / pace))
-            log.info(f"{self._count:,} of {self._total:,} images, {show_rate(pace)}, {left} left")
-
-
 @contextlib.contextmanager
 def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]:
     from rich.console import Console
@@ -84,19 +64,11 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]
     )
     # Rows that go to the same terminal are printed above the bar; those that go elsewhere must not pass through it.
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        line, began = bar.add_task("", total=total, pace="starting", left=""), clock()
-        count = 0
+        pace = Pace(total, clock)
+        line = bar.add_task("", total=total, pace=pace.rate(), left="")
 
         def advance() -> None:
-            nonlocal count
-            count += 1
-            pace = count / max(clock() - began, 1e-9)
-            left = timedelta(seconds=round((total - count) / pace))
-            bar.update(line, completed=count, pace=show_rate(pace), left=f"{left} left")
+            pace.advance()
+            bar.update(line, completed=pace.count, pace=pace.rate(), left=pace.left())
 
         yield advance
-
-
-def show_rate(per_second: float) -> str:
-    """`12.3 per second`."""
-    return f"{per_second:,.0f} per second" if per_second >= 100 else f"{per_second:.3g} per second"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, final
 import typer
 
 from grpo_tta.cli.command import command_of
-from grpo_tta.cli.options import Device, Download, Model, Preset, Seed, Templates, split_list
+from grpo_tta.cli.options import Device, Download, Model, Preset, Seed, Templates, say_of_nano_clip, split_list
 from grpo_tta.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def serve(options: ServeOptions) -> None:
         download=options.download,
     )
 
+    say_of_nano_clip(options.model)
+
     def announce(address: str) -> None:
         typer.echo(f"Serving {options.model} on {address} (POST {address}/v1/classify; Ctrl+C stops it)")
 
@@ -109,6 +111,7 @@ def page(
 
     models = model or ["nano-clip"]
     first = load_backbone(models[0], device=device, download=download)  # a wrong name is refused before the page is up
+    say_of_nano_clip(models[0])
     serve_page(
         models,
         lambda name: first if name == models[0] else load_backbone(name, device=device, download=download),

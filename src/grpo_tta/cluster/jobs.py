@@ -6,7 +6,7 @@ The functions behind it are those of a run without Ray: `bench.runner.run_chunk`
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -99,10 +99,10 @@ class BenchJob:
 @final
 @dataclass(frozen=True)
 class PredictJob:
-    """What every actor of `predict` is given. `options` are those of `GRPOTTA`."""
+    """What every actor of `predict` is given. `labels` and `options` are those of `GRPOTTA`."""
 
     model: ModelName
-    labels: tuple[str, ...]
+    labels: Sequence[str] | Mapping[str, str]
     options: Mapping[str, Any]
     batch: int
     manifest: Manifest

@@ -146,7 +146,7 @@ def bench_on_ray(
 
 def predict_on_ray(
     model: ModelName,
-    labels: Sequence[str],
+    labels: Sequence[str] | Mapping[str, str],
     source: str,
     out: str,
     batch: int,
@@ -166,6 +166,6 @@ def predict_on_ray(
     manifest = open_manifest(source, out, labelled=False)
     for text in manifest.notes:
         note(text)
-    job = PredictJob(model, tuple(labels), options, batch, manifest)
+    job = PredictJob(model, labels, options, batch, manifest)
     _run(job, manifest.uri, manifest.columns, out, "predictions", manifest.rows, settings)
     return manifest.rows

@@ -24,9 +24,10 @@ _ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codec
 def read_labels(path: Path) -> dict[str, str]:
     """Labels in their order, with the name of each for the prompts.
 
-    A text file holds one name per line; label and name are the same. A .json file holds {label: name}, or {label: [name, other
-    names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read as well; it
-    holds JSON where it begins with a brace.
+    A text file holds one name per line; label and name are the same. Two of OpenAI's names of ImageNet's classes occur twice,
+    and are taken: the second label of a name is numbered (`number_repeated`). A .json file holds {label: name}, or {label:
+    [name, other names …]}, of which the first is taken. Both may be UTF-8, or UTF-16 with its byte order mark. A pipe is read
+    as well; it holds JSON where it begins with a brace.
 
     Raises:
         UserError: the file is missing, not readable, holds no name, a name that is none, a comment, or a label twice.
@@ -62,6 +63,8 @@ def _of_lines(text: str, path: Path) -> dict[str, str]:
     for line in lines:
         if line.startswith("#"):
             raise UserError(f"{path}: {line!r} would be a class; a labels file holds no comments, remove the line.")
+    if len(set(lines)) < len(lines) and set(lines) <= set(imagenet_names().values()) and names_may_repeat(lines):
+        return number_repeated(lines)
     _refuse_twice(lines, path)
     return {line: line for line in lines}
 
@@ -89,6 +92,18 @@ def _refuse_twice(labels: Iterable[str], path: Path) -> None:
     twice = [label for label, n in Counter(labels).items() if n > 1]
     if twice:
         raise UserError(f"{path}: {twice[0]!r} occurs more than once; remove the duplicate.")
+
+
+def number_repeated(names: Iterable[str]) -> dict[str, str]:
+    """A label for each name: the name itself, or `missile (2)` for the second class of the name "missile"."""
+    labels: dict[str, str] = {}
+    for name in names:
+        label, count = name, 1
+        while label in labels:
+            count += 1
+            label = f"{name} ({count})"
+        labels[label] = name
+    return labels
 
 
 def class_names(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -128,8 +143,8 @@ def names_may_repeat(names: Iterable[str]) -> bool:
 
     Two classes of one name are an exact tie. The published figures of ImageNet hold two such pairs, so they are allowed.
     """
-    twice = {name for name, n in Counter(names).items() if n > 1}
-    return bool(twice) and twice <= {name for name, n in Counter(imagenet_names().values()).items() if n > 1}
+    twice = {name: n for name, n in Counter(names).items() if n > 1}
+    return bool(twice) and all(n <= Counter(imagenet_names().values())[name] for name, n in twice.items())
 
 
 def _is_number(label: str) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
+from grpo_tta.images.depth import note_depth, spread_colours, white_of
 
 HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 """Read where the optional pillow-heif is installed."""
@@ -61,7 +62,6 @@ MAX_ASPECT = 100
 """Longer side over shorter side. A model's preprocessing enlarges the shorter side to its input, and the longer with it."""
 _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkq", "TU0A")
 """How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
-_MAX_SAMPLE = (281, 341)  # TIFF: MaxSampleValue, SMaxSampleValue
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -76,7 +76,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise UserError(
             f"The image has {image.width} x {image.height} pixels, more than {MAX_ASPECT} times as long as wide; crop it."
         )
-    top = _largest_value(image)
+    image = spread_colours(image)
+    top = white_of(image) if image.mode.startswith("I") else 0.0
     hidden = image.info.get("transparency")
     with contextlib.suppress(Exception):  # damaged EXIF data over sound pixels: the image stays as it lies
         image = ImageOps.exif_transpose(image)
@@ -104,21 +105,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _largest_value(image: Image.Image) -> float:
-    """The value of white in an image of integers: what the file says (12-bit data in 16 bits), else that of 16 bits."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tags = image.tag_v2
-        for tag in _MAX_SAMPLE:
-            value = tags.get(tag)
-            value = value[0] if isinstance(value, tuple) and value else value
-            if isinstance(value, int | float) and 0 < value < 65535:
-                return float(value)
-        bits = tags.get(258, (16,))  # BitsPerSample
-        if isinstance(bits, tuple) and bits and 8 < bits[0] < 16:
-            return float(2 ** bits[0] - 1)
-    return 65535.0
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -210,7 +196,7 @@ def open_encoded(file: Path | BinaryIO) -> Image.Image:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    return note_depth(Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]))
 
 
 def image_key(image: Image.Image) -> str:

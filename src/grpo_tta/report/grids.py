@@ -33,6 +33,7 @@ class Cell:
 class Column:
     label: str
     group: str = ""
+    is_text: bool = False
 
 
 @final
@@ -116,7 +117,7 @@ def _cost_cells(method: MethodResult) -> list[Cell]:
 def accuracy_grid(results: Results) -> Grid:
     """The field's layout: methods as rows, tasks as columns, the mean over shifted tasks, cost."""
     tasks = results.tasks("source", *SHIFTED_MEAN)
-    columns = [Column("reward"), *(Column(task, results.kinds[task]) for task in tasks)]
+    columns = [Column("reward", is_text=True), *(Column(task, results.kinds[task]) for task in tasks)]
     columns += [Column("shifted", "mean"), *COST_COLUMNS, Column("errors")]
     blocks = []
     for title, block in blocks_of(results).items():
@@ -137,7 +138,7 @@ def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
         ece: method -> calibration error in percent over the shifted tasks.
     """
     kinds = [kind for kind in ("source", *SHIFTED_MEAN) if results.tasks(kind)]
-    columns = [Column("reward"), *(Column(kind) for kind in kinds), Column("shifted mean"), Column("ECE")]
+    columns = [Column("reward", is_text=True), *(Column(kind) for kind in kinds), Column("shifted mean"), Column("ECE")]
     columns += [Column(column.label) for column in COST_COLUMNS] + [Column("images"), Column("errors")]
 
     def of_kind(method: MethodResult, kind: str) -> float:

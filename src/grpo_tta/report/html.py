@@ -23,7 +23,7 @@ from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import calibration_error, reliability
 from grpo_tta.report.summary import is_correct, summarize
 from grpo_tta.report.sweep import is_sweep, write_sweep_report
-from grpo_tta.report.terminal import print_comparisons, print_errors, rich_table
+from grpo_tta.report.terminal import grid_table, p_value, print_comparisons, print_errors
 
 MUST_AGREE = ("model", "fingerprint", "views")
 """What runs must share for their rows to stand in one table; seeds, tasks, methods and shards may differ."""
@@ -179,9 +179,9 @@ def write_report(
     page = _page(found, reference, summary, results, frames, grids, photos_root)
     (out / "report.html").write_text(page, encoding="utf-8")
 
-    console.print(rich_table(grids["compact"]))
+    grid_table(grids["compact"]).print(console)
     if "stream" in grids:
-        console.print(rich_table(grids["stream"]))
+        grid_table(grids["stream"]).print(console)
     print_comparisons(frames["comparisons"], console)
     for sentence in found.unfinished:
         console.print(sentence, style="yellow", markup=False)
@@ -210,7 +210,7 @@ def _page(
     rows = runs.rows
     figures = _figures(rows, reference, baseline, summary, results)
     return (
-        environment("grpo_tta.report", {"number": number, "p_value": lambda p: f"{p:.2g}"})
+        environment("grpo_tta.report", {"number": number, "p_value": p_value})
         .get_template("report.html")
         .render(
             reference=reference,

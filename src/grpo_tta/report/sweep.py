@@ -197,7 +197,7 @@ def write_sweep_report(folders: Sequence[Path], out: Path, *, console: Console) 
     for name, frame in (("sweep", table), ("sweep-tasks", by_task(sweep))):
         frame.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (out / "report.html").write_text(_page(sweep, table, mean), encoding="utf-8")
-    console.print(points_table(table.assign(surely=_surely(table)), mean))
+    points_table(table.assign(surely=_surely(table)), mean).print(console)
     console.print(f"Page: {out / 'report.html'}", markup=False)
 
 

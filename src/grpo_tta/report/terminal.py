@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import counted
+from grpo_tta.report.columns import Column, FittedTable
 from grpo_tta.report.grids import Grid, number
 from grpo_tta.report.summary import paired_difference
 
@@ -20,20 +20,18 @@ SURELY = {"better": "green", "worse": "red"}
 """Colours of a difference whose interval excludes zero."""
 
 
-def _table(title: str) -> Table:
-    return Table(title=Text(title), title_justify="left", header_style="bold")
+_NAME = 16
+"""Characters to which a name of a method, task or setting may be narrowed."""
 
 
-def rich_table(grid: Grid) -> Table:
+def grid_table(grid: Grid) -> FittedTable:
     """A grid of the report; blocks are set apart by rules."""
-    table = _table(grid.caption)
-    table.add_column("method", no_wrap=True)
-    for label in grid.labels():
-        table.add_column(Text(label), justify="right")
+    columns = [Column(label, _NAME if c.is_text else None) for label, c in zip(grid.labels(), grid.columns, strict=True)]
+    table = FittedTable([Column("method", _NAME, key=True), *columns], title=grid.caption)
     for block in grid.blocks:
         table.add_row(Text(block.title, "dim italic"))
         for name, cells in block.rows:
-            table.add_row(Text(name), *(Text(cell.text, "bold" if cell.best else "") for cell in cells))
+            table.add_row(name, *(Text(cell.text, "bold" if cell.best else "") for cell in cells))
         table.add_section()
     return table
 
@@ -46,7 +44,7 @@ def _accuracy(entry: Mapping[str, Any], best: bool) -> Text:
     return accuracy
 
 
-def summary_table(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]]) -> Table:
+def summary_table(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, float]]) -> FittedTable:
     """Accuracy in percent with its 95 % interval, per task and method, and what each method costs.
 
     Args:
@@ -54,19 +52,15 @@ def summary_table(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, fl
         cost: method -> {"ms": ..., "peak_memory_mb": ...}.
     """
     names = list(summary["methods"])
-    table = _table("Top-1 accuracy in % with 95 % interval")
-    table.add_column("task", no_wrap=True)
-    table.add_column("kind", style="dim", no_wrap=True)
-    table.add_column("n", justify="right")
-    for name in names:
-        table.add_column(Text(name), justify="right", no_wrap=True)
+    columns = [Column("task", _NAME, key=True), Column("kind", _NAME, style="dim"), Column("n"), *map(Column, names)]
+    table = FittedTable(columns, title="Top-1 accuracy in % with 95 % interval")
 
     def accuracies(entries: Mapping[str, Mapping[str, Any]]) -> list[Text]:
         top = max(entry["accuracy"] for entry in entries.values())
         return [_accuracy(entries[name], entries[name]["accuracy"] == top) for name in names]
 
     for task in summary["tasks"]:
-        table.add_row(Text(task["name"]), task["kind"], str(task["n"]), *accuracies(task["methods"]))
+        table.add_row(task["name"], task["kind"], str(task["n"]), *accuracies(task["methods"]))
     table.add_section()
     if means := summary["shifted_mean"]:
         count = next(iter(means.values()))["tasks"]
@@ -74,29 +68,27 @@ def summary_table(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, fl
         table.add_section()
     passes = [fmean(task["methods"][name]["forwards"] for task in summary["tasks"]) for name in names]
     table.add_row("forward passes", "per image", "", *[f"{mean:.0f}" for mean in passes])
-    for key, title, unit in (("ms", "milliseconds", "per image"), ("peak_memory_mb", "peak memory", "MB")):
+    for key, title, unit in (("ms", "milliseconds", "per image"), ("peak_memory_mb", "peak memory, MB", "")):
         values = [cost.get(name, {}).get(key) for name in names]
         table.add_row(title, unit, "", *["?" if value is None else f"{value:.1f}" for value in values])
     return table
 
 
-def points_table(points: pd.DataFrame, mean: str) -> Table:
+def points_table(points: pd.DataFrame, mean: str) -> FittedTable:
     """The points of a sweep, axis by axis.
 
     Args:
         points: of `sweep.sweep_table`, with a column `surely` (see `SURELY`).
         mean: what the accuracies are a mean over.
     """
-    table = _table(f"Sweep on the tuning split, {mean}")
-    for label in ("axis", "value"):
-        table.add_column(label)
-    for label in ("%", "to the base", "95 % interval", "over the control", "95 % interval", "fwd", "ms", "errors"):
-        table.add_column(label, justify="right")
+    texts = [Column("axis", _NAME, key=True), Column("value", _NAME, key=True)]
+    numbers = ("%", "to base", "95 % interval to base", "over control", "95 % interval over control", "fwd", "ms", "errors")
+    table = FittedTable([*texts, *map(Column, numbers)], title=f"Sweep on the tuning split, {mean}")
     for axis, of_axis in points.groupby("axis", sort=False):
         for place, row in enumerate(of_axis.to_dict("records")):
             table.add_row(
-                Text(str(axis) if place == 0 else ""),
-                Text(f"{row['value']} (base)" if row["base"] else str(row["value"])),
+                str(axis) if place == 0 else "",
+                f"{row['value']} (base)" if row["base"] else str(row["value"]),
                 number(row["accuracy"]),
                 Text(number(row["difference"], 1, True), SURELY.get(row["surely"], "")),
                 _interval(row, "difference"),
@@ -116,17 +108,14 @@ def _interval(row: Mapping[Any, Any], name: str) -> str:
 
 def difference_line(method: str, other: str, points: float, detail: str) -> Text:
     """One paired difference of two methods, in points of the shifted mean."""
-    line = Text(f"{method} − {other}: ").append(f"{points:+.1f}", "bold")
+    line = Text(f"{method} − {other}: ").append(number(points, 1, True), "bold")
     return line.append(" points on the shifted mean ").append(f"({detail})", "dim")
 
 
 def print_comparisons(comparisons: pd.DataFrame, console: Console) -> None:
     """The rows of `tables.comparisons`, a line each."""
     for row in comparisons.to_dict("records"):
-        detail = (
-            f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}; {row['wins']} won, {row['losses']} lost, "
-            f"p = {row['p_value']:.2g}"
-        )
+        detail = f"{_spread(row['low'], row['high'])}; {row['wins']} won, {row['losses']} lost, p = {p_value(row['p_value'])}"
         console.print(difference_line(row["method"], row["other"], row["difference"], detail))
 
 
@@ -138,8 +127,16 @@ def print_differences(rows: pd.DataFrame, method: str, console: Console) -> None
         if other != method:
             found = paired_difference(rows, method, other)
             low, high = (100 * x for x in found["ci95"])
-            detail = f"95 % interval {low:+.1f} to {high:+.1f}, same images"
-            console.print(difference_line(method, other, 100 * found["difference"], detail))
+            console.print(difference_line(method, other, 100 * found["difference"], f"{_spread(low, high)}, same images"))
+
+
+def _spread(low: float, high: float) -> str:
+    return f"95 % interval {number(low, 1, True)} to {number(high, 1, True)}"
+
+
+def p_value(p: float) -> str:
+    """Two digits, with a true minus sign in the exponent."""
+    return f"{p:.2g}".replace("-", "−")
 
 
 def print_errors(count: int, where: str, console: Console) -> None:
