@@ -98,6 +98,7 @@ def tuned_methods() -> list[Method]:
         sts_method(STSSettings(views=24, selected=18), "sts-tuned"),
         fga_method(FGASettings(views=24, selected=18), "fga-test-stage-tuned"),
         tpt_method(TPTSettings(views=24, selected=24, learning_rate=2e-2), "tpt-tuned"),
+        ctpt_method(CTPTSettings(TPTSettings(views=24, selected=24, learning_rate=2e-2)), "ctpt-tuned"),
         encoder_entropy_method(EncoderEntropySettings(views=24, selected=24, learning_rate=1e-2), "encoder-entropy-tuned"),
         encoder_entropy_method(
             EncoderEntropySettings(views=24, selected=24, tuned="whole", learning_rate=1e-4), "encoder-entropy-full-tuned"
@@ -105,6 +106,7 @@ def tuned_methods() -> list[Method]:
         rlcf_method(RLCFSettings(views=24, selected=6, learning_rate=3e-3), name="rlcf-tuned"),
         rlcf_method(RLCFSettings(views=24, selected=24, tuned="whole", learning_rate=3e-4), name="rlcf-full-tuned"),
         ttl_method(TTLSettings(views=24, steps=2), "ttl-tuned"),
+        lora_ttt_method(LoRATTTSettings(views=24, selected=24, learning_rate=2e-2), "lora-ttt-tuned"),
         tent_method(TentSettings(update_size=16, learning_rate=3e-3), "tent-tuned"),
         batclip_method(BATCLIPSettings(update_size=16, learning_rate=1e-3), "batclip-tuned"),
         batclip_method(BATCLIPSettings(update_size=16, tune_text=False, learning_rate=1e-3), "batclip-visual-tuned"),
