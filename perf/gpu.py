@@ -70,6 +70,7 @@ class Sizes:
         matrix: side of the matrices of the yardstick.
         repeat: least seconds for which a call is timed.
         methods: of the part `answers`; all where there are none.
+        precisions: of the part `rates`.
     """
 
     models: tuple[str, ...] = ("ViT-B-16", "ViT-L-14")
@@ -78,9 +79,10 @@ class Sizes:
     matrix: int = 8192
     repeat: float = 0.4
     methods: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("bfloat16", "float32", "tf32", "float16")
 
 
-SMOKE = Sizes(("nano-clip",), (1, 2), (100, 75), 64, 0.0, ("zero-shot", "grpo-tta", "grpo-tta-fast"))
+SMOKE = Sizes(("nano-clip",), (1, 2), (100, 75), 64, 0.0, ("zero-shot", "grpo-tta", "grpo-tta-fast"), ("float32",))
 
 
 @contextmanager
@@ -226,8 +228,7 @@ def waits(policy: Policy, images: Sequence[Image.Image], ids: Sequence[str]) -> 
 
 def rates(device: torch.device, sizes: Sizes) -> Json:
     found: Json = {}
-    kinds = ("bfloat16", "float32", "tf32", "float16") if device.type == "cuda" else ("float32",)
-    for kind in kinds:
+    for kind in sizes.precisions:
         with precision(kind) as dtype:
             product = matrix_rate(device, dtype, sizes)
             found[kind] = {"matrix_tflops": product / 1e12}
@@ -356,7 +357,7 @@ def images(device: torch.device, sizes: Sizes) -> Json:
         except Exception as error:
             found["decode_on_device_ms"] = f"{type(error).__name__}: {error}"
     for where in {device, torch.device("cpu")}:
-        policy = make_policy("nano-clip" if sizes is SMOKE else "ViT-B-16", where, torch.float32)
+        policy = make_policy("nano-clip" if sizes.models == SMOKE.models else "ViT-B-16", where, torch.float32)
 
         def making(policy: Policy = policy) -> None:
             batch = prepare_images(policy.backbone, drawn, names_of(count), DEFAULT.views, SEED)
@@ -484,6 +485,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("part", choices=[*PARTS])
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
     parser.add_argument("--cpu-smoke", action="store_true", help="small sizes on the CPU")
+    parser.add_argument("--precisions", help="of the part rates, separated by commas; all by default")
     parser.add_argument("--again", action="store_true", help="run a part whose file is there")
     given = parser.parse_args(arguments)
     path = given.out / f"{given.part}.json"
@@ -495,7 +497,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     device = torch.device("cpu" if given.cpu_smoke else "cuda")
     began = time.perf_counter()
-    found = PARTS[given.part](device, SMOKE if given.cpu_smoke else Sizes())
+    sizes = SMOKE if given.cpu_smoke else Sizes()
+    if given.precisions:
+        sizes = replace(sizes, precisions=tuple(given.precisions.split(",")))
+    found = PARTS[given.part](device, sizes)
     name = "CPU" if given.cpu_smoke else torch.cuda.get_device_name(device)
     about = {"device": name, "torch": torch.__version__, "seconds": time.perf_counter() - began}
     path.parent.mkdir(parents=True, exist_ok=True)
