@@ -201,7 +201,7 @@ def pipeline(
     task: str | None = None,
     model: str | Backbone = "nano-clip",
     *,
-    device: int | str | torch.device = "cpu",
+    device: int | str | torch.device | None = None,
     batch_size: int = 1,
     dtype: str | torch.dtype = "auto",
     settings: str | GRPOSettings = "default",
@@ -217,7 +217,7 @@ def pipeline(
     Args:
         task: `zero-shot-image-classification`, which is also the default.
         model: see `grpo_tta.load_backbone`, or a backbone.
-        device: a torch device, or transformers' number of a GPU (-1 for the CPU).
+        device: a torch device, or transformers' number of a GPU (-1 for the CPU). None takes a GPU where there is one.
         batch_size: images adapted in one pass; changes speed and memory, not answers. A call may bring its own.
         dtype: of the frozen visual encoder: float32, bfloat16, or `auto`, which is float32.
         settings: `default`, `fast`, `paper`, or settings of your own.
@@ -229,7 +229,9 @@ def pipeline(
     """
     if task not in (None, TASK):
         raise UserError(f"grpo-tta adapts zero-shot image classifiers, not {task!r}; leave the task out or use {TASK!r}.")
-    if isinstance(device, int):
+    if device is None:
+        device = "auto"
+    elif isinstance(device, int):
         device = "cpu" if device < 0 else f"cuda:{device}"
     if isinstance(model, str):
         backbone = load_backbone(model, device=device, download=download, dtype=_dtype(dtype))

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from grpo_tta.backbones.names import shipped_folder
 from grpo_tta.bench.predictions import PREDICTIONS
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.main import main
@@ -23,6 +27,8 @@ from grpo_tta.cli.predictions import SCHEMA, FolderOutput, Tally, Wanted
 from grpo_tta.cli.progress import Lines, log, logging_to_stderr, progress, show_rate
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
+from grpo_tta.method.parse import change_settings
+from grpo_tta.method.settings import DEFAULT
 
 FEW = ("--labels", "star,heart,arrow", "--set", "views.views=2", "--batch", "2")
 
@@ -73,9 +79,6 @@ ALL = ["photos/a.png", "photos/b.png", "photos/c.jpg", "photos/deep/er/d.png"]
 
 
 def answers(paths: Sequence[str], **options: int) -> list[Prediction]:
-    from grpo_tta.method.parse import change_settings
-    from grpo_tta.method.settings import DEFAULT
-
     settings = change_settings(DEFAULT, ["views.views=2"])
     return GRPOTTA("nano-clip", ["star", "heart", "arrow"], settings=settings, batch=2).predict(paths)
 
@@ -277,6 +280,80 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     FolderOutput(tmp_path, DESCRIPTION, 100).close()
 
 
+# Embeddings
+
+
+def embedded(file: str) -> tuple[list[str], np.ndarray]:
+    if file.endswith(".npz"):
+        found = np.load(file)
+        return found["ids"].tolist(), found["embeddings"]
+    table = pq.read_table(file)
+    return table["id"].to_pylist(), np.array(table["embedding"].to_pylist())
+
+
+@pytest.mark.parametrize("words", [("--csv",), ("--jsonl",), ("--json",), (), ("--out", "out", "--chunk", "2")])
+@pytest.mark.parametrize("file", ["e.parquet", "e.npz"])
+def test_embeddings_are_those_of_embed(command: Command, words: tuple[str, ...], file: str) -> None:
+    """Of the images that have an answer; the rows themselves stay as they are without the option."""
+    done = command("photos", *FEW, *words, "--embeddings", file)
+    assert done.status == 1
+    ids, found = embedded(file)
+    good = [name for name in ALL if name != "photos/c.jpg"]
+    assert ids == good
+    settings = change_settings(DEFAULT, ["views.views=2"])
+    expected = GRPOTTA("nano-clip", ["star", "heart", "arrow"], settings=settings).embed(good)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    if "--out" not in words:
+        assert done.out == command("photos", *FEW, *words).out
+
+
+def test_a_resumed_run_has_the_embeddings_of_all_its_rows(command: Command) -> None:
+    few = (*FEW, "--out", "out", "--chunk", "1", "--embeddings", "e.parquet")
+    command(*ALL[1:3], *few)
+    assert embedded("e.parquet")[0] == ALL[1:2]
+    Path("e.parquet").unlink()
+    for _ in range(2):  # the second time nothing is left to answer
+        command("photos", *few)
+        assert embedded("e.parquet")[0] == [ALL[1], ALL[0], ALL[3]]
+    done = command("photos", *FEW, "--out", "out")
+    assert done.status == 2
+    assert "another run (embeddings differ)" in done.err[-1]
+
+
+# Device, precision, threads and weights
+
+
+def test_what_computed_is_written_and_may_change(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo_tta.backbones.hardware._cpuinfo", lambda: "flags : avx512_bf16\n")
+    few = (ALL[0], *FEW, "--out", "out", "--device", "cpu")
+    done = command(*few, "--dtype", "auto")
+    assert done.err[0] == "--dtype auto: bfloat16, since this processor multiplies it faster (avx512_bf16)."
+    run = json.loads(Path("out/run.json").read_text())
+    assert (run["device"], run["dtype"]) == ("cpu", "bfloat16")
+    Path("out/run.json").write_text(json.dumps(run | {"device": "cuda"}))
+    assert command(*few, "--dtype", "bfloat16").status == 0
+
+
+def test_threads_of_the_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    command(ALL[0], *FEW, "--csv", "--threads", "2")
+    assert given == [2]
+    assert "--threads to at least 1" in command(ALL[0], *FEW, "--csv", "--threads", "0").err[0]
+
+
+def test_weights_of_a_file(command: Command) -> None:
+    """Equal weights give equal answers; another file is another run, even by the same name."""
+    state = load_file(str(shipped_folder("nano-clip") / "open_clip_model.safetensors"))
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, "mine.pt")
+    few = (ALL[0], *FEW, "--weights", "mine.pt")
+    assert command(*few, "--csv").rows == command(ALL[0], *FEW, "--csv").rows
+    assert json.loads(command(*few, "--json").out)["model"] == "nano-clip (mine.pt)"
+    assert command(*few, "--out", "out").status == 0
+    torch.save({"state_dict": state, "epoch": 1}, "mine.pt")
+    assert "another run (fingerprint differ)" in command(*few, "--out", "out").err[0]
+
+
 # Inputs
 
 
@@ -330,6 +407,8 @@ def test_a_listed_file_that_is_gone_is_a_row(command: Command) -> None:
         ((ALL[0], "--csv", "--out", "x"), "use one of them"),
         ((ALL[0], "--verbose", "--quiet"), "use one of them"),
         ((ALL[0], "--out", "x", "--chunk", "0"), "at least 1"),
+        ((ALL[0], "--embeddings", "e.npy"), "written as .parquet or .npz"),
+        ((ALL[0], "--weights", "nothing.pt"), "weights cannot be read"),
         ((ALL[0], "--config", "nothing.toml"), "cannot be read"),
     ],
 )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from grpo_tta.backbones.hardware import choose_device, choose_dtype
 from grpo_tta.errors import UserError
 
 
@@ -71,12 +73,17 @@ class Backbone(Protocol):
         ...
 
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "auto"]
 
 
 @torch.inference_mode(False)  # its parameters take part in steps later
 def load_backbone(
-    model: str, *, device: str | torch.device = "cpu", download: bool = False, dtype: Dtype = "float32"
+    model: str,
+    *,
+    device: str | torch.device = "auto",
+    download: bool = False,
+    dtype: Dtype = "float32",
+    weights: str | Path | None = None,
 ) -> Backbone:
     """Loads a model by name.
 
@@ -84,10 +91,12 @@ def load_backbone(
         model: `nano-clip` or `photo-clip` (shipped), `ARCHITECTURE/PRETRAINED` of open_clip (`ViT-B-16/openai`),
             `hf-hub:ORG/NAME` of open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, or a folder
             in either format (open_clip's where it holds both).
-        device: where it runs.
+        device: where it runs. `auto` is a CUDA device where there is one, else the CPU.
         download: whether what is not on disk may be fetched. Never done unasked.
         dtype: of the frozen visual encoder; text and each image's own parameters stay float32. bfloat16 is faster
-            where the processor multiplies it faster, and may change answers that are nearly tied.
+            where the processor multiplies it faster, and may change answers that are nearly tied. `auto` takes it there.
+        weights: a checkpoint of open_clip (`.pt`, `.pth`, `.bin` or `.safetensors`) for `model`, which is then an
+            architecture (`ViT-B-16`), one with the weights that it was tuned from (`ViT-B-16/openai`), or a folder.
 
     Raises:
         UserError: unknown name or dtype, missing or damaged weights, or a device that is not there.
@@ -96,8 +105,9 @@ def load_backbone(
     from grpo_tta.backbones.names import resolve
 
     device = check_device(device)
-    trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
-    source = resolve(model, open_clip.pretrained_tags())
+    dtype = choose_dtype(device)[0] if check_dtype(dtype) == "auto" else dtype
+    trunk = torch.float32 if dtype == "float32" else torch.bfloat16
+    source = resolve(model, open_clip.pretrained_tags(), weights)
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
         if source.library == "open_clip":
             return open_clip.load(source, device=device, download=download, dtype=trunk)
@@ -109,15 +119,18 @@ def load_backbone(
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """
+    """The device of that name; of `auto` the one that it stands for.
+
     Raises:
         UserError: unknown, not there, or one that holds no numbers (`meta`).
     """
+    if device == "auto":
+        return choose_device()
     if isinstance(device, str):
         try:
             device = torch.device(device)
         except RuntimeError:
-            raise UserError(f"Unknown device {device!r}; use cpu, cuda or cuda:0.") from None
+            raise UserError(f"Unknown device {device!r}; use auto, cpu, cuda or cuda:0.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available here; use --device cpu.")
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
-from grpo_tta.cli.options import make_console, ray_settings, read_seeds, say, settings_of, split_list
+from grpo_tta.cli.options import make_console, precision_of, ray_settings, read_seeds, say, settings_of, split_list
 from grpo_tta.cli.report import report
 from grpo_tta.errors import UserError, as_text, counted
 
@@ -40,14 +40,16 @@ def bench(options: BenchOptions) -> None:
 
 
 def _bench_here(options: BenchOptions, console: Console) -> None:
-    from grpo_tta.backbones.base import check_dtype, load_backbone
+    from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.bench.records import read_errors
     from grpo_tta.bench.table import TablePlan, run_table
     from grpo_tta.bench.workers import worker_commands
     from grpo_tta.data.choose import choose_tasks
 
-    precision = check_dtype(options.dtype)
+    set_threads(options.threads)
+    precision = precision_of(options.dtype, options.device, say)
     if options.workers > 1 and options.labels_file is not None and options.labels_file.is_fifo():
         raise UserError("Worker processes cannot read a pipe; give --labels-file a file on disk, or leave --workers away.")
     tasks = choose_tasks(_choice(options))
@@ -63,7 +65,9 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
         workers=worker_commands(command_line(options, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else (),
     )
     folders = run_table(
-        load_backbone(_model(options), device=options.device, download=options.download, dtype=precision),
+        load_backbone(
+            _model(options), device=options.device, download=options.download, dtype=precision, weights=options.weights
+        ),
         tasks,
         methods,
         Path(options.out),

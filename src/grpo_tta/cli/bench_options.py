@@ -8,7 +8,7 @@ from typing import Annotated, final
 
 import typer
 
-from grpo_tta.cli.options import Batch, BenchModel, Device, Download, Part, Precision, RayOptions, Seed
+from grpo_tta.cli.options import Batch, BenchModel, Device, Download, Part, Precision, RayOptions, Seed, Threads, Weights
 
 
 @final
@@ -62,6 +62,7 @@ class BenchOptions(RayOptions):
         bool, typer.Option("--allow-missing", help="Run an incomplete copy of --dataset. The records and the report say so.")
     ] = False
     model: BenchModel = ""
+    weights: Weights = None
     seed: Seed = 0
     seeds: Annotated[str, typer.Option(help="Instead of --seed: comma-separated. Each seed is one run, in OUT/seed-N.")] = ""
     limit: Annotated[int | None, typer.Option(help="Images per task.")] = None
@@ -77,6 +78,7 @@ class BenchOptions(RayOptions):
     teacher: Annotated[str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")] = ""
     out: Annotated[str, typer.Option(help="Folder of the records. An existing run is resumed.")] = "runs/bench"
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False
-    device: Device = "cpu"
+    device: Device = "auto"
     dtype: Precision = "float32"
+    threads: Threads = None
     download: Download = False

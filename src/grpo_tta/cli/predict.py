@@ -15,7 +15,7 @@ import typer
 from grpo_tta.cli.command import command_of
 from grpo_tta.cli.config_file import without_those_of
 from grpo_tta.cli.interrupts import Interrupts, Stopped
-from grpo_tta.cli.options import ray_settings, settings_of, split_list
+from grpo_tta.cli.options import precision_of, ray_settings, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
@@ -108,13 +108,17 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
 
 def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, interrupts: Interrupts) -> int:
     """Answers all images and returns the exit status."""
-    from grpo_tta.backbones.base import check_dtype
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
+    from grpo_tta.bench.embeddings import check_file
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.cli.inputs import find_inputs
     from grpo_tta.cli.predictions import FolderOutput, Wanted
 
+    set_threads(options.threads)
     wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
+    if options.embeddings is not None:
+        check_file(options.embeddings)  # before the model is loaded
     classifier = GRPOTTA(
         options.model,
         names,
@@ -124,10 +128,15 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
         device=options.device,
         batch=options.batch,
         download=options.download,
-        dtype=check_dtype(options.dtype),
+        dtype=precision_of(options.dtype, options.device, log.info),
+        weights=options.weights,
     )
+    if options.embeddings is not None:
+        classifier = classifier.with_embeddings()
     backbone = classifier.backbone
-    log.debug(f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {options.dtype}.")
+    log.debug(
+        f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {str(backbone.dtype).removeprefix('torch.')}."
+    )
     found = find_inputs(options.paths, options.files_from, log.warning)
     log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
     output = _open_output(options, chosen, classifier, wanted)
@@ -149,17 +158,28 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
 
 
 def _open_output(options: PredictOptions, chosen: str, classifier: GRPOTTA, wanted: Wanted) -> Output:
-    from grpo_tta.cli.predictions import CsvOutput, FolderOutput, JsonLinesOutput, JsonOutput, TableOutput, describe
+    from grpo_tta.bench.embeddings import EmbeddingFile
+    from grpo_tta.cli.predictions import FolderOutput, WithEmbeddings, describe
 
+    file, width = options.embeddings, classifier.policy.text_features.shape[1]
     if chosen == "out":
-        return FolderOutput(Path(options.out), describe(classifier, wanted, options.dtype), options.chunk)
+        description = describe(classifier, wanted, embeddings=file is not None)
+        return FolderOutput(Path(options.out), description, options.chunk, embeddings=file, width=width)
+    output = _open_standard_output(chosen, classifier)
+    return output if file is None else WithEmbeddings(output, EmbeddingFile(file, width))
+
+
+def _open_standard_output(chosen: str, classifier: GRPOTTA) -> Output:
+    from grpo_tta.cli.predictions import CsvOutput, JsonLinesOutput, JsonOutput, TableOutput
+
+    model = classifier.backbone.name
     if chosen == "as_csv":
         return CsvOutput()
     if chosen == "as_jsonl":
         return JsonLinesOutput()
     if chosen == "as_json":
-        return JsonOutput(options.model, classifier.labels)
-    return TableOutput(options.model)
+        return JsonOutput(model, classifier.labels)
+    return TableOutput(model)
 
 
 @final

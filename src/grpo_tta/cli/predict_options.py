@@ -9,7 +9,20 @@ from typing import Annotated, final
 import typer
 
 from grpo_tta.cli.config_file import Config
-from grpo_tta.cli.options import Assignments, Batch, Device, Download, Model, Precision, Preset, RayOptions, Seed, Templates
+from grpo_tta.cli.options import (
+    Assignments,
+    Batch,
+    Device,
+    Download,
+    Model,
+    Precision,
+    Preset,
+    RayOptions,
+    Seed,
+    Templates,
+    Threads,
+    Weights,
+)
 
 _OUTPUT, _LOG = "Output", "Log"
 
@@ -35,12 +48,14 @@ class PredictOptions(RayOptions):
         Path | None, typer.Option(help="Instead of --labels: class names, one per line, or a .json of label and name.")
     ] = None
     model: Model = "nano-clip"
+    weights: Weights = None
     template: Templates = None
     preset: Preset = "default"
     assignments: Assignments = field(default_factory=list)
     seed: Seed = 0
-    device: Device = "cpu"
+    device: Device = "auto"
     dtype: Precision = "float32"
+    threads: Threads = None
     batch: Batch = 16
     download: Download = False
     config: Config = None
@@ -66,6 +81,13 @@ class PredictOptions(RayOptions):
             rich_help_panel=_OUTPUT,
         ),
     ] = ""
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the adapted image features beside the answers: .parquet (id, embedding) or .npz (ids, embeddings).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
     chunk: Annotated[
         int,
         typer.Option(help="Rows per file of --out. Ray: also images handed out at once.", rich_help_panel=_OUTPUT),

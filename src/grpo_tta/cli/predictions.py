@@ -10,14 +10,16 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+from grpo_tta.bench.embeddings import EmbeddingFile, check_file, column
 from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
 from grpo_tta.bench.records import FORMAT, read_run, write_json
 from grpo_tta.bench.runs import check_same, versions
@@ -184,7 +186,7 @@ class JsonOutput:
             self._errors.append({"path": str(path), "error": answer})
         else:
             changed = {"label": row["label"], "abstained": row["abstained"]}
-            self._predictions.append({"path": str(path), **asdict(answer), **changed})
+            self._predictions.append({"path": str(path), **answer.plain(), **changed})
 
     def close(self) -> None:
         content = {
@@ -237,6 +239,25 @@ class TableOutput:
 
 
 @final
+class WithEmbeddings:
+    """Another output, and a file of the images' embeddings beside it."""
+
+    def __init__(self, output: Output, file: EmbeddingFile) -> None:
+        self._output, self._file = output, file
+
+    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        if isinstance(answer, Prediction) and answer.embedding is not None:
+            self._file.add(row["image_id"], answer.embedding.numpy())
+        self._output.write(path, answer, row)
+
+    def close(self) -> None:
+        try:
+            self._output.close()
+        finally:
+            self._file.close()
+
+
+@final
 class FolderOutput:
     """Parquet parts in `OUT/predictions`, each written whole or not at all, and `OUT/run.json`, which binds them.
 
@@ -246,13 +267,23 @@ class FolderOutput:
     """
 
     def __init__(
-        self, folder: Path, description: Mapping[str, Any], rows: int, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        rows: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        embeddings: Path | None = None,
+        width: int = 0,
     ) -> None:
         """
         Args:
             folder: a new one, or one that the same command has begun.
             description: what the answers depend on (`describe`).
             rows: of a part.
+            embeddings: a file that is to hold the embeddings of all rows, those of earlier runs among them. They stand in the
+                parts too, so that none is lost or doubled.
+            width: D of the embeddings.
 
         Raises:
             UserError: the folder holds another run, or nothing can be written there.
@@ -261,6 +292,10 @@ class FolderOutput:
             raise UserError("--chunk must be at least 1.")
         self._parts, self._size, self._clock = folder / "predictions", rows, clock
         self._schema = SCHEMA.append(ALL_PROBABILITIES) if description["all_probabilities"] else SCHEMA
+        self._embeddings = None if embeddings is None else check_file(embeddings)
+        self._width = width
+        if embeddings is not None:
+            self._schema = self._schema.append(column(width))
         _open_folder(folder, description)
         self._lock = _lock(folder)
         self._rows: list[Mapping[str, Any]] = []
@@ -278,6 +313,8 @@ class FolderOutput:
     def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if not self._rows:
             self._began = self._clock()
+        if self._embeddings is not None and isinstance(answer, Prediction) and answer.embedding is not None:
+            row = {**row, "embedding": answer.embedding.tolist()}
         self._rows.append(row)
         self.tally.add(row)
         if len(self._rows) >= self._size or self._clock() - self._began >= PART_SECONDS:
@@ -290,9 +327,18 @@ class FolderOutput:
         """
         try:
             self._flush()
+            if self._embeddings is not None:
+                self._gather(EmbeddingFile(self._embeddings, self._width))
         finally:
             if self._lock is not None:
                 self._lock.close()
+
+    def _gather(self, file: EmbeddingFile) -> None:
+        for part in sorted(self._parts.glob("part-*.parquet")):
+            table = pq.read_table(part, columns=["image_id", "embedding"])
+            for some in table.filter(pc.is_valid(table["embedding"])).to_batches():
+                file.add_column(some["image_id"], some["embedding"])
+        file.close()
 
     def _flush(self) -> None:
         """Writes a part.
@@ -336,14 +382,15 @@ def _lock(folder: Path) -> IO[bytes] | None:
     return file
 
 
-def describe(classifier: GRPOTTA, wanted: Wanted, dtype: str) -> dict[str, Any]:
+def describe(classifier: GRPOTTA, wanted: Wanted, *, embeddings: bool) -> dict[str, Any]:
     """What the rows of a folder depend on, but for the images: these may become more."""
     return {
         "format": FORMAT,
         "engine": "local",
         "model": classifier.backbone.name,
         "fingerprint": classifier.backbone.fingerprint,
-        "dtype": dtype,
+        "device": str(classifier.backbone.device),
+        "dtype": str(classifier.backbone.dtype).removeprefix("torch."),
         "labels": list(classifier.labels),
         "templates": list(classifier.policy.prompts.templates),
         "seed": classifier.seed,
@@ -351,6 +398,7 @@ def describe(classifier: GRPOTTA, wanted: Wanted, dtype: str) -> dict[str, Any]:
         "top_k": wanted.top_k,
         "all_probabilities": wanted.every,
         "threshold": wanted.threshold,
+        "embeddings": embeddings,
     }
 
 
