@@ -115,12 +115,12 @@ def test_a_part_or_a_domain(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_links_is_walked_alike(tmp_path: Path) -> None:
-    from grpo_tta.cluster.manifest import _lister
+    from grpo_tta.images.remote import lister
 
     for name in ("junk", "phone", "loose"):
         CASES[name](tmp_path / name)
         remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-        found: list[Item] = list(walk(_lister(remote, name)))
+        found: list[Item] = list(walk(lister(remote, name)))
         assert found == list(walk_folder(tmp_path / name))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -99,7 +100,7 @@ def test_csv_rows_stand_in_the_order_of_the_images_errors_among_them(command: Co
 
 
 def test_rows_are_written_before_the_last_image_is_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import grpo_tta.images.read as read
+    import grpo_tta.images.remote as read
 
     for number in range(20):
         Path(f"photos/x{number}.png").hardlink_to("photos/a.png")
@@ -374,6 +375,30 @@ def test_inputs(command: Command, words: list[str], stdin: bytes, names: list[st
     assert (done.status, done.names) == (0, names), done.err
 
 
+def test_urls_give_the_rows_of_the_files(command: Command, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ALL:
+        memory.pipe(f"/{name}", Path(name).read_bytes())
+    local = {row["path"]: row for row in command("photos", *FEW, "--csv").rows}
+    Path("list").write_text(
+        f"memory://photos/deep/\nmemory://photos/a.png\n{tmp_path.as_uri()}/photos/b.png\nmemory://no.png\n"
+    )
+    for words, start in ((["memory://photos"], "memory://"), ([f"{tmp_path.as_uri()}/photos"], f"{tmp_path.as_uri()}/")):
+        done = command(*words, *FEW, "--csv")
+        assert done.status == 1
+        assert done.names == [start + name for name in ALL]
+        for row in done.rows:
+            expected = local[row["path"].removeprefix(start)]
+            assert {**row, "path": "", "error": ""} == {**expected, "path": "", "error": ""}
+            assert bool(row["error"]) == bool(expected["error"])
+    done = command("--files-from", "list", *FEW, "--csv")
+    assert done.names == [
+        "memory://photos/deep/er/d.png", "memory://photos/a.png", f"{tmp_path.as_uri()}/photos/b.png", "memory://no.png"
+    ]  # fmt: skip
+    assert [bool(row["error"]) for row in done.rows] == [False, False, False, True]
+    memory.rm("/photos", recursive=True)
+
+
 def test_a_glob_says_what_it_left_out(command: Command) -> None:
     done = command("photos/*", *FEW, "--csv")
     assert done.names == ALL[:3]
@@ -398,6 +423,8 @@ def test_a_listed_file_that_is_gone_is_a_row(command: Command) -> None:
         ((), "No images were given"),
         (("photos/**/*.gif",), "no image matches"),
         (("nothing.png",), "no such file"),
+        (("memory://nothing",), "no such file or folder; check the address"),
+        (("nosuch://nothing",), "install the fsspec package"),
         (("-", "--files-from", "-"), "more than once"),
         (("-",), "names no images"),
         (("--files-from", "nothing"), "list cannot be read"),

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from grpo_tta.cluster.attempts import PATIENCE, Attempts
-from grpo_tta.cluster.manifest import Images, filesystem, join, open_manifest
+from grpo_tta.cluster.manifest import Images, join, open_manifest
 from grpo_tta.errors import UserError
+from grpo_tta.images.remote import filesystem
 
 
 def png(value: int) -> bytes:

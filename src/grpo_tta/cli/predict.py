@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from grpo_tta.classifier import GRPOTTA, Prediction
     from grpo_tta.cli.predictions import Output, Tally, Wanted
     from grpo_tta.cluster.settings import RaySettings
+    from grpo_tta.images.remote import Place
 
 CLOSED_PIPE = 141
 """Exit status where the reader of standard output has gone (`| head`): that of a program that SIGPIPE ends."""
@@ -191,7 +192,7 @@ class _Run:
         per_second: images answered.
     """
 
-    def __init__(self, classifier: GRPOTTA, paths: Sequence[Path], batch: int, wanted: Wanted, output: Output) -> None:
+    def __init__(self, classifier: GRPOTTA, paths: Sequence[Place], batch: int, wanted: Wanted, output: Output) -> None:
         from grpo_tta.cli.predictions import Tally
 
         self._classifier, self._paths, self._batch, self._wanted, self._output = classifier, paths, batch, wanted, output
@@ -219,13 +220,13 @@ class _Run:
 
     def _answer_all(self, interrupts: Interrupts) -> None:
         from grpo_tta.classifier import classify
-        from grpo_tta.images.read import load_image
+        from grpo_tta.images.remote import load_place
 
         paths, received, next_row = self._paths, 0, 0
         # unreadable ones of a batch are known before those that stand in front of them are answered
         waiting: dict[int, Prediction | str] = {}
         with progress(len(paths)) as advance:
-            for number, answer in classify(self._classifier, lambda number: load_image(paths[number]), len(paths), self._batch):
+            for number, answer in classify(self._classifier, lambda number: load_place(paths[number]), len(paths), self._batch):
                 interrupts.hold()  # no row is cut short
                 received += 1
                 waiting[number] = answer

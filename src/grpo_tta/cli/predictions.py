@@ -28,6 +28,7 @@ from grpo_tta.cli.options import make_console
 from grpo_tta.cli.progress import log, show_rate
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.errors import UserError, as_text, counted
+from grpo_tta.images.remote import Place
 
 SCHEMA = PREDICTIONS.append(pa.field("abstained", pa.bool_()))
 """A row of `--out`, as Ray writes it but for the last column. A row with an error has nothing else."""
@@ -61,7 +62,7 @@ class Wanted:
     def abstains(self, answer: Prediction) -> bool:
         return answer.probability < self.threshold
 
-    def row(self, path: Path, answer: Prediction | str) -> dict[str, Any]:
+    def row(self, path: Place, answer: Prediction | str) -> dict[str, Any]:
         """A row by the names of `SCHEMA`."""
         row: dict[str, Any] = {"image_id": as_text(str(path)), **prediction_row(answer, self.top_k)}
         if isinstance(answer, str):
@@ -120,7 +121,7 @@ class Tally:
 class Output(Protocol):
     """Where rows go."""
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         """One image: its answer or error, and the row made of it."""
 
     def close(self) -> None:
@@ -143,7 +144,7 @@ class CsvOutput:
         csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
         sys.stdout.flush()
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         self._heading()
         if "error" in row:
             self._line(row["image_id"], "", "", "", "", row["error"], "")
@@ -160,7 +161,7 @@ class CsvOutput:
 class JsonLinesOutput:
     """An object per image on standard output."""
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         content = {"path": row["image_id"], **{key: value for key, value in row.items() if key != "image_id"}}
         if "probabilities" in row and isinstance(answer, Prediction):
             content["probabilities"] = answer.probabilities  # with their labels: a line stands alone
@@ -181,7 +182,7 @@ class JsonOutput:
     _predictions: list[dict[str, Any]] = field(default_factory=list)
     _errors: list[dict[str, str]] = field(default_factory=list)
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if isinstance(answer, str):
             self._errors.append({"path": str(path), "error": answer})
         else:
@@ -207,7 +208,7 @@ class TableOutput:
     _tally: Tally = field(default_factory=Tally)
     _rows: list[tuple[str, str, float, str, float]] = field(default_factory=list)
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         self._tally.add(row)
         if "error" not in row:
             before = row["label_before"], row["probability_before"]
@@ -245,7 +246,7 @@ class WithEmbeddings:
     def __init__(self, output: Output, file: EmbeddingFile) -> None:
         self._output, self._file = output, file
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if isinstance(answer, Prediction) and answer.embedding is not None:
             self._file.add(row["image_id"], answer.embedding.numpy())
         self._output.write(path, answer, row)
@@ -310,7 +311,7 @@ class FolderOutput:
                 self.tally.add(row)
             self._number = int(part.stem.removeprefix("part-")) + 1
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if not self._rows:
             self._began = self._clock()
         if self._embeddings is not None and isinstance(answer, Prediction) and answer.embedding is not None:

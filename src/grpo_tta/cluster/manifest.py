@@ -26,9 +26,10 @@ from PIL import Image
 from grpo_tta.data.custom import ClassFolders, note_of_empty, task_name
 from grpo_tta.data.labels import texts_of
 from grpo_tta.data.tasks import Task
-from grpo_tta.errors import UserError, as_text, first_line, sentence
-from grpo_tta.images.folders import Entry, Item, Lister, Tally, walk, walk_opened
+from grpo_tta.errors import UserError, as_text, first_line
+from grpo_tta.images.folders import Item, Tally, walk, walk_opened
 from grpo_tta.images.read import load_image, read_image, stat_of
+from grpo_tta.images.remote import fetch, filesystem, lister
 
 TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
 """Of the manifests of tasks that draw their own images."""
@@ -36,29 +37,6 @@ _PARQUET = (".parquet", ".pq")
 _ROWS = 65_536  # a row group of the manifests written here
 _THREADS = 8  # that fetch remote images
 _AHEAD = 32  # images that they are ahead of the reader
-
-
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path on it: what pyarrow knows (local, s3, gs, hdfs), else fsspec.
-
-    Raises:
-        UserError: nothing installed serves the scheme, or it refuses.
-    """
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), Path(uri).absolute().as_posix()
-    try:
-        return pafs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid:
-        pass  # a scheme that pyarrow does not know
-    except (OSError, ValueError) as error:
-        raise UserError(f"{uri}: cannot be reached ({error}); check the address and your credentials.") from None
-    import fsspec
-
-    try:
-        found, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError, OSError) as error:
-        raise UserError(f"{uri}: no file system for it ({error}); install the fsspec package that serves it.") from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(found)), path
 
 
 def join(base: str, name: str) -> str:
@@ -184,16 +162,6 @@ def _check(source: str, fs: pafs.FileSystem, path: str, base: str, name: str, la
     return Manifest(source, rows, tuple(column for column in wanted if column in names), base, name)
 
 
-def _lister(fs: pafs.FileSystem, folder: str) -> Lister:
-    """Lists a folder on a file system without links."""
-
-    def entries(path: str) -> Iterator[Entry]:
-        for info in fs.get_file_info(pafs.FileSelector(f"{folder}/{path}" if path else folder)):
-            yield Entry(info.base_name, info.type == pafs.FileType.Directory, info.type == pafs.FileType.File)
-
-    return entries
-
-
 @final
 @dataclass(frozen=True)
 class _Listed:
@@ -210,7 +178,7 @@ def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labe
         UserError: no image, or (where labels are wanted) folders that are no classes.
     """
     folder = folder.rstrip("/")
-    items: Iterable[Item] = walk_opened(Path(folder)) if isinstance(fs, pafs.LocalFileSystem) else walk(_lister(fs, folder))
+    items: Iterable[Item] = walk_opened(Path(folder)) if isinstance(fs, pafs.LocalFileSystem) else walk(lister(fs, folder))
     tally, folders = Tally(), ClassFolders(source)
     names = folders.images(items) if labelled else tally.images(items)
 
@@ -300,21 +268,10 @@ class Images:
         for j in range(i, min(i + _AHEAD, len(self._paths))):
             ahead = self._paths[j]
             if ahead and "://" in ahead and j not in self._coming:
-                self._coming[j] = self._pool.submit(_fetch, ahead)
+                self._coming[j] = self._pool.submit(fetch, ahead)
         return read_image(io.BytesIO(self._coming.pop(i).result()), path)
 
     def close(self) -> None:
         """Ends the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _fetch(uri: str) -> bytes:
-    try:
-        fs, path = filesystem(uri)
-        with fs.open_input_stream(path) as stream:
-            return stream.read()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a file system of fsspec raises
-        raise UserError(f"{uri}: cannot be read ({sentence(error)}); check the path and your credentials.") from None

@@ -24,12 +24,13 @@ from grpo_tta.bench.runner import stream_order
 from grpo_tta.bench.runs import RunSettings, check_same_run, versions
 from grpo_tta.cluster.actor import Adapter
 from grpo_tta.cluster.jobs import BenchJob, Job, ModelName, PredictJob
-from grpo_tta.cluster.manifest import TASK_COLUMNS, filesystem, open_manifest, write_tasks
+from grpo_tta.cluster.manifest import TASK_COLUMNS, open_manifest, write_tasks
 from grpo_tta.cluster.session import session
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import ManifestSource, TaskSource
 from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError, counted
+from grpo_tta.images.remote import filesystem
 
 
 def _write_json(uri: str, content: Any) -> None:
