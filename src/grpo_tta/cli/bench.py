@@ -91,7 +91,10 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     from grpo_tta.data.choose import choose_tasks
     from grpo_tta.data.tasks import SPLITS
 
-    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype))
+    if options.threads is not None:
+        raise UserError("With Ray the threads of each process are its --actor-cpus; leave out --threads.")
+    weights = None if options.weights is None else str(options.weights.expanduser().absolute())
+    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype), weights)
     # Ray reads the user's own images itself, wherever they lie
     tasks = choose_tasks(_choice(options)) if options.data is None else []
     _print_notes(note for task in tasks for note in task.notes)

@@ -20,57 +20,18 @@ import pyarrow.parquet as pq
 import typer
 
 from grpo_tta.bench.embeddings import EmbeddingFile, check_file, column
-from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
+from grpo_tta.bench.predictions import ALL_PROBABILITIES, SCHEMA, Wanted
 from grpo_tta.bench.records import FORMAT, read_run, write_json
 from grpo_tta.bench.runs import check_same, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.options import make_console
 from grpo_tta.cli.progress import log, show_rate
 from grpo_tta.config.serialise import to_plain
-from grpo_tta.errors import UserError, as_text, counted
+from grpo_tta.errors import UserError, counted
 from grpo_tta.images.remote import Place
 
-SCHEMA = PREDICTIONS.append(pa.field("abstained", pa.bool_()))
-"""A row of `--out`, as Ray writes it but for the last column. A row with an error has nothing else."""
-ALL_PROBABILITIES = pa.field("probabilities", pa.list_(pa.float32()))
-"""With `--all-probabilities`: one per label, in the order of the labels in `run.json`."""
 PART_SECONDS = 60.0
 """Slow models: a part is written after this time even if it is not full."""
-
-
-@final
-@dataclass(frozen=True)
-class Wanted:
-    """What rows hold.
-
-    Attributes:
-        top_k: most probable labels.
-        every: all labels' probabilities too.
-        threshold: below it the label is empty.
-    """
-
-    top_k: int = 5
-    every: bool = False
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise UserError("--top-k must be at least 1.")
-        if not 0 <= self.threshold <= 1:
-            raise UserError("--threshold is a probability, from 0 to 1.")
-
-    def abstains(self, answer: Prediction) -> bool:
-        return answer.probability < self.threshold
-
-    def row(self, path: Place, answer: Prediction | str) -> dict[str, Any]:
-        """A row by the names of `SCHEMA`."""
-        row: dict[str, Any] = {"image_id": as_text(str(path)), **prediction_row(answer, self.top_k)}
-        if isinstance(answer, str):
-            return row | {"error": as_text(answer)}
-        row["abstained"] = self.abstains(answer)
-        if row["abstained"]:
-            row["label"] = ""
-        return row | {"probabilities": list(answer.probabilities.values())} if self.every else row
 
 
 @final
@@ -158,13 +119,16 @@ class CsvOutput:
 
 
 @final
+@dataclass
 class JsonLinesOutput:
     """An object per image on standard output."""
 
+    labels: Sequence[str]
+
     def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         content = {"path": row["image_id"], **{key: value for key, value in row.items() if key != "image_id"}}
-        if "probabilities" in row and isinstance(answer, Prediction):
-            content["probabilities"] = answer.probabilities  # with their labels: a line stands alone
+        if "probabilities" in row:  # with their labels: a line stands alone
+            content["probabilities"] = dict(zip(self.labels, row["probabilities"], strict=True))
         sys.stdout.write(json.dumps(content) + "\n")
         sys.stdout.flush()
 
@@ -383,8 +347,27 @@ def _lock(folder: Path) -> IO[bytes] | None:
     return file
 
 
-def describe(classifier: GRPOTTA, wanted: Wanted, *, embeddings: bool) -> dict[str, Any]:
-    """What the rows of a folder depend on, but for the images: these may become more."""
+def open_standard_output(chosen: str, model: str, labels: Sequence[str]) -> Output:
+    """
+    Args:
+        chosen: field of the options; "" for the table.
+        model: its name.
+    """
+    if chosen == "as_csv":
+        return CsvOutput()
+    if chosen == "as_jsonl":
+        return JsonLinesOutput(labels)
+    if chosen == "as_json":
+        return JsonOutput(model, labels)
+    return TableOutput(model)
+
+
+def describe(classifier: GRPOTTA, wanted: Wanted, *, width: int) -> dict[str, Any]:
+    """What the rows of a folder depend on, but for the images: these may become more.
+
+    Args:
+        width: D of the embeddings; 0 without them.
+    """
     return {
         "format": FORMAT,
         "engine": "local",
@@ -396,10 +379,8 @@ def describe(classifier: GRPOTTA, wanted: Wanted, *, embeddings: bool) -> dict[s
         "templates": list(classifier.policy.prompts.templates),
         "seed": classifier.seed,
         "settings": to_plain(classifier.settings),
-        "top_k": wanted.top_k,
-        "all_probabilities": wanted.every,
-        "threshold": wanted.threshold,
-        "embeddings": embeddings,
+        "embeddings": width,
+        **wanted.describe(),
     }
 
 

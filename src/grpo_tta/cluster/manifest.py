@@ -29,7 +29,7 @@ from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError, as_text, first_line
 from grpo_tta.images.folders import Item, Tally, walk, walk_opened
 from grpo_tta.images.read import load_image, read_image, stat_of
-from grpo_tta.images.remote import fetch, filesystem, lister
+from grpo_tta.images.remote import Place, below, fetch, filesystem, is_url, lister
 
 TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
 """Of the manifests of tasks that draw their own images."""
@@ -192,7 +192,9 @@ def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labe
         number = -1
         for number, name in enumerate(names):
             row = {"image_id": as_text(name), "path": os.fsencode(name), "order": number}
-            yield row | {"label": as_text(name.partition("/")[0])} if labelled else row
+            # Answers name an image as a run on this machine does; records name it within its data set.
+            named = {"label": as_text(name.partition("/")[0])} if labelled else {"image_id": as_text(_name_in(source, name))}
+            yield row | named
         check(number + 1)
 
     schema = [("image_id", pa.string()), ("path", pa.binary()), ("order", pa.int64())]
@@ -201,6 +203,59 @@ def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labe
     if not labelled:
         return _Listed((), tally.notes(source))
     return _Listed(tuple(folders.classes), folders.notes + note_of_empty(source, folders.empty if with_empty else ()))
+
+
+def _name_in(folder: str, name: str) -> str:
+    """An image of a folder as `images.folders.find_images` or `images.remote.find_by_url` names it."""
+    return below(folder, name) if is_url(folder) else str(Path(folder) / name)
+
+
+def is_manifest(source: str) -> bool:
+    """Whether this is a Parquet file, or a folder that holds some.
+
+    Raises:
+        UserError: it cannot be reached or opened.
+    """
+    fs, path = filesystem(source)
+    kind = _kind(source, fs, path)
+    if kind == pafs.FileType.Directory:
+        return _holds_parquet(source, fs, path)
+    return kind == pafs.FileType.File and path.lower().endswith(_PARQUET)
+
+
+def is_folder(source: str) -> bool:
+    """Whether this is a folder.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    fs, path = filesystem(source)
+    return _kind(source, fs, path) == pafs.FileType.Directory
+
+
+def table_of(places: Sequence[Place]) -> pa.Table:
+    """A manifest of images that were named one by one, with paths that mean the same in every process."""
+    paths = [place if isinstance(place, str) else str(place.absolute()) for place in places]
+    columns = {
+        "image_id": pa.array([as_text(str(place)) for place in places], pa.string()),
+        "path": pa.array([os.fsencode(path) for path in paths], pa.binary()),
+        "order": pa.array(range(len(places)), pa.int64()),
+    }
+    return pa.table(columns)
+
+
+def write_places(places: Sequence[Place], out: str) -> Manifest:
+    """`table_of` in `out/manifest.parquet`.
+
+    Raises:
+        UserError: the folder holds another list.
+    """
+    uri, table = f"{out.rstrip('/')}/manifest.parquet", table_of(places)
+    if not _write(uri, table.schema, iter(table.to_pylist())):
+        fs, path = filesystem(uri)
+        if not pq.read_table(path, filesystem=fs, columns=["image_id", "path"]).equals(table.select(["image_id", "path"])):
+            raise UserError(f"{out} holds another run (images differ); name another --out or remove the folder.")
+    return Manifest(uri, len(places), tuple(table.column_names), ".", "images")
 
 
 def write_tasks(tasks: Sequence[Task], orders: Sequence[Sequence[int]], uri: str) -> None:
@@ -264,12 +319,21 @@ class Images:
         if not path:
             raise UserError(f"{self._ids[i]}: the manifest holds neither an image nor a path for it; remove the row.")
         if self._pool is None or "://" not in path:
-            return load_image(path)
+            return self._load_file(i, path)
         for j in range(i, min(i + _AHEAD, len(self._paths))):
             ahead = self._paths[j]
             if ahead and "://" in ahead and j not in self._coming:
                 self._coming[j] = self._pool.submit(fetch, ahead)
         return read_image(io.BytesIO(self._coming.pop(i).result()), path)
+
+    def _load_file(self, i: int, path: str) -> Image.Image:
+        try:
+            return load_image(path)
+        except UserError as error:
+            if not path.endswith(self._ids[i]):
+                raise
+            # The image was named by this path, but relative to another folder than this process is in.
+            raise UserError(str(error).replace(path, self._ids[i])) from None
 
     def close(self) -> None:
         """Ends the threads."""
