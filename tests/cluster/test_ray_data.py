@@ -231,15 +231,16 @@ def test_rows_and_exit_status_on_standard_output_are_those_of_this_machine(predi
     Path("list").write_text(f"in/f.jpg\n{Path('in/b.png').absolute().as_uri()}\nin/gone.png\n")
     several = ("in/[ad].*", "--files-from", "list")
     for words in (("in", "--jsonl", "--top-k", "2", "--threshold", "0.6"), (*several, "--jsonl", "--all-probabilities")):
-        status, out, err = predict(*words)
+        status, out, err = predict(*words, "--embeddings", "here.parquet")
         assert status == 1
-        status_there, out_there, err_there = predict(*words, *ON_RAY)
+        status_there, out_there, err_there = predict(*words, "--embeddings", "there.parquet", *ON_RAY)
         assert status_there == status
         lines = [[json.loads(line) for line in text.splitlines()] for text in (out_there, out)]
         for rows in lines:  # numbers beside their labels
             for row in rows:
                 row |= {"names": list(row.get("probabilities", {})), "probabilities": [*row.get("probabilities", {}).values()]}
         same_rows(*lines)
+        same_rows(pq.read_table("there.parquet").to_pylist(), pq.read_table("here.parquet").to_pylist())
         assert summary(err_there) == summary(err)
         assert err_there.splitlines()[:-1] == err.splitlines()[:-1]  # one line for each damaged image
 

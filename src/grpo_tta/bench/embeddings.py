@@ -125,9 +125,9 @@ def _each(parquet: pq.ParquetFile, name: str) -> Iterator[pa.Array]:
 
 
 def _write_array(
-    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: str, pieces: Callable[[], Iterable[np.ndarray]]
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: str, batches: Callable[[], Iterable[np.ndarray]]
 ) -> None:
     with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
-        for piece in pieces():
-            stream.write(np.ascontiguousarray(piece, dtype=dtype).tobytes())
+        for batch in batches():
+            stream.write(np.ascontiguousarray(batch, dtype=dtype).tobytes())

@@ -91,13 +91,8 @@ def _into_folder(options: PredictOptions, job: PredictJob, out: str, settings: R
     folder, status, began = f"{out.rstrip('/')}/predictions", 0, time.monotonic()
     before = count_rows(folder)
     with session(settings), Interrupts(), progress(manifest.rows - before) as advance:
-
-        def watch(rows: int) -> None:
-            for _ in range(rows):
-                advance()
-
         try:
-            predict_on_ray(replace(job, manifest=manifest), out, settings, watch)
+            predict_on_ray(replace(job, manifest=manifest), out, settings, lambda rows: advance(rows) if rows else None)
         except (Stopped, KeyboardInterrupt) as stop:
             status = stop.status if isinstance(stop, Stopped) else 130
     total = _read_rows(folder, options)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -211,9 +212,12 @@ class WithEmbeddings:
         self._output, self._file = output, file
 
     def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        embedding = row.get("embedding")  # of a cluster
         if isinstance(answer, Prediction) and answer.embedding is not None:
-            self._file.add(row["image_id"], answer.embedding.numpy())
-        self._output.write(path, answer, row)
+            embedding = answer.embedding.numpy()
+        if embedding is not None:
+            self._file.add(row["image_id"], np.asarray(embedding, dtype=np.float32))
+        self._output.write(path, answer, {name: value for name, value in row.items() if name != "embedding"})
 
     def close(self) -> None:
         try:

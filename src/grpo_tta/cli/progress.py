@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import final
+from typing import Protocol, final
 
 from grpo_tta.cli.options import say
 
@@ -40,11 +40,17 @@ def logging_to_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
         log.propagate = propagate
 
 
+class Advance(Protocol):
+    """To be called after each image, or after several with their count."""
+
+    def __call__(self, count: int = 1) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(total: int, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[], None]]:
+def progress(total: int, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
     """Gives a function to call after each image. Silent where the log is."""
     if not log.isEnabledFor(logging.INFO):
-        yield lambda: None
+        yield lambda count=1: None
     elif sys.stderr.isatty():
         with _bar(total, clock) as advance:
             yield advance
@@ -60,8 +66,8 @@ class Lines:
         self._total, self._clock, self._count = total, clock, 0
         self._began = self._last = clock()
 
-    def advance(self) -> None:
-        self._count += 1
+    def advance(self, count: int = 1) -> None:
+        self._count += count
         now = self._clock()
         if now - self._last >= EVERY and self._count < self._total:
             self._last = now
@@ -71,7 +77,7 @@ class Lines:
 
 
 @contextlib.contextmanager
-def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]:
+def _bar(total: int, clock: Callable[[], float]) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -85,14 +91,14 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]
     # Rows that go to the same terminal are printed above the bar; those that go elsewhere must not pass through it.
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         line, began = bar.add_task("", total=total, pace="starting", left=""), clock()
-        count = 0
+        done = 0
 
-        def advance() -> None:
-            nonlocal count
-            count += 1
-            pace = count / max(clock() - began, 1e-9)
-            left = timedelta(seconds=round((total - count) / pace))
-            bar.update(line, completed=count, pace=show_rate(pace), left=f"{left} left")
+        def advance(count: int = 1) -> None:
+            nonlocal done
+            done += count
+            pace = done / max(clock() - began, 1e-9)
+            left = timedelta(seconds=round((total - done) / pace))
+            bar.update(line, completed=done, pace=show_rate(pace), left=f"{left} left")
 
         yield advance
 

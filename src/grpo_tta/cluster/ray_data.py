@@ -40,7 +40,7 @@ from grpo_tta.images.remote import Place, filesystem
 
 _log = logging.getLogger(__name__)
 J = TypeVar("J", bound=Job)
-_LOOK_SECONDS = 1.0  # between two looks at what has been written
+_POLL_SECONDS = 1.0
 
 
 def _write_json(uri: str, content: Any) -> None:
@@ -140,10 +140,10 @@ def _run(
 
 @contextlib.contextmanager
 def _watched(fs: pafs.FileSystem, folder: str, watch: Callable[[int], None]) -> Iterator[None]:
-    """Tells meanwhile how many rows have come into a folder of Parquet files since the first look."""
+    """Calls `watch` meanwhile with how many rows have come into a folder of Parquet files since the last call."""
     done, counted_files = threading.Event(), set[str]()
 
-    def look() -> int:
+    def new_rows() -> int:
         rows = 0
         for info in fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
             if info.path.endswith(".parquet") and info.path not in counted_files:
@@ -152,19 +152,19 @@ def _watched(fs: pafs.FileSystem, folder: str, watch: Callable[[int], None]) -> 
                     counted_files.add(info.path)
         return rows
 
-    def look_again() -> None:
-        while not done.wait(_LOOK_SECONDS):
-            watch(look())
+    def poll() -> None:
+        while not done.wait(_POLL_SECONDS):
+            watch(new_rows())
 
-    look()
-    thread = threading.Thread(target=look_again, daemon=True)
+    new_rows()
+    thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-    watch(look())
+    watch(new_rows())
 
 
 def _read(manifest: str, columns: Sequence[str]) -> ray.data.Dataset:
@@ -227,7 +227,7 @@ def predict_on_ray(job: PredictJob, out: str, settings: RaySettings, watch: Call
     """Classifies the images of the job's manifest into `out/predictions`, one row each.
 
     Args:
-        watch: is told, now and then, how many rows have come since it was told last.
+        watch: is given, now and then, how many rows have come since the last call.
 
     Raises:
         UserError: the model cannot be loaded, or the folder holds another run.
