@@ -130,7 +130,7 @@ def check_device(device: str | torch.device) -> torch.device:
         try:
             device = torch.device(device)
         except RuntimeError:
-            raise UserError(f"Unknown device {device!r}; use auto, cpu, cuda or cuda:0.") from None
+            raise UserError(f"Unknown device {device!r}; use cpu, cuda, cuda:0 or auto.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available here; use --device cpu.")
     try:
