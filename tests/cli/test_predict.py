@@ -510,6 +510,15 @@ def test_a_line_every_half_minute_where_there_is_no_terminal(capsys: pytest.Capt
     ]
 
 
+def test_images_that_come_together_count_together(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with logging_to_stderr(verbose=False, quiet=False):
+        lines = Lines(100, lambda: now[0])
+        now[0] = 40.0
+        lines.advance(20)  # as a cluster reports them
+    assert capsys.readouterr().err == "20 of 100 images, 0.5 per second, 0:02:40 left\n"
+
+
 def test_a_bar_with_count_rate_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -35,8 +35,8 @@ class PredictOptions(RayOptions):
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders searched for images, quoted globs such as 'photos/**/*.jpg', or - for a list on "
-            "standard input. Ray: one folder or Parquet manifest.",
+            help="Image files, folders searched for images, quoted globs such as 'photos/**/*.jpg', URLs of files and folders, "
+            "or - for a list on standard input. Ray: also one Parquet manifest.",
             show_default=False,
         ),
     ] = field(default_factory=list)
