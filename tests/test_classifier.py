@@ -361,3 +361,17 @@ def test_embeddings_are_the_adapted_models_features_of_the_untouched_image(nano_
     view0 = GRPOTTA(nano_backbone, LABELS, settings=replace(QUICK, predict=View0()))  # the answer of these features alone
     expected = torch.tensor([list(answer.probabilities.values()) for answer in view0.predict(some)])
     assert torch.allclose(view0.policy.log_probs(view0.embed(some)).exp(), expected, atol=1e-5)
+
+
+def test_predictions_may_bring_their_embeddings(quick: GRPOTTA) -> None:
+    """In one pass what `predict` and `embed` say in two; the classifier itself stays as it is."""
+    some = images(3)
+    plain, found = quick.predict(some), quick.with_embeddings().predict(some)
+    assert [answer.embedding for answer in plain] == [None] * 3
+    for one, other in zip(plain, found, strict=True):
+        assert one.label == other.label
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+        assert "embedding" not in other.plain()
+    assert torch.allclose(torch.stack([e for answer in found if (e := answer.embedding) is not None]), quick.embed(some))
+    other_labels = quick.with_embeddings().with_labels(["a", "b"]).predict(some[0])
+    assert other_labels.embedding is not None

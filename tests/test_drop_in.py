@@ -251,6 +251,9 @@ def test_web_addresses_and_base64(backbone: Backbone, address: str, tmp_path: Pa
     ours = grpo_tta.pipeline(model=backbone, settings=QUICK)
     expected = ours(photos()[0], LABELS)
     same(ours(f"{address}/cat.png", LABELS, timeout=60), expected)
+    # of a tokenizer what cannot change how a prompt is read
+    same(ours(photos()[0], LABELS, tokenizer_kwargs={"padding": "max_length", "truncation": True}), expected)
+    assert len(list(ours((name for name in [f"{address}/cat.png"] * 3), LABELS, timeout=60, batch_size=2))) == 3
     encoded = io.BytesIO()
     photos()[0].save(encoded, "PNG")
     text = base64.encodebytes(encoded.getvalue()).decode()

@@ -62,7 +62,7 @@ def test_the_images_of_predict(folder: Path, tmp_path: Path) -> None:
     found = find_images([folder])
     listed = open_manifest(str(folder), out, labelled=False)
     table = pq.read_table(listed.uri)
-    assert table["image_id"].to_pylist() == shown(folder, found)
+    assert table["image_id"].to_pylist() == [as_text(str(path)) for path in found]
     assert list(listed.notes) == here
     images = Images(table, listed.base)
     for number, path in enumerate(found):
@@ -115,12 +115,12 @@ def test_a_part_or_a_domain(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_links_is_walked_alike(tmp_path: Path) -> None:
-    from grpo_tta.cluster.manifest import _lister
+    from grpo_tta.images.remote import lister
 
     for name in ("junk", "phone", "loose"):
         CASES[name](tmp_path / name)
         remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-        found: list[Item] = list(walk(_lister(remote, name)))
+        found: list[Item] = list(walk(lister(remote, name)))
         assert found == list(walk_folder(tmp_path / name))
 
 

@@ -6,9 +6,10 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Literal, TypeVar, cast, final, get_args, overload
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, final, get_args, overload
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from grpo_tta.engine.retry import OnError, answer_each
 from grpo_tta.errors import UserError, sentence
 from grpo_tta.images.inputs import ImageLike, is_one_image, to_image
 from grpo_tta.images.read import image_key
-from grpo_tta.method.grpo import adapted_features, grpo_method
+from grpo_tta.method.grpo import adapted_features, answer, features_of_view0, grpo_method, update
 from grpo_tta.method.settings import PRESETS, GRPOSettings
 from grpo_tta.method.types import Episode, RewardFunction, ScoredGroup
 
@@ -42,6 +43,7 @@ class Prediction:
         probabilities: label -> probability after adaptation, in the order of the labels.
         label_before, probabilities_before: the same for zero-shot CLIP.
         forwards, backwards: passes of one view through the visual encoder that the answer cost.
+        embedding: of a classifier made by `GRPOTTA.with_embeddings`, what `GRPOTTA.embed` gives: `[D]` float32 on the CPU.
     """
 
     label: str
@@ -51,6 +53,11 @@ class Prediction:
     probabilities_before: dict[str, float]
     forwards: float
     backwards: float
+    embedding: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def plain(self) -> dict[str, Any]:
+        """All but the embedding, by name, as JSON takes it."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "embedding"}
 
 
 @final
@@ -122,10 +129,11 @@ class GRPOTTA:
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
         settings: str | GRPOSettings = "default",
         seed: int = 0,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         batch: int = 16,
         download: bool = False,
         dtype: Dtype = "float32",
+        weights: str | Path | None = None,
         cache: bool = True,
         reward: RewardFunction | None = None,
     ) -> None:
@@ -137,10 +145,11 @@ class GRPOTTA:
             templates: one or more prompts with `{}` where the label goes; several are averaged.
             settings: `default`, `fast`, `paper`, or settings of your own.
             seed: of views, copies and sampled groups.
-            device: where a model named by a string runs.
+            device: where a model named by a string runs; `auto` is a CUDA device where there is one, else the CPU.
             batch: images adapted in one pass; changes speed and memory, not answers.
             download: whether weights may be fetched; never done unasked.
-            dtype: of the frozen visual encoder of a model named by a string (see `grpo_tta.load_backbone`).
+            dtype, weights: precision of the frozen visual encoder, and a checkpoint of your own, for a model named by a
+                string (see `grpo_tta.load_backbone`).
             cache: whether text features may be kept on disk, and read from there.
             reward: your own, in place of the settings': a function (reference, group) -> `[B, M, K]` (see `grpo_tta.Reward`).
 
@@ -158,13 +167,16 @@ class GRPOTTA:
             raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if isinstance(model, str):
-            self.backbone = load_backbone(model, device=device, download=download, dtype=dtype)
+            self.backbone = load_backbone(model, device=device, download=download, dtype=dtype, weights=weights)
+        elif weights is not None:
+            raise UserError("weights go with the name of a model; a backbone has its own.")
         else:
             self.backbone = check_backbone(model)
         with _plain(self.backbone):
             self.policy = Policy(self.backbone, _prompts(self.backbone, labels, templates, cache=cache))
         self._names = _names(labels)
         self.settings, self.seed, self._batch, self._cache = settings, seed, batch, cache
+        self._embeds = False
         self._method = grpo_method(settings)
         self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
 
@@ -198,6 +210,13 @@ class GRPOTTA:
             with _plain(self.backbone):
                 other.policy = Policy(self.backbone, _prompts(self.backbone, labels, templates, cache=other._cache))
             other._names = _names(labels)
+        return other
+
+    def with_embeddings(self) -> GRPOTTA:
+        """The same, but every prediction also holds its `embedding`, at the cost of one more pass of view 0 through the blocks
+        that are tuned. This object stays as it is."""
+        other = copy.copy(self)
+        other._embeds = True
         return other
 
     @overload
@@ -422,7 +441,14 @@ class GRPOTTA:
         return [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
 
     def _predictions(self, images: Sequence[Image.Image]) -> list[Prediction]:
-        return self._read_answers(self._adapt(images)[1])
+        if not self._embeds:
+            return self._read_answers(self._adapt(images)[1])
+        with _plain(self.backbone):
+            batch = self._encode(images)
+            done = update(self.policy, batch.encoded, self.settings, batch.image_ids, self.seed)
+            answers = self._read_answers(answer(self.policy, batch.encoded, self.settings, done))
+            features = features_of_view0(self.policy, batch.encoded, done).cpu()
+        return [replace(found, embedding=row) for found, row in zip(answers, features, strict=True)]
 
     def _read_answers(self, adaptation: Adaptation) -> list[Prediction]:
         found = []

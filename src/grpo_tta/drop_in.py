@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import urllib.request
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, check_dtype
 from grpo_tta.classifier import GRPOTTA
 from grpo_tta.errors import UserError
 from grpo_tta.images.read import read_image, shown_path
+from grpo_tta.images.remote import fetch, is_web
 from grpo_tta.method.settings import GRPOSettings
 
 TASK = "zero-shot-image-classification"
@@ -160,8 +160,8 @@ def _open(image: OneImage, *, timeout: float | None) -> OneImage:
     """As transformers reads a string: a web address is fetched; what is no file may be the image itself in base64."""
     if not isinstance(image, str):
         return image
-    if image.startswith(("http://", "https://")):
-        return read_image(io.BytesIO(_fetch(image, timeout)), image)
+    if is_web(image):
+        return read_image(io.BytesIO(fetch(image, timeout)), image)
     if _is_file(image):
         return image
     in_data = image.startswith("data:image/")
@@ -172,17 +172,6 @@ def _open(image: OneImage, *, timeout: float | None) -> OneImage:
         if in_data:
             raise UserError(f"{shown_path(Path(image))}: not an image in base64 ({error}).") from None
     return image  # a path to nothing, which the classifier explains
-
-
-def _fetch(address: str, timeout: float | None) -> bytes:
-    request = urllib.request.Request(address, headers={"User-Agent": "grpo-tta"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return cast(bytes, answer.read())
-    except (OSError, ValueError) as error:  # no such host, refused, not found, too slow, or no address
-        raise UserError(
-            f"{address}: cannot be fetched ({error}); check the address, or save the image and give its path."
-        ) from None
 
 
 def _is_file(name: str) -> bool:
@@ -201,7 +190,7 @@ def pipeline(
     task: str | None = None,
     model: str | Backbone = "nano-clip",
     *,
-    device: int | str | torch.device = "cpu",
+    device: int | str | torch.device | None = None,
     batch_size: int = 1,
     dtype: str | torch.dtype = "auto",
     settings: str | GRPOSettings = "default",
@@ -217,7 +206,7 @@ def pipeline(
     Args:
         task: `zero-shot-image-classification`, which is also the default.
         model: see `grpo_tta.load_backbone`, or a backbone.
-        device: a torch device, or transformers' number of a GPU (-1 for the CPU).
+        device: a torch device, or transformers' number of a GPU (-1 for the CPU). None takes a GPU where there is one.
         batch_size: images adapted in one pass; changes speed and memory, not answers. A call may bring its own.
         dtype: of the frozen visual encoder: float32, bfloat16, or `auto`, which is float32.
         settings: `default`, `fast`, `paper`, or settings of your own.
@@ -229,7 +218,9 @@ def pipeline(
     """
     if task not in (None, TASK):
         raise UserError(f"grpo-tta adapts zero-shot image classifiers, not {task!r}; leave the task out or use {TASK!r}.")
-    if isinstance(device, int):
+    if device is None:
+        device = "auto"
+    elif isinstance(device, int):
         device = "cpu" if device < 0 else f"cuda:{device}"
     if isinstance(model, str):
         backbone = load_backbone(model, device=device, download=download, dtype=_dtype(dtype))

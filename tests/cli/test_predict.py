@@ -12,18 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from grpo_tta.backbones.names import shipped_folder
 from grpo_tta.bench.pace import Lines, show_rate
-from grpo_tta.bench.predictions import PREDICTIONS
+from grpo_tta.bench.predictions import Wanted
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.main import main
-from grpo_tta.cli.predictions import SCHEMA, FolderOutput, Tally, Wanted
+from grpo_tta.cli.predictions import FolderOutput, Tally
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
+from grpo_tta.method.parse import change_settings
+from grpo_tta.method.settings import DEFAULT
 
 FEW = ("--labels", "star,heart,arrow", "--set", "views.views=2", "--batch", "2")
 
@@ -74,9 +81,6 @@ ALL = ["photos/a.png", "photos/b.png", "photos/c.jpg", "photos/deep/er/d.png"]
 
 
 def answers(paths: Sequence[str], **options: int) -> list[Prediction]:
-    from grpo_tta.method.parse import change_settings
-    from grpo_tta.method.settings import DEFAULT
-
     settings = change_settings(DEFAULT, ["views.views=2"])
     return GRPOTTA("nano-clip", ["star", "heart", "arrow"], settings=settings, batch=2).predict(paths)
 
@@ -97,7 +101,7 @@ def test_csv_rows_stand_in_the_order_of_the_images_errors_among_them(command: Co
 
 
 def test_rows_are_written_before_the_last_image_is_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import grpo_tta.images.read as read
+    import grpo_tta.images.remote as read
 
     for number in range(20):
         Path(f"photos/x{number}.png").hardlink_to("photos/a.png")
@@ -176,9 +180,8 @@ def parquet(folder: str = "out") -> list[dict[str, object]]:
     return [row for part in sorted(Path(folder, "predictions").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
 
 
-def test_the_rows_of_a_folder_are_those_of_ray(command: Command) -> None:
+def test_the_rows_of_a_folder_are_those_of_json_lines(command: Command) -> None:
     assert command("photos", *FEW, "--out", "out").status == 1
-    assert SCHEMA.names == [*PREDICTIONS.names, "abstained"]
     rows = parquet()
     assert [row["image_id"] for row in rows] == ALL
     assert [row["error"] is None for row in rows] == [True, True, False, True]
@@ -248,12 +251,17 @@ def answered(number: int) -> tuple[Path, Prediction]:
     return Path(f"photos/2026/{number:06d}.jpg"), Prediction(best, labels[best], labels, best, labels, 7.1, 0.4)
 
 
+def row_of(number: int) -> dict[str, object]:
+    path, answer = answered(number)
+    return Wanted().row(str(path), answer)
+
+
 def test_a_part_is_written_when_it_is_old(tmp_path: Path) -> None:
     now = [0.0]
     output = FolderOutput(tmp_path, DESCRIPTION, 100, lambda: now[0])
     for number, when in enumerate((0.0, 30.0, 61.0, 62.0)):
         now[0] = when
-        output.write(*answered(number), Wanted().row(*answered(number)))
+        output.write(*answered(number), row_of(number))
     assert len(list((tmp_path / "predictions").glob("*.parquet"))) == 1
     assert output._began == 62.0
     output.close()
@@ -264,7 +272,7 @@ def test_rows_of_a_thousand_labels_are_small(tmp_path: Path) -> None:
     """50,000 of them in at most 60 MB."""
     output = FolderOutput(tmp_path, DESCRIPTION, 128)
     for number in range(1024):
-        output.write(*answered(number), Wanted().row(*answered(number)))
+        output.write(*answered(number), row_of(number))
     output.close()
     size = sum(part.stat().st_size for part in (tmp_path / "predictions").iterdir())
     assert 50_000 / 1024 * size <= 60e6
@@ -276,6 +284,80 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
         FolderOutput(tmp_path, DESCRIPTION, 100)
     first.close()
     FolderOutput(tmp_path, DESCRIPTION, 100).close()
+
+
+# Embeddings
+
+
+def embedded(file: str) -> tuple[list[str], np.ndarray]:
+    if file.endswith(".npz"):
+        found = np.load(file)
+        return found["ids"].tolist(), found["embeddings"]
+    table = pq.read_table(file)
+    return table["id"].to_pylist(), np.array(table["embedding"].to_pylist())
+
+
+@pytest.mark.parametrize("words", [("--csv",), ("--jsonl",), ("--json",), (), ("--out", "out", "--chunk", "2")])
+@pytest.mark.parametrize("file", ["e.parquet", "e.npz"])
+def test_embeddings_are_those_of_embed(command: Command, words: tuple[str, ...], file: str) -> None:
+    """Of the images that have an answer; the rows themselves stay as they are without the option."""
+    done = command("photos", *FEW, *words, "--embeddings", file)
+    assert done.status == 1
+    ids, found = embedded(file)
+    good = [name for name in ALL if name != "photos/c.jpg"]
+    assert ids == good
+    settings = change_settings(DEFAULT, ["views.views=2"])
+    expected = GRPOTTA("nano-clip", ["star", "heart", "arrow"], settings=settings).embed(good)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    if "--out" not in words:
+        assert done.out == command("photos", *FEW, *words).out
+
+
+def test_a_resumed_run_has_the_embeddings_of_all_its_rows(command: Command) -> None:
+    few = (*FEW, "--out", "out", "--chunk", "1", "--embeddings", "e.parquet")
+    command(*ALL[1:3], *few)
+    assert embedded("e.parquet")[0] == ALL[1:2]
+    Path("e.parquet").unlink()
+    for _ in range(2):  # the second time nothing is left to answer
+        command("photos", *few)
+        assert embedded("e.parquet")[0] == [ALL[1], ALL[0], ALL[3]]
+    done = command("photos", *FEW, "--out", "out")
+    assert done.status == 2
+    assert "another run (embeddings differ)" in done.err[-1]
+
+
+# Device, precision, threads and weights
+
+
+def test_what_computed_is_written_and_may_change(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo_tta.backbones.hardware._cpuinfo", lambda: "flags : avx512_bf16\n")
+    few = (ALL[0], *FEW, "--out", "out", "--device", "cpu")
+    done = command(*few, "--dtype", "auto")
+    assert done.err[0] == "--dtype auto: bfloat16, since this processor multiplies it faster (avx512_bf16)."
+    run = json.loads(Path("out/run.json").read_text())
+    assert (run["device"], run["dtype"]) == ("cpu", "bfloat16")
+    Path("out/run.json").write_text(json.dumps(run | {"device": "cuda"}))
+    assert command(*few, "--dtype", "bfloat16").status == 0
+
+
+def test_threads_of_the_model(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    command(ALL[0], *FEW, "--csv", "--threads", "2")
+    assert given == [2]
+    assert "--threads to at least 1" in command(ALL[0], *FEW, "--csv", "--threads", "0").err[0]
+
+
+def test_weights_of_a_file(command: Command) -> None:
+    """Equal weights give equal answers; another file is another run, even by the same name."""
+    state = load_file(str(shipped_folder("nano-clip") / "open_clip_model.safetensors"))
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, "mine.pt")
+    few = (ALL[0], *FEW, "--weights", "mine.pt")
+    assert command(*few, "--csv").rows == command(ALL[0], *FEW, "--csv").rows
+    assert json.loads(command(*few, "--json").out)["model"] == "nano-clip (mine.pt)"
+    assert command(*few, "--out", "out").status == 0
+    torch.save({"state_dict": state, "epoch": 1}, "mine.pt")
+    assert "another run (fingerprint differ)" in command(*few, "--out", "out").err[0]
 
 
 # Inputs
@@ -296,6 +378,30 @@ def test_inputs(command: Command, words: list[str], stdin: bytes, names: list[st
     Path("list").write_text("photos/deep\nphotos/b.png\nphotos/a.png")  # a folder is searched, and an image answered once
     done = command(*words, *FEW, "--csv", stdin=stdin)
     assert (done.status, done.names) == (0, names), done.err
+
+
+def test_urls_give_the_rows_of_the_files(command: Command, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ALL:
+        memory.pipe(f"/{name}", Path(name).read_bytes())
+    local = {row["path"]: row for row in command("photos", *FEW, "--csv").rows}
+    Path("list").write_text(
+        f"memory://photos/deep/\nmemory://photos/a.png\n{tmp_path.as_uri()}/photos/b.png\nmemory://no.png\n"
+    )
+    for words, start in ((["memory://photos"], "memory://"), ([f"{tmp_path.as_uri()}/photos"], f"{tmp_path.as_uri()}/")):
+        done = command(*words, *FEW, "--csv")
+        assert done.status == 1
+        assert done.names == [start + name for name in ALL]
+        for row in done.rows:
+            expected = local[row["path"].removeprefix(start)]
+            assert {**row, "path": "", "error": ""} == {**expected, "path": "", "error": ""}
+            assert bool(row["error"]) == bool(expected["error"])
+    done = command("--files-from", "list", *FEW, "--csv")
+    assert done.names == [
+        "memory://photos/deep/er/d.png", "memory://photos/a.png", f"{tmp_path.as_uri()}/photos/b.png", "memory://no.png"
+    ]  # fmt: skip
+    assert [bool(row["error"]) for row in done.rows] == [False, False, False, True]
+    memory.rm("/photos", recursive=True)
 
 
 def test_a_glob_says_what_it_left_out(command: Command) -> None:
@@ -322,6 +428,8 @@ def test_a_listed_file_that_is_gone_is_a_row(command: Command) -> None:
         ((), "No images were given"),
         (("photos/**/*.gif",), "no image matches"),
         (("nothing.png",), "no such file"),
+        (("memory://nothing",), "no such file or folder; check the address"),
+        (("nosuch://nothing",), "install the fsspec package"),
         (("-", "--files-from", "-"), "more than once"),
         (("-",), "names no images"),
         (("--files-from", "nothing"), "list cannot be read"),
@@ -331,6 +439,8 @@ def test_a_listed_file_that_is_gone_is_a_row(command: Command) -> None:
         ((ALL[0], "--csv", "--out", "x"), "use one of them"),
         ((ALL[0], "--verbose", "--quiet"), "use one of them"),
         ((ALL[0], "--out", "x", "--chunk", "0"), "at least 1"),
+        ((ALL[0], "--embeddings", "e.npy"), "written as .parquet or .npz"),
+        ((ALL[0], "--weights", "nothing.pt"), "weights cannot be read"),
         ((ALL[0], "--config", "nothing.toml"), "cannot be read"),
     ],
 )
@@ -399,6 +509,15 @@ def test_a_line_every_half_minute_where_there_is_no_terminal(capsys: pytest.Capt
     assert capsys.readouterr().err.splitlines() == [
         f"{n} of 1,000 images, 1 per second, 0:{(1000 - n) // 60}:{(1000 - n) % 60:02d} left" for n in (30, 60, 90)
     ]
+
+
+def test_images_that_come_together_count_together(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with logging_to_stderr(verbose=False, quiet=False):
+        lines = Lines(100, lambda: now[0])
+        now[0] = 40.0
+        lines.advance(20)  # as a cluster reports them
+    assert capsys.readouterr().err == "20 of 100 images, 0.5 per second, 0:02:40 left\n"
 
 
 def test_a_bar_with_count_rate_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

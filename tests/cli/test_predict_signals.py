@@ -98,8 +98,10 @@ def check_rows(tmp_path: Path, many: Path) -> int:
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_keeps_every_answered_row(tmp_path: Path, many: Path, signum: int, status: int) -> None:
-    assert stop(tmp_path, [str(many), "--csv"], signum) == status
+    assert stop(tmp_path, [str(many), "--csv", "--embeddings", str(tmp_path / "e.parquet")], signum) == status
     count = check_rows(tmp_path, many)
+    answered = [str(many / f"{number:04d}.png") for number in range(count) if number % 10 != 3]
+    assert pq.read_table(tmp_path / "e.parquet")["id"].to_pylist() == answered
     assert 10 <= count < MANY
     last = (tmp_path / "err.txt").read_text().splitlines()[-2:]
     assert last[0] == f"Interrupted after {count} of {MANY} images."
@@ -140,7 +142,8 @@ def test_a_folder_is_resumed_with_each_image_once(tmp_path: Path, many: Path) ->
     """Stopped by TERM, killed, and then left to finish on the first 120 images."""
     some, out = tmp_path / "some.txt", tmp_path / "answers"
     some.write_text("".join(f"{many / f'{number:04d}.png'}\n" for number in range(120)))
-    words = ["--files-from", str(some), "--out", str(out), "--chunk", "8"]
+    file = tmp_path / "e.parquet"
+    words = ["--files-from", str(some), "--out", str(out), "--chunk", "8", "--embeddings", str(file)]
 
     def parts() -> int:
         return len(list(out.glob("predictions/part-*.parquet")))
@@ -163,8 +166,10 @@ def test_a_folder_is_resumed_with_each_image_once(tmp_path: Path, many: Path) ->
             found = re.search(r"Interrupted after (\d+) of 120 images", (tmp_path / "err.txt").read_text())
             assert found
             assert int(found[1]) == seen
+            assert pq.read_metadata(file).num_rows == sum(int(Path(name).stem) % 10 != 3 for name in ids())
     process = start(tmp_path, words)
     process.join()
     assert process.exitcode == 1  # twelve of them are unreadable
     assert ids() == [str(many / f"{number:04d}.png") for number in range(120)]
+    assert pq.read_table(file)["id"].to_pylist() == [name for name in ids() if int(Path(name).stem) % 10 != 3]
     assert "108 answered, 12 unreadable, 0 changed, " in (tmp_path / "err.txt").read_text()

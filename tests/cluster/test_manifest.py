@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from grpo_tta.cluster.attempts import PATIENCE, Attempts
-from grpo_tta.cluster.manifest import Images, filesystem, join, open_manifest
+from grpo_tta.cluster.manifest import Images, join, open_manifest
 from grpo_tta.errors import UserError
+from grpo_tta.images.remote import filesystem
 
 
 def png(value: int) -> bytes:
@@ -41,7 +42,9 @@ def test_a_folder_becomes_a_manifest(folder: Path, tmp_path: Path) -> None:
     found = open_manifest(str(folder), str(tmp_path / "a"), labelled=False)
     rows = pq.read_table(found.uri)
     assert (found.rows, found.name, found.base) == (3, "in", str(folder))
-    assert rows["image_id"].to_pylist() == ["cat/a/1.png", "dog/2.png", "top.png"]
+    names = ["cat/a/1.png", "dog/2.png", "top.png"]
+    assert rows["image_id"].to_pylist() == [str(folder / name) for name in names]  # as a run on this machine names them
+    assert rows["path"].to_pylist() == [name.encode() for name in names]
     assert rows["order"].to_pylist() == [0, 1, 2]
     images = Images(rows, found.base)
     assert [red(images.load(i)) for i in range(3)] == [10, 20, 30]

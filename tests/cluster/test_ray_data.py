@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -189,21 +192,89 @@ def test_labels_with_other_names_reach_the_actors(awkward_folder: Path, tmp_path
     assert job.describe()["labels"] == ["a", "b", "c"]
 
 
+ON_RAY = ("--engine", "ray", "--actors", "1", "--actor-cpus", "0.5", "--chunk", "4")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """`grpo-tta predict` on the images of a folder, in this process."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error."""
+        few = ("--labels", "star,heart,red circle", "--set", "views.views=2", "--batch", "2")
+        status = app(("predict", *words, *few), standalone_mode=False)
+        found = self.capsys.readouterr()
+        return status or 0, found.out, found.err
+
+
+@pytest.fixture
+def predict(awkward_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """Beside a folder `in` that holds four good images, a truncated one and a text."""
+    awkward_folder.rename(awkward_folder.parent / "in")
+    monkeypatch.chdir(awkward_folder.parent)
+    return Predict(capsys)
+
+
+def same_rows(found: list[dict[str, object]], expected: list[dict[str, object]]) -> None:
+    """Equal but for rounding."""
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert list(one) == list(other)
+        for name, value in other.items():
+            numbers = isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float))
+            assert one[name] == (pytest.approx(value, abs=1e-5) if numbers else value), name
+
+
+def summary(err: str) -> str:
+    """The last line, without the rate."""
+    return re.sub(r"[^,]* per second,", "", err.splitlines()[-1])
+
+
 @pytest.mark.usefixtures("here")
-def test_predict_answers_as_it_does_here(awkward_folder: Path, tmp_path: Path) -> None:
-    labels = ["star", "heart", "red circle"]
-    local = GRPOTTA("nano-clip", labels, batch=4).predict(
-        [awkward_folder / f"{name}" for name in ("a.jpg", "b.png", "c.png", "d.jpg")]
-    )
-    count = predict_on_ray(NANO, labels, str(awkward_folder), str(tmp_path / "out"), 4, {}, replace(TWO, actors=1))
-    rows = pq.read_table(tmp_path / "out" / "predictions").to_pandas().sort_values("image_id", ignore_index=True)
-    assert count == 6
-    assert rows["image_id"].tolist() == ["a.jpg", "b.png", "c.png", "d.jpg", "e.jpg", "f.jpg"]
-    assert rows["label"][:4].tolist() == [answer.label for answer in local]
-    assert rows["probability"][:4].tolist() == pytest.approx([answer.probability for answer in local], abs=1e-5)
-    assert rows["top_labels"][0].tolist()[0] == local[0].label
-    assert "truncated" in rows["error"][4]
-    assert "not an image" in rows["error"][5]
+def test_rows_and_exit_status_on_standard_output_are_those_of_this_machine(predict: Predict) -> None:
+    Path("list").write_text(f"in/f.jpg\n{Path('in/b.png').absolute().as_uri()}\nin/gone.png\n")
+    several = ("in/[ad].*", "--files-from", "list")
+    for words in (("in", "--jsonl", "--top-k", "2", "--threshold", "0.6"), (*several, "--jsonl", "--all-probabilities")):
+        status, out, err = predict(*words, "--embeddings", "here.parquet")
+        assert status == 1
+        status_there, out_there, err_there = predict(*words, "--embeddings", "there.parquet", *ON_RAY)
+        assert status_there == status
+        lines = [[json.loads(line) for line in text.splitlines()] for text in (out_there, out)]
+        for rows in lines:  # numbers beside their labels
+            for row in rows:
+                row |= {"names": list(row.get("probabilities", {})), "probabilities": [*row.get("probabilities", {}).values()]}
+        same_rows(*lines)
+        same_rows(pq.read_table("there.parquet").to_pylist(), pq.read_table("here.parquet").to_pylist())
+        assert summary(err_there) == summary(err)
+        assert err_there.splitlines()[:-1] == err.splitlines()[:-1]  # one line for each damaged image
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_answers_is_that_of_this_machine_and_is_resumed(predict: Predict) -> None:
+    status, _, err = predict("in", "--out", "here", "--embeddings", "here.npz")
+    assert status == 1
+    for _ in range(2):
+        status_there, _, err_there = predict("in", "--out", "there", "--embeddings", "there.npz", *ON_RAY)
+        assert status_there == status
+        assert summary(err_there).endswith(summary(err)[len("4 answered") :])
+        rows, rows_there = (
+            sorted(pq.read_table(f"{folder}/predictions").to_pylist(), key=lambda row: row["image_id"])
+            for folder in ("here", "there")
+        )
+        same_rows(rows_there, rows)
+    with np.load("here.npz") as one, np.load("there.npz") as two:
+        order = np.argsort(two["ids"])
+        assert two["ids"][order].tolist() == one["ids"].tolist()
+        assert two["embeddings"][order] == pytest.approx(one["embeddings"], abs=1e-5)
+    description = json.loads(Path("there/run.json").read_text())
+    assert (description["device"], description["dtype"], description["embeddings"]) == ("cpu", "float32", 128)
+    with pytest.raises(UserError, match="another run"):
+        predict("in", "--out", "there", "--top-k", "1", *ON_RAY)
+    predict("in/a.jpg", "in/b.png", "--out", "two", *ON_RAY)
+    with pytest.raises(UserError, match=r"two holds another run \(images differ\)"):
+        predict("in/a.jpg", "in/d.jpg", "--out", "two", *ON_RAY)
 
 
 @pytest.mark.usefixtures("here")
@@ -214,8 +285,9 @@ def test_a_reward_of_a_file_reaches_the_actors(awkward_folder: Path, tmp_path: P
     local, plain = (GRPOTTA("nano-clip", labels, settings=s).predict(path) for s in (settings, "default"))
     (tmp_path / "one").mkdir()
     path.rename(tmp_path / "one" / "a.jpg")
-    options, out = {"settings": settings}, str(tmp_path / "out")
-    assert predict_on_ray(NANO, labels, str(tmp_path / "one"), out, 4, options, replace(TWO, actors=1)) == 1
+    out = str(tmp_path / "out")
+    job = job_of(tmp_path / "one", tmp_path / "out", labels, settings=settings)
+    predict_on_ray(job, out, replace(TWO, actors=1))
     (row,) = pq.read_table(tmp_path / "out" / "predictions").to_pylist()
     assert (row["error"], row["label"]) == (None, local.label)
     assert row["probability"] == pytest.approx(local.probability, abs=1e-5)
@@ -320,13 +392,15 @@ def test_what_cannot_run_is_refused_before_ray_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="above 0"):
         RaySettings(cpus=0)
     with pytest.raises(UserError, match="both --device cuda and --actor-gpus"):
-        predict_on_ray(replace(NANO, device="cuda"), ["a", "b"], str(_images(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
+        predict_on_ray(
+            replace(job_of(_images(tmp_path), tmp_path / "o"), model=replace(NANO, device="cuda")), str(tmp_path / "o"), TWO
+        )
 
 
 @pytest.mark.usefixtures("here")
 def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown model 'nothing'"):
-        predict_on_ray(ModelName("nothing"), ["a", "b"], str(_images(tmp_path)), str(tmp_path / "o"), 4, {}, TWO)
+        predict_on_ray(replace(job_of(_images(tmp_path), tmp_path / "o"), model=ModelName("nothing")), str(tmp_path / "o"), TWO)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +411,10 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
         (("bench", "--engine", "ray", "--methods", "all"), "cannot run on Ray"),
         (("bench", "--engine", "ray", "--data", "x", "--corruptions", "fog"), "beside --data also --limit, --corruptions"),
         (("bench", "--engine", "ray", "--data", "nowhere"), "nowhere: no such file or folder"),
-        (("predict", "a", "b", "--engine", "ray", "--labels", "x,y"), "name one"),
-        (("predict", "a", "--json", "--engine", "ray", "--labels", "x,y"), "without --json"),
+        (("predict", "nowhere.png", "--engine", "ray", "--labels", "x,y"), r"nowhere\.png: no such file"),
+        (("predict", "a", "--threads", "2", "--engine", "ray", "--labels", "x,y"), "leave out --threads"),
+        (("bench", "--threads", "2", "--engine", "ray"), "leave out --threads"),
+        (("predict", "a", "--top-k", "0", "--engine", "ray", "--labels", "x,y"), "--top-k must be at least 1"),
     ],
 )
 def test_the_command_line_refuses_in_a_sentence(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -347,10 +423,19 @@ def test_the_command_line_refuses_in_a_sentence(arguments: tuple[str, ...], mess
         app(arguments + out, standalone_mode=False)
 
 
+def test_one_document_is_not_made_on_ray() -> None:
+    with pytest.raises(UserError, match="with Ray use --jsonl, or --out"):
+        app(("predict", "a", "--json", "--engine", "ray", "--labels", "x,y"), standalone_mode=False)
+
+
 def test_without_ray_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'grpo-tta\[ray\]'"):
         app(["bench", "--engine", "ray"], standalone_mode=False)
+
+
+def job_of(images: Path, out: Path, labels: Sequence[str] = ("a", "b"), **options: object) -> PredictJob:
+    return PredictJob(NANO, tuple(labels), options, 4, open_manifest(str(images), str(out), labelled=False))
 
 
 def _images(folder: Path) -> Path:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from grpo_tta.backbones.hardware import choose_device, choose_dtype
 from grpo_tta.errors import UserError
 
 
@@ -81,14 +82,14 @@ class HasClassRows(Protocol):
         ...
 
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "auto"]
 
 
 @torch.inference_mode(False)  # its parameters take part in steps later
 def load_backbone(
     model: str,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     download: bool = False,
     dtype: Dtype = "float32",
     weights: str | Path | None = None,
@@ -101,11 +102,13 @@ def load_backbone(
             `hf-hub:ORG/NAME` of open_clip's hub, `ORG/NAME` of a CLIP, SigLIP or SigLIP 2 in transformers' format, a folder
             in either format (open_clip's where it holds both), or an image classifier: `timm:NAME`, `torchvision:NAME` or a
             folder in timm's format. `@S` behind a classifier reads whole images at S pixels.
-        device: where it runs.
+        device: where it runs. `auto` is a CUDA device where there is one, else the CPU.
         download: whether what is not on disk may be fetched. Never done unasked.
         dtype: of the frozen visual encoder; text and each image's own parameters stay float32. bfloat16 is faster
-            where the processor multiplies it faster, and may change answers that are nearly tied.
-        weights: file of an image classifier's weights (.safetensors, or .pt and .pth of tensors alone).
+            where the processor multiplies it faster, and may change answers that are nearly tied. `auto` takes it there.
+        weights: a checkpoint of open_clip (`.pt`, `.pth`, `.bin` or `.safetensors`) for `model`, which is then an
+            architecture (`ViT-B-16`), one with the weights that it was tuned from (`ViT-B-16/openai`), or a folder. Of an image
+            classifier the file of its weights.
         class_names: of an image classifier, in the order of its logits, or label -> name. By default those of its folder, or
             ImageNet-1k's where it has a thousand classes.
 
@@ -117,15 +120,16 @@ def load_backbone(
     from grpo_tta.backbones.names import resolve
 
     device = check_device(device)
-    trunk = torch.float32 if check_dtype(dtype) == "float32" else torch.bfloat16
+    dtype = choose_dtype(device)[0] if check_dtype(dtype) == "auto" else dtype
+    trunk = torch.float32 if dtype == "float32" else torch.bfloat16
     if (classifier := classifier_source(model)) is not None:
         from grpo_tta.backbones import classifier_files
 
         with torch.random.fork_rng(devices=[]):
             return classifier_files.load(classifier, weights, class_names, device=device, download=download, dtype=trunk)
-    if (weights, class_names) != (None, None):
-        raise UserError(f"{model} is no image classifier; weights and class names of one's own go with timm: or torchvision:.")
-    source = resolve(model, open_clip.pretrained_tags())
+    if class_names is not None:
+        raise UserError(f"{model} is no image classifier; class names of one's own go with timm: or torchvision:.")
+    source = resolve(model, open_clip.pretrained_tags(), weights)
     with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read; the caller's own numbers are not used up
         if source.library == "open_clip":
             return open_clip.load(source, device=device, download=download, dtype=trunk)
@@ -137,15 +141,18 @@ def load_backbone(
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """
+    """The device of that name; of `auto` the one that it stands for.
+
     Raises:
         UserError: unknown, not there, or one that holds no numbers (`meta`).
     """
+    if device == "auto":
+        return choose_device()
     if isinstance(device, str):
         try:
             device = torch.device(device)
         except RuntimeError:
-            raise UserError(f"Unknown device {device!r}; use cpu, cuda or cuda:0.") from None
+            raise UserError(f"Unknown device {device!r}; use cpu, cuda, cuda:0 or auto.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is available here; use --device cpu.")
     try:

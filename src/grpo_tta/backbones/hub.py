@@ -95,6 +95,11 @@ def check_on_disk(source: Source) -> None:
 
 def missing_parts(source: Source) -> list[str]:
     """Names of the parts of a model that are not on this machine; empty where it can be loaded offline."""
+    found = _missing_parts(source)
+    return found if source.weights is None else [part for part in found if part != "weights"]
+
+
+def _missing_parts(source: Source) -> list[str]:
     if source.library == "transformers":
         return _missing_of_transformers(source)
     if source.folder:
@@ -112,7 +117,7 @@ def missing_parts(source: Source) -> list[str]:
         missing = [] if is_cached(source.repository, _OPEN_CLIP_WEIGHTS) else ["weights"]
     else:
         config = open_clip.get_model_config(source.architecture) or {}
-        missing = [] if _tag_is_cached(source) else ["weights"]
+        missing = [] if source.weights or _tag_is_cached(source) else ["weights"]
     tokenizer = config.get("text_cfg", {}).get("hf_tokenizer_name")
     if tokenizer and not is_cached(tokenizer, _TOKENIZER):
         missing.append("tokenizer")

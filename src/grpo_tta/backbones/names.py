@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, final
@@ -32,6 +32,7 @@ class Source:
         architecture, tag: of open_clip, for a model that open_clip itself knows; else empty.
         repository: id on the hub; else empty.
         folder: on this machine; else None.
+        weights: a checkpoint that takes the place of its own weights; else None.
     """
 
     name: str
@@ -40,18 +41,32 @@ class Source:
     tag: str = ""
     repository: str = ""
     folder: Path | None = None
+    weights: Path | None = None
 
 
-def resolve(model: str, pretrained: Mapping[str, Sequence[str]]) -> Source:
+def resolve(model: str, pretrained: Mapping[str, Sequence[str]], weights: str | Path | None = None) -> Source:
     """Reads a model's name.
 
     Args:
-        model: see `grpo_tta.backbones.base.load_backbone`.
+        model, weights: see `grpo_tta.backbones.base.load_backbone`.
         pretrained: architecture of open_clip -> the tags of its weights.
 
     Raises:
-        UserError: no such folder, or a name that can mean nothing; near matches are named.
+        UserError: no such folder, a name that can mean nothing (near matches are named), or a model that takes no weights.
     """
+    if weights is None:
+        return _resolve(model, pretrained)
+    file = Path(weights).expanduser()
+    source = Source(model, "open_clip", architecture=model) if model in pretrained else _resolve(model, pretrained)
+    if source.library != "open_clip" or source.repository:
+        raise UserError(
+            f"{model} takes no --weights; name an architecture of open_clip (ViT-B-16), one with the weights that they were "
+            "tuned from (ViT-B-16/openai), or a folder in open_clip's format."
+        )
+    return replace(source, name=f"{model} ({file.name})", weights=file)
+
+
+def _resolve(model: str, pretrained: Mapping[str, Sequence[str]]) -> Source:
     if model in SHIPPED:
         return Source(model, "open_clip", folder=shipped_folder(model))
     path = Path(model).expanduser()
@@ -95,7 +110,7 @@ def _known(model: str, architecture: str, tag: str, tags: Sequence[str]) -> Sour
     if tag in tags:
         return Source(model, "open_clip", architecture, tag)
     if not tags:
-        raise UserError(f"open_clip knows no pretrained weights for {architecture}; give a folder with your own.")
+        raise UserError(f"open_clip knows no pretrained weights for {architecture}; give a folder or --weights with your own.")
     near = _closest(tag, list(tags), 0.6) if tag else []
     cause = f"{architecture} has no pretrained weights {tag!r}" if tag else f"{architecture} needs the name of its weights"
     choice = f"did you mean {' or '.join(near)}" if near else f"choose one of {', '.join(tags)}"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from grpo_tta.backbones.base import check_square, fingerprint
 from grpo_tta.backbones.blocks import EmbeddedTokens, split
+from grpo_tta.backbones.checkpoint import load_into, read_checkpoint
 from grpo_tta.backbones.hub import check_on_disk, failure, offline
 from grpo_tta.backbones.names import Source
 from grpo_tta.errors import UserError
+
+_log = logging.getLogger(__name__)
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @final
@@ -168,11 +175,16 @@ def load(source: Source, *, device: torch.device, download: bool, dtype: torch.d
         place = source.architecture
     # open_clip only warns where weights were trained with quick-GELU (OpenAI's) and the architecture's name does not say so.
     quick = bool(source.tag) and open_clip.get_pretrained_cfg(source.architecture, source.tag).get("quick_gelu", False)
+    checkpoint = None if source.weights is None else read_checkpoint(source.weights)
+    preprocessing = {} if checkpoint is None else _published_preprocessing(source)
     try:
         with offline(not download or source.folder is not None):
-            network, preprocess = open_clip.create_model_from_pretrained(
-                place, source.tag or None, device=device, force_quick_gelu=quick, weights_only=True
-            )
+            if checkpoint is None:
+                network, preprocess = open_clip.create_model_from_pretrained(
+                    place, source.tag or None, device=device, force_quick_gelu=quick, weights_only=True
+                )
+            else:
+                network, preprocess = _without_weights(place, quick, preprocessing)
             tokenizer = open_clip.get_tokenizer(place, **arguments)
     except ModuleNotFoundError as error:
         raise UserError(
@@ -180,8 +192,51 @@ def load(source: Source, *, device: torch.device, download: bool, dtype: torch.d
         ) from error
     except Exception as error:
         raise failure(source.name, error, download=download, folder=source.folder is not None) from error
+    if checkpoint is not None:
+        load_into(network, checkpoint)
+        network.to(device)
     network.visual.to(dtype)
-    return OpenClipBackbone(source.name, network, preprocess, tokenizer)
+    backbone = OpenClipBackbone(source.name, network, preprocess, tokenizer)
+    if checkpoint is not None:  # another file is another model, whatever a sample of its weights shows
+        both = f"{backbone.fingerprint} {checkpoint.digest}"
+        backbone.fingerprint = hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+    return backbone
+
+
+def _without_weights(
+    place: str, quick: bool, preprocessing: Mapping[str, Any]
+) -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
+    """An architecture on the CPU whose weights are still to come, and its preprocessing."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # it warns of random weights
+    try:
+        network = open_clip.create_model(
+            place,
+            load_weights=False,
+            pretrained_text=False,
+            force_quick_gelu=quick,
+            force_preprocess_cfg=dict(preprocessing),
+        )
+    finally:
+        logging.disable(level)
+    config = PreprocessCfg(**network.visual.preprocess_cfg)
+    return network, image_transform_v2(config, is_train=False)
+
+
+def _published_preprocessing(source: Source) -> dict[str, Any]:
+    """Preprocessing of the tag; without one what all published weights of the architecture share, else open_clip's default."""
+    if not source.architecture:  # a folder has its own
+        return {}
+    tags = [source.tag] if source.tag else open_clip.list_pretrained_tags_by_model(source.architecture)
+    published = [open_clip.get_pretrained_cfg(source.architecture, tag) for tag in tags]
+    if len({str([config.get(name) for name in ("quick_gelu", *_PREPROCESSING)]) for config in published}) > 1:
+        _log.warning(
+            f"{source.name}: published weights of {source.architecture} differ in activation or preprocessing, and open_clip's "
+            f"default is taken; where yours were tuned from some of them, name these too, such as "
+            f"--model {source.architecture}/{tags[0]}."
+        )
+        return {}
+    return {name: config[name] for config in published[:1] for name in _PREPROCESSING if name in config}
 
 
 def _vocabulary(folder: Path) -> dict[str, str]:

@@ -18,8 +18,8 @@ from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.views import ViewSettings
 
-NOT_COMPARED = ("sources", "notes")
-"""Entries of `run.json` in which the same run may differ: where a user's images lie, and what lies beside them."""
+NOT_COMPARED = ("sources", "notes", "device")
+"""Entries of `run.json` in which the same run may differ: where a user's images lie, what lies beside them, what computes."""
 
 
 @final
@@ -78,6 +78,8 @@ def describe_run(backbone: Backbone, tasks: Sequence[Task], methods: Sequence[Me
         "format": FORMAT,
         "model": backbone.name,
         "fingerprint": backbone.fingerprint,
+        "device": str(backbone.device),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
         "seed": settings.seed,
         "chunk": settings.chunk,
         "views": to_plain(settings.views),

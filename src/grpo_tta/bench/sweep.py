@@ -95,7 +95,7 @@ def run_sweep(
     console: Console,
     *,
     seeds: Sequence[int] = (0,),
-    device: str = "cpu",
+    device: str = "auto",
     download: bool = False,
 ) -> None:
     """Runs all run groups under all seeds into `out`; an existing folder with the same plan is resumed.

@@ -12,6 +12,7 @@ from grpo_tta.cli.command import command_line, command_of
 from grpo_tta.cli.options import (
     class_names_of,
     make_console,
+    precision_of,
     ray_settings,
     read_seeds,
     say,
@@ -51,7 +52,8 @@ def bench(options: BenchOptions) -> None:
 
 
 def _bench_here(options: BenchOptions, console: Console) -> None:
-    from grpo_tta.backbones.base import check_dtype, load_backbone
+    from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.baselines.fitting import fitting_methods
     from grpo_tta.baselines.teacher import taught_methods
     from grpo_tta.bench.records import read_errors
@@ -59,7 +61,8 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
     from grpo_tta.bench.workers import worker_commands
     from grpo_tta.data.choose import choose_tasks
 
-    precision = check_dtype(options.dtype)
+    set_threads(options.threads)
+    precision = precision_of(options.dtype, options.device, say)
     if options.workers > 1 and options.labels_file is not None and options.labels_file.is_fifo():
         raise UserError("Worker processes cannot read a pipe; give --labels-file a file on disk, or leave --workers away.")
     tasks = choose_tasks(_choice(options))
@@ -109,8 +112,11 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     from grpo_tta.data.choose import choose_tasks
     from grpo_tta.data.tasks import SPLITS
 
+    if options.threads is not None:
+        raise UserError("With Ray the threads of each process are its --actor-cpus; leave out --threads.")
+    weights = None if options.weights is None else str(options.weights.expanduser().absolute())
     named = class_names_of(options.class_names)
-    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype), options.weights, named)
+    model = ModelName(_model(options), options.device, options.download, check_dtype(options.dtype), weights, named)
     # Ray reads the user's own images itself, wherever they lie
     tasks = choose_tasks(_choice(options)) if options.data is None else []
     _print_notes(note for task in tasks for note in task.notes)

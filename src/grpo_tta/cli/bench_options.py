@@ -8,7 +8,19 @@ from typing import Annotated, final
 
 import typer
 
-from grpo_tta.cli.options import Batch, BenchModel, ClassNames, Device, Download, Part, Precision, RayOptions, Seed, Weights
+from grpo_tta.cli.options import (
+    Batch,
+    BenchModel,
+    ClassNames,
+    Device,
+    Download,
+    Part,
+    Precision,
+    RayOptions,
+    Seed,
+    Threads,
+    Weights,
+)
 
 
 @final
@@ -82,6 +94,7 @@ class BenchOptions(RayOptions):
     teacher: Annotated[str, typer.Option(help="A second model as reward, for methods that take one (rlcf, rlcf-full).")] = ""
     out: Annotated[str, typer.Option(help="Folder of the records. An existing run is resumed.")] = "runs/bench"
     with_report: Annotated[bool, typer.Option("--report", help="Write the report into OUT/report at the end.")] = False
-    device: Device = "cpu"
+    device: Device = "auto"
     dtype: Precision = "float32"
+    threads: Threads = None
     download: Download = False

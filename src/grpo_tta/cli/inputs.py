@@ -1,4 +1,4 @@
-"""The images that a command is given: files, folders, quoted globs, and lists of names from a file or a pipe."""
+"""The images that a command is given: files, folders, quoted globs, URLs, and lists of names from a file or a pipe."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from pathlib import Path
 
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.folders import find_images, is_image, is_left_behind
+from grpo_tta.images.remote import Place, fetch, find_by_url, is_url
 
 STANDARD_INPUT = "-"
 
 
-def find_inputs(paths: Sequence[str], files_from: str, note: Callable[[str], None]) -> list[Path]:
+def find_inputs(paths: Sequence[str], files_from: str, note: Callable[[str], None]) -> list[Place]:
     """All images, each once, in the order in which they were named.
 
     Args:
-        paths: files, folders, globs, or `-` for a list on standard input.
+        paths: files, folders, globs, URLs of files or folders, or `-` for a list on standard input.
         files_from: name of a file that lists images, or `-`; "" for none.
         note: is given what was left out, a sentence each.
 
     Raises:
         UserError: nothing was named, a path does not exist, a glob matches no image, or a list cannot be read. A file that
             a list names and that is not there is no reason to stop: it gets a row that says so.
+
+    A URL of a list is a folder where it ends with `/`; else it is taken for an image, and looked for when it is read.
     """
     lists = [path for path in [*paths, files_from] if path == STANDARD_INPUT]
     if len(lists) > 1:
         raise UserError("Standard input was named more than once; it can be read only once.")
-    found: list[Path] = []
+    found: list[Place] = []
     for path in paths:
         if path == STANDARD_INPUT:
             found += _listed(path, note)
+        elif is_url(path):
+            found += find_by_url(path, note)
         elif glob.has_magic(path) and not os.path.lexists(path):
             found += _matching(path, note)
         else:
@@ -59,16 +64,23 @@ def _matching(pattern: str, note: Callable[[str], None]) -> list[Path]:
     return images
 
 
-def _listed(source: str, note: Callable[[str], None]) -> list[Path]:
+def _listed(source: str, note: Callable[[str], None]) -> list[Place]:
     try:
-        content = sys.stdin.buffer.read() if source == STANDARD_INPUT else Path(source).read_bytes()
+        content = fetch(source) if is_url(source) else _read(source)
     except OSError as error:
         raise UserError(f"{source}: the list cannot be read ({error.strerror}); check the path.") from None
-    found: list[Path] = []
-    for name in _names(content):
-        path = Path(os.fsdecode(name))
+    found: list[Place] = []
+    for name in map(os.fsdecode, _names(content)):
+        if is_url(name):
+            found += find_by_url(name, note) if name.endswith("/") else [name]
+            continue
+        path = Path(name)
         found += find_images([path], note) if path.is_dir() else [path]
     return found
+
+
+def _read(source: str) -> bytes:
+    return sys.stdin.buffer.read() if source == STANDARD_INPUT else Path(source).read_bytes()
 
 
 def _names(content: bytes) -> list[bytes]:

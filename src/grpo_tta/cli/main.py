@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from grpo_tta.cli import bench, datasets, models, predict, report, sweep, web
-from grpo_tta.cli.options import Batch, Seed, make_console, say, split_list
+from grpo_tta.cli.options import Batch, Device, Seed, Threads, make_console, say, split_list
 from grpo_tta.errors import UserError
 
 DEMO_METHODS = ("zero-shot", "view-mean", "reward-argmax", "grpo-tta-paper", "grpo-tta")
@@ -37,17 +37,21 @@ def demo(
     split: Annotated[str, typer.Option(help="reporting or tuning.")] = "reporting",
     seed: Seed = 0,
     batch: Batch = 16,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Adapt the shipped nano-clip on the nano suite: two presets and the controls, with a table and a figure."""
     from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.baselines.registry import choose_methods
     from grpo_tta.bench.runs import RunSettings
     from grpo_tta.cli.demo import run_demo
     from grpo_tta.data.tasks import nano_tasks
 
+    set_threads(threads)
     chosen = nano_tasks(split_list(tasks) if tasks else None, split, limit)
     settings, methods = RunSettings(seed=seed, batch=batch), choose_methods(DEMO_METHODS)
-    run_demo(load_backbone("nano-clip"), chosen, methods, out, settings, split, make_console())
+    run_demo(load_backbone("nano-clip", device=device), chosen, methods, out, settings, split, make_console())
 
 
 app.command()(predict.predict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from grpo_tta.errors import UserError, as_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from grpo_tta.backbones.base import Dtype
     from grpo_tta.cluster.settings import RaySettings
     from grpo_tta.method.settings import GRPOSettings
 
@@ -26,16 +27,25 @@ _MODEL = (
 _RAY = "Ray"
 Model = Annotated[str, typer.Option(help=_MODEL)]
 BenchModel = Annotated[str, typer.Option(help=f"{_MODEL} Default: nano-clip; photo-clip for --suite photos.")]
-Weights = Annotated[Path | None, typer.Option(help="File of the model's weights: .safetensors, .pt or .pth.")]
 ClassNames = Annotated[
     Path | None,
     typer.Option(help="Classes of an image classifier in the order of its logits: one per line, or a .json of label and name."),
 ]
 Precision = Annotated[
     str,
-    typer.Option(help="float32 or bfloat16, of the frozen visual encoder. bfloat16 may change answers that are nearly tied."),
+    typer.Option(
+        help="float32, bfloat16, or auto (bfloat16 where the processor multiplies it faster), of the frozen visual encoder. "
+        "bfloat16 may change answers that are nearly tied."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Device = Annotated[str, typer.Option(help="auto (a CUDA device where there is one, else the CPU), cpu, cuda, cuda:1, …")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the model. Default: as many as torch takes.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checkpoint (.pt, .pth, .bin, .safetensors) for the architecture that --model names (ViT-B-16, timm:resnet50)."
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Allow weights and benchmarks to be fetched. Never done unasked.")]
 Seed = Annotated[int, typer.Option(help="Of crops, content-free views and sampled groups.")]
 Preset = Annotated[str, typer.Option(help="default, fast or paper.")]
@@ -98,6 +108,25 @@ def ray_settings(options: RayOptions, chunk: int) -> RaySettings | None:
     from grpo_tta.cluster.settings import RaySettings
 
     return RaySettings(options.actors, options.actor_cpus, options.actor_gpus, options.actor_memory, chunk, options.ray_address)
+
+
+def precision_of(dtype: str, device: str, note: Callable[[str], None]) -> Dtype:
+    """The precision that was asked for.
+
+    Args:
+        note: is given a sentence that says what `auto` stands for, and why.
+
+    Raises:
+        UserError: unknown, or a device that is not there.
+    """
+    from grpo_tta.backbones.base import check_device, check_dtype
+    from grpo_tta.backbones.hardware import choose_dtype
+
+    if check_dtype(dtype) != "auto":
+        return check_dtype(dtype)
+    chosen, why = choose_dtype(check_device(device))
+    note(f"--dtype auto: {chosen}, since {why}.")
+    return chosen
 
 
 def settings_of(preset: str, assignments: Sequence[str]) -> GRPOSettings:

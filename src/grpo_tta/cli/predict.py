@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,21 +11,21 @@ import typer
 
 from grpo_tta.cli.command import command_of
 from grpo_tta.cli.config_file import without_those_of
+from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.interrupts import Interrupts, Stopped
-from grpo_tta.cli.options import class_names_of, ray_settings, settings_of, split_list
+from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
 
 if TYPE_CHECKING:
+    from grpo_tta.bench.predictions import Wanted
     from grpo_tta.classifier import GRPOTTA, Prediction
-    from grpo_tta.cli.predictions import Output, Tally, Wanted
-    from grpo_tta.cluster.settings import RaySettings
+    from grpo_tta.cli.predictions import Output, Tally
+    from grpo_tta.images.remote import Place
 
 Labels = Sequence[str] | Mapping[str, str]
 """Class names, or label -> class name."""
-CLOSED_PIPE = 141
-"""Exit status where the reader of standard output has gone (`| head`): that of a program that SIGPIPE ends."""
 
 
 @command_of(PredictOptions)
@@ -42,13 +39,15 @@ def predict(options: PredictOptions) -> None:
         raise UserError("--verbose and --quiet were both given; use one of them.")
     names = _class_names(options)
     with logging_to_stderr(verbose=options.verbose, quiet=options.quiet):
-        if ray := ray_settings(options, options.chunk):
-            _predict_on_ray(options, names, ray)
-            return
-        chosen = _format(options)
+        ray, chosen = ray_settings(options, options.chunk), _format(options)
         try:
-            with Interrupts() as interrupts:
-                status = _predict_here(options, names, chosen, interrupts)
+            if ray:
+                from grpo_tta.cli.predict_on_ray import predict_by_ray
+
+                status = predict_by_ray(options, names, chosen, ray)
+            else:
+                with Interrupts() as interrupts:
+                    status = _predict_here(options, names, chosen, interrupts)
         except Stopped as stop:  # before the first image
             log.warning("Interrupted before the first image.")
             status = stop.status
@@ -84,47 +83,27 @@ def _given(options: PredictOptions, names: Mapping[str, str]) -> Mapping[str, st
     return without_those_of(options.config, given) if len(given) > 1 else given
 
 
-def _predict_on_ray(options: PredictOptions, names: Labels, ray: RaySettings) -> None:
-    from grpo_tta.backbones.base import check_dtype
-    from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
-    from grpo_tta.cluster.jobs import ModelName
-    from grpo_tta.cluster.ray_data import predict_on_ray
-
-    others = options.as_json or options.as_jsonl or options.as_csv or options.files_from
-    if len(options.paths) != 1 or others:
-        raise UserError(
-            "Ray reads one folder or one Parquet manifest, and writes Parquet; "
-            "name one, without --json, --jsonl, --csv or --files-from."
-        )
-    if (options.top_k, options.all_probabilities, options.threshold) != (5, False, 0.0):
-        raise UserError("Ray writes the top 5; leave out --top-k, --all-probabilities and --threshold.")
-    out = options.out or "runs/predict"
-    named = class_names_of(options.class_names)
-    model = ModelName(options.model, options.device, options.download, check_dtype(options.dtype), options.weights, named)
-    arguments = {
-        "templates": tuple(options.template or (DEFAULT_TEMPLATE,)),
-        "settings": settings_of(options.preset, options.assignments),
-        "seed": options.seed,
-    }
-    rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, log.warning)
-    typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
-
-
 def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupts: Interrupts) -> int:
     """Answers all images and returns the exit status."""
-    from grpo_tta.backbones.base import check_dtype, load_backbone
+    from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
+    from grpo_tta.bench.embeddings import check_file
+    from grpo_tta.bench.predictions import Wanted
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.cli.inputs import find_inputs
-    from grpo_tta.cli.predictions import FolderOutput, Wanted
+    from grpo_tta.cli.predictions import FolderOutput
 
+    set_threads(options.threads)
     wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
+    if options.embeddings is not None:
+        check_file(options.embeddings)  # before the model is loaded
     classifier = GRPOTTA(
         load_backbone(
             options.model,
             device=options.device,
             download=options.download,
-            dtype=check_dtype(options.dtype),
+            dtype=precision_of(options.dtype, options.device, log.info),
             weights=options.weights,
             class_names=class_names_of(options.class_names),
         ),
@@ -134,8 +113,12 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
         seed=options.seed,
         batch=options.batch,
     )
+    if options.embeddings is not None:
+        classifier = classifier.with_embeddings()
     backbone = classifier.backbone
-    log.debug(f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {options.dtype}.")
+    log.debug(
+        f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {str(backbone.dtype).removeprefix('torch.')}."
+    )
     found = find_inputs(options.paths, options.files_from, log.warning)
     log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
     output = _open_output(options, chosen, classifier, wanted)
@@ -147,27 +130,19 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
     run = _Run(classifier, found, options.batch, wanted, output)
     status = run.answer(interrupts)
     total = output.tally if isinstance(output, FolderOutput) else run.tally
-    if status == CLOSED_PIPE:
-        return status  # quietly, as the reader wanted no more
-    if run.tally.rows < len(found):
-        again = " The same command resumes." if isinstance(output, FolderOutput) else ""
-        log.warning(f"Interrupted after {run.tally.rows:,} of {len(found):,} images.{again}")
-    log.info(total.summary(run.per_second if found else None))
-    return status or (1 if total.unreadable else 0)
+    return finish(status, run.tally, total, len(found), run.per_second, resumable=isinstance(output, FolderOutput))
 
 
 def _open_output(options: PredictOptions, chosen: str, classifier: GRPOTTA, wanted: Wanted) -> Output:
-    from grpo_tta.cli.predictions import CsvOutput, FolderOutput, JsonLinesOutput, JsonOutput, TableOutput, describe
+    from grpo_tta.bench.embeddings import EmbeddingFile
+    from grpo_tta.cli.predictions import FolderOutput, WithEmbeddings, describe, open_standard_output
 
+    file, width = options.embeddings, classifier.policy.text_features.shape[1]
     if chosen == "out":
-        return FolderOutput(Path(options.out), describe(classifier, wanted, options.dtype), options.chunk)
-    if chosen == "as_csv":
-        return CsvOutput()
-    if chosen == "as_jsonl":
-        return JsonLinesOutput()
-    if chosen == "as_json":
-        return JsonOutput(options.model, classifier.labels)
-    return TableOutput(options.model)
+        description = describe(classifier, wanted, width=0 if file is None else width)
+        return FolderOutput(Path(options.out), description, options.chunk, embeddings=file, width=width)
+    output = open_standard_output(chosen, classifier.backbone.name, classifier.labels)
+    return output if file is None else WithEmbeddings(output, EmbeddingFile(file, width))
 
 
 @final
@@ -179,7 +154,7 @@ class _Run:
         per_second: images answered.
     """
 
-    def __init__(self, classifier: GRPOTTA, paths: Sequence[Path], batch: int, wanted: Wanted, output: Output) -> None:
+    def __init__(self, classifier: GRPOTTA, paths: Sequence[Place], batch: int, wanted: Wanted, output: Output) -> None:
         from grpo_tta.cli.predictions import Tally
 
         self._classifier, self._paths, self._batch, self._wanted, self._output = classifier, paths, batch, wanted, output
@@ -188,32 +163,20 @@ class _Run:
 
     def answer(self, interrupts: Interrupts) -> int:
         """Writes a row per image in the order of the images; returns the exit status of an interruption, or 0."""
-        began, status = time.monotonic(), 0
-        try:
-            try:
-                self._answer_all(interrupts)
-            except (Stopped, KeyboardInterrupt) as stop:
-                status = stop.status if isinstance(stop, Stopped) else 130
-            finally:
-                self._output.close()
-        except BrokenPipeError:
-            status = CLOSED_PIPE
-            _give_up_standard_output()
-        except OSError as error:  # those of an image are a row
-            _give_up_standard_output()
-            raise UserError(f"The answers cannot be written ({error.strerror}); make room, or name another place.") from None
+        began = time.monotonic()
+        status = until_stopped(lambda: self._answer_all(interrupts), self._output)
         self.per_second = self.tally.rows / max(time.monotonic() - began, 1e-9)
         return status
 
     def _answer_all(self, interrupts: Interrupts) -> None:
         from grpo_tta.classifier import classify
-        from grpo_tta.images.read import load_image
+        from grpo_tta.images.remote import load_place
 
         paths, received, next_row = self._paths, 0, 0
         # unreadable ones of a batch are known before those that stand in front of them are answered
         waiting: dict[int, Prediction | str] = {}
         with progress(len(paths)) as advance:
-            for number, answer in classify(self._classifier, lambda number: load_image(paths[number]), len(paths), self._batch):
+            for number, answer in classify(self._classifier, lambda number: load_place(paths[number]), len(paths), self._batch):
                 interrupts.hold()  # no row is cut short
                 received += 1
                 waiting[number] = answer
@@ -228,16 +191,8 @@ class _Run:
 
     def _write(self, number: int, answer: Prediction | str) -> None:
         path = self._paths[number]
-        row = self._wanted.row(path, answer)
+        row = self._wanted.row(str(path), answer)
         self._output.write(path, answer, row)
         self.tally.add(row)
         if isinstance(answer, str):
             log.error(answer)
-
-
-def _give_up_standard_output() -> None:
-    """Python would complain at its end of what it could not write."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

@@ -21,6 +21,7 @@ from grpo_tta.cli.options import (
     RayOptions,
     Seed,
     Templates,
+    Threads,
     Weights,
 )
 
@@ -35,8 +36,8 @@ class PredictOptions(RayOptions):
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders searched for images, quoted globs such as 'photos/**/*.jpg', or - for a list on "
-            "standard input. Ray: one folder or Parquet manifest.",
+            help="Image files, folders searched for images, quoted globs such as 'photos/**/*.jpg', URLs of files and folders, "
+            "or - for a list on standard input. Ray: also one Parquet manifest.",
             show_default=False,
         ),
     ] = field(default_factory=list)
@@ -54,8 +55,9 @@ class PredictOptions(RayOptions):
     preset: Preset = "default"
     assignments: Assignments = field(default_factory=list)
     seed: Seed = 0
-    device: Device = "cpu"
+    device: Device = "auto"
     dtype: Precision = "float32"
+    threads: Threads = None
     batch: Batch = 16
     download: Download = False
     config: Config = None
@@ -81,6 +83,13 @@ class PredictOptions(RayOptions):
             rich_help_panel=_OUTPUT,
         ),
     ] = ""
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the adapted image features beside the answers: .parquet (id, embedding) or .npz (ids, embeddings).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
     chunk: Annotated[
         int,
         typer.Option(help="Rows per file of --out. Ray: also images handed out at once.", rich_help_panel=_OUTPUT),

@@ -10,65 +10,30 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol, final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+from grpo_tta.bench.embeddings import EmbeddingFile, check_file, column
 from grpo_tta.bench.pace import show_rate
-from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
+from grpo_tta.bench.predictions import ALL_PROBABILITIES, SCHEMA, Wanted
 from grpo_tta.bench.records import FORMAT, read_run, write_json
 from grpo_tta.bench.runs import check_same, versions
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.cli.options import make_console
 from grpo_tta.cli.progress import log
 from grpo_tta.config.serialise import to_plain
-from grpo_tta.errors import UserError, as_text, counted
+from grpo_tta.errors import UserError, counted
+from grpo_tta.images.remote import Place
 
-SCHEMA = PREDICTIONS.append(pa.field("abstained", pa.bool_()))
-"""A row of `--out`, as Ray writes it but for the last column. A row with an error has nothing else."""
-ALL_PROBABILITIES = pa.field("probabilities", pa.list_(pa.float32()))
-"""With `--all-probabilities`: one per label, in the order of the labels in `run.json`."""
 PART_SECONDS = 60.0
 """Slow models: a part is written after this time even if it is not full."""
-
-
-@final
-@dataclass(frozen=True)
-class Wanted:
-    """What rows hold.
-
-    Attributes:
-        top_k: most probable labels.
-        every: all labels' probabilities too.
-        threshold: below it the label is empty.
-    """
-
-    top_k: int = 5
-    every: bool = False
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise UserError("--top-k must be at least 1.")
-        if not 0 <= self.threshold <= 1:
-            raise UserError("--threshold is a probability, from 0 to 1.")
-
-    def abstains(self, answer: Prediction) -> bool:
-        return answer.probability < self.threshold
-
-    def row(self, path: Path, answer: Prediction | str) -> dict[str, Any]:
-        """A row by the names of `SCHEMA`."""
-        row: dict[str, Any] = {"image_id": as_text(str(path)), **prediction_row(answer, self.top_k)}
-        if isinstance(answer, str):
-            return row | {"error": as_text(answer)}
-        row["abstained"] = self.abstains(answer)
-        if row["abstained"]:
-            row["label"] = ""
-        return row | {"probabilities": list(answer.probabilities.values())} if self.every else row
 
 
 @final
@@ -119,7 +84,7 @@ class Tally:
 class Output(Protocol):
     """Where rows go."""
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         """One image: its answer or error, and the row made of it."""
 
     def close(self) -> None:
@@ -142,7 +107,7 @@ class CsvOutput:
         csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
         sys.stdout.flush()
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         self._heading()
         if "error" in row:
             self._line(row["image_id"], "", "", "", "", row["error"], "")
@@ -156,13 +121,16 @@ class CsvOutput:
 
 
 @final
+@dataclass
 class JsonLinesOutput:
     """An object per image on standard output."""
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    labels: Sequence[str]
+
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         content = {"path": row["image_id"], **{key: value for key, value in row.items() if key != "image_id"}}
-        if "probabilities" in row and isinstance(answer, Prediction):
-            content["probabilities"] = answer.probabilities  # with their labels: a line stands alone
+        if "probabilities" in row:  # with their labels: a line stands alone
+            content["probabilities"] = dict(zip(self.labels, row["probabilities"], strict=True))
         sys.stdout.write(json.dumps(content) + "\n")
         sys.stdout.flush()
 
@@ -180,12 +148,12 @@ class JsonOutput:
     _predictions: list[dict[str, Any]] = field(default_factory=list)
     _errors: list[dict[str, str]] = field(default_factory=list)
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if isinstance(answer, str):
             self._errors.append({"path": str(path), "error": answer})
         else:
             changed = {"label": row["label"], "abstained": row["abstained"]}
-            self._predictions.append({"path": str(path), **asdict(answer), **changed})
+            self._predictions.append({"path": str(path), **answer.plain(), **changed})
 
     def close(self) -> None:
         content = {
@@ -206,7 +174,7 @@ class TableOutput:
     _tally: Tally = field(default_factory=Tally)
     _rows: list[tuple[str, str, float, str, float]] = field(default_factory=list)
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         self._tally.add(row)
         if "error" not in row:
             before = row["label_before"], row["probability_before"]
@@ -246,6 +214,28 @@ class TableOutput:
 
 
 @final
+class WithEmbeddings:
+    """Another output, and a file of the images' embeddings beside it."""
+
+    def __init__(self, output: Output, file: EmbeddingFile) -> None:
+        self._output, self._file = output, file
+
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+        embedding = row.get("embedding")  # of a cluster
+        if isinstance(answer, Prediction) and answer.embedding is not None:
+            embedding = answer.embedding.numpy()
+        if embedding is not None:
+            self._file.add(row["image_id"], np.asarray(embedding, dtype=np.float32))
+        self._output.write(path, answer, {name: value for name, value in row.items() if name != "embedding"})
+
+    def close(self) -> None:
+        try:
+            self._output.close()
+        finally:
+            self._file.close()
+
+
+@final
 class FolderOutput:
     """Parquet parts in `OUT/predictions`, each written whole or not at all, and `OUT/run.json`, which binds them.
 
@@ -255,13 +245,23 @@ class FolderOutput:
     """
 
     def __init__(
-        self, folder: Path, description: Mapping[str, Any], rows: int, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        rows: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        embeddings: Path | None = None,
+        width: int = 0,
     ) -> None:
         """
         Args:
             folder: a new one, or one that the same command has begun.
             description: what the answers depend on (`describe`).
             rows: of a part.
+            embeddings: a file that is to hold the embeddings of all rows, those of earlier runs among them. They stand in the
+                parts too, so that none is lost or doubled.
+            width: D of the embeddings.
 
         Raises:
             UserError: the folder holds another run, or nothing can be written there.
@@ -270,6 +270,10 @@ class FolderOutput:
             raise UserError("--chunk must be at least 1.")
         self._parts, self._size, self._clock = folder / "predictions", rows, clock
         self._schema = SCHEMA.append(ALL_PROBABILITIES) if description["all_probabilities"] else SCHEMA
+        self._embeddings = None if embeddings is None else check_file(embeddings)
+        self._width = width
+        if embeddings is not None:
+            self._schema = self._schema.append(column(width))
         _open_folder(folder, description)
         self._lock = _lock(folder)
         self._rows: list[Mapping[str, Any]] = []
@@ -284,9 +288,11 @@ class FolderOutput:
                 self.tally.add(row)
             self._number = int(part.stem.removeprefix("part-")) + 1
 
-    def write(self, path: Path, answer: Prediction | str, row: Mapping[str, Any]) -> None:
+    def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if not self._rows:
             self._began = self._clock()
+        if self._embeddings is not None and isinstance(answer, Prediction) and answer.embedding is not None:
+            row = {**row, "embedding": answer.embedding.tolist()}
         self._rows.append(row)
         self.tally.add(row)
         if len(self._rows) >= self._size or self._clock() - self._began >= PART_SECONDS:
@@ -299,9 +305,18 @@ class FolderOutput:
         """
         try:
             self._flush()
+            if self._embeddings is not None:
+                self._gather(EmbeddingFile(self._embeddings, self._width))
         finally:
             if self._lock is not None:
                 self._lock.close()
+
+    def _gather(self, file: EmbeddingFile) -> None:
+        for part in sorted(self._parts.glob("part-*.parquet")):
+            table = pq.read_table(part, columns=["image_id", "embedding"])
+            for some in table.filter(pc.is_valid(table["embedding"])).to_batches():
+                file.add_column(some["image_id"], some["embedding"])
+        file.close()
 
     def _flush(self) -> None:
         """Writes a part.
@@ -345,21 +360,40 @@ def _lock(folder: Path) -> IO[bytes] | None:
     return file
 
 
-def describe(classifier: GRPOTTA, wanted: Wanted, dtype: str) -> dict[str, Any]:
-    """What the rows of a folder depend on, but for the images: these may become more."""
+def open_standard_output(chosen: str, model: str, labels: Sequence[str]) -> Output:
+    """
+    Args:
+        chosen: field of the options; "" for the table.
+        model: its name.
+    """
+    if chosen == "as_csv":
+        return CsvOutput()
+    if chosen == "as_jsonl":
+        return JsonLinesOutput(labels)
+    if chosen == "as_json":
+        return JsonOutput(model, labels)
+    return TableOutput(model)
+
+
+def describe(classifier: GRPOTTA, wanted: Wanted, *, width: int) -> dict[str, Any]:
+    """What the rows of a folder depend on, but for the images: these may become more.
+
+    Args:
+        width: D of the embeddings; 0 without them.
+    """
     return {
         "format": FORMAT,
         "engine": "local",
         "model": classifier.backbone.name,
         "fingerprint": classifier.backbone.fingerprint,
-        "dtype": dtype,
+        "device": str(classifier.backbone.device),
+        "dtype": str(classifier.backbone.dtype).removeprefix("torch."),
         "labels": list(classifier.labels),
         "templates": list(classifier.policy.prompts.templates),
         "seed": classifier.seed,
         "settings": to_plain(classifier.settings),
-        "top_k": wanted.top_k,
-        "all_probabilities": wanted.every,
-        "threshold": wanted.threshold,
+        "embeddings": width,
+        **wanted.describe(),
     }
 
 

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import final
+from typing import Protocol, final
 
 from grpo_tta.bench.pace import Lines, Pace
 from grpo_tta.cli.options import say
@@ -38,11 +38,17 @@ def logging_to_stderr(*, verbose: bool, quiet: bool) -> Iterator[None]:
         log.propagate = propagate
 
 
+class Advance(Protocol):
+    """To be called after each image, or after several with their number."""
+
+    def __call__(self, images: int = 1) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(total: int, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[], None]]:
+def progress(total: int, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
     """Gives a function to call after each image. Silent where the log is."""
     if not log.isEnabledFor(logging.INFO):
-        yield lambda: None
+        yield lambda images=1: None
     elif sys.stderr.isatty():
         with _bar(total, clock) as advance:
             yield advance
@@ -51,7 +57,7 @@ def progress(total: int, *, clock: Callable[[], float] = time.monotonic) -> Iter
 
 
 @contextlib.contextmanager
-def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]:
+def _bar(total: int, clock: Callable[[], float]) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -67,8 +73,8 @@ def _bar(total: int, clock: Callable[[], float]) -> Iterator[Callable[[], None]]
         pace = Pace(total, clock)
         line = bar.add_task("", total=total, pace=pace.rate(), left="")
 
-        def advance() -> None:
-            pace.advance()
+        def advance(images: int = 1) -> None:
+            pace.advance(images)
             bar.update(line, completed=pace.count, pace=pace.rate(), left=pace.left())
 
         yield advance

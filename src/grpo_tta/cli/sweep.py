@@ -16,6 +16,7 @@ from grpo_tta.cli.options import (
     Download,
     Part,
     Preset,
+    Threads,
     make_console,
     read_seeds,
     settings_of,
@@ -47,7 +48,8 @@ class SweepOptions:
     batch: Batch = 16
     chunk: Part = 128
     out: Annotated[Path, typer.Option(help="Folder of the records. An existing sweep is resumed.")] = Path("runs/sweep")
-    device: Device = "cpu"
+    device: Device = "auto"
+    threads: Threads = None
     download: Download = False
 
 
@@ -57,6 +59,7 @@ def sweep(options: SweepOptions) -> None:
 
     Every axis starts from the preset, changed by --set.
     """
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.bench.runs import RunSettings
     from grpo_tta.bench.sweep import run_sweep
     from grpo_tta.bench.sweep_axes import Setting, choose_axes
@@ -64,6 +67,7 @@ def sweep(options: SweepOptions) -> None:
 
     if options.split != "tuning":
         raise UserError("A sweep tunes, so it runs on the tuning split alone; what it finds is reported with bench.")
+    set_threads(options.threads)
     base = Setting(model=options.model, grpo=settings_of(options.preset, options.assignments))
     names = split_list(options.axes) if options.axes else []
     run_sweep(

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
 from grpo_tta.cli.command import command_of
-from grpo_tta.cli.options import Device, Download, Model, Preset, Seed, Templates, say_of_nano_clip, split_list
+from grpo_tta.cli.options import (
+    Device,
+    Download,
+    Model,
+    Precision,
+    Preset,
+    Seed,
+    Templates,
+    Threads,
+    Weights,
+    precision_of,
+    say,
+    say_of_nano_clip,
+    split_list,
+)
 from grpo_tta.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +43,7 @@ class ServeOptions:
         str, typer.Option(help="Comma-separated class names, at least two. A request may bring labels of its own.")
     ]
     model: Model = "nano-clip"
+    weights: Weights = None
     template: Templates = None
     preset: Preset = "default"
     host: Host = "127.0.0.1"
@@ -41,8 +57,9 @@ class ServeOptions:
     max_queue: Annotated[int, typer.Option(help="Images accepted and not answered yet.")] = 256
     max_seconds: Annotated[float, typer.Option(help="Time of one request.")] = 30.0
     seed: Seed = 0
-    device: Device = "cpu"
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the model. Default: as many as torch takes.")] = None
+    device: Device = "auto"
+    dtype: Precision = "float32"
+    threads: Threads = None
     download: Download = False
 
 
@@ -50,17 +67,13 @@ class ServeOptions:
 def serve(options: ServeOptions) -> None:
     """Serve predictions over HTTP: POST /v1/classify, GET /healthz, /metrics and /openapi.json."""
     need_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
-    import torch
-
+    from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.classifier import GRPOTTA
     from grpo_tta.service.run import serve as run
 
     limits = _limits(options)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise UserError(f"{options.threads} threads cannot work; set --threads to at least 1.")
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     classifier = GRPOTTA(
         options.model,
         split_list(options.labels),
@@ -70,6 +83,8 @@ def serve(options: ServeOptions) -> None:
         device=options.device,
         batch=options.batch,
         download=options.download,
+        dtype=precision_of(options.dtype, options.device, say),
+        weights=options.weights,
     )
 
     say_of_nano_clip(options.model)
@@ -101,20 +116,28 @@ def page(
     model: Annotated[list[str] | None, typer.Option(help="Model to offer. May be repeated. Default: nano-clip.")] = None,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
-    device: Device = "cpu",
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Precision = "float32",
+    threads: Threads = None,
     download: Download = False,
 ) -> None:
     """Open a web page that shows, step by step, what adaptation does to an image."""
     need_extra("app", "gradio")
     from grpo_tta.app.run import serve_page
     from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.hardware import set_threads
 
+    set_threads(threads)
     models = model or ["nano-clip"]
-    first = load_backbone(models[0], device=device, download=download)  # a wrong name is refused before the page is up
+    if weights is not None and len(models) > 1:
+        raise UserError("--weights belong to one model; name one --model.")
+    load = partial(load_backbone, device=device, download=download, dtype=precision_of(dtype, device, say), weights=weights)
+    first = load(models[0])  # a wrong name is refused before the page is up
     say_of_nano_clip(models[0])
     serve_page(
         models,
-        lambda name: first if name == models[0] else load_backbone(name, device=device, download=download),
+        lambda name: first if name == models[0] else load(name),
         host=host,
         port=port,
         announce=lambda address: typer.echo(f"Open {address} in a browser (Ctrl+C stops it)"),

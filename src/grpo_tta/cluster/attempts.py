@@ -16,7 +16,7 @@ from typing import Any, final
 
 import pyarrow.fs as pafs
 
-from grpo_tta.cluster.manifest import filesystem
+from grpo_tta.images.remote import filesystem
 
 PATIENCE = 2
 GAVE_UP = (

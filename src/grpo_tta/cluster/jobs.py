@@ -1,25 +1,24 @@
 """The work of one actor: what it is given, and the function that turns rows of the manifest into rows of answers.
 
-The functions behind it are those of a run without Ray: `bench.runner.run_chunk` and `classify.classify`. Imports no Ray.
+The functions behind it are those of a run without Ray: `bench.runner.run_chunk` and `classifier.classify`. Imports no Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, final
 
 import pyarrow as pa
 import torch
 
 from grpo_tta.backbones.base import Backbone, Dtype, load_backbone
-from grpo_tta.bench.predictions import PREDICTIONS, prediction_row
-from grpo_tta.bench.records import SCHEMA
+from grpo_tta.bench.predictions import Wanted
+from grpo_tta.bench.records import FORMAT, SCHEMA
 from grpo_tta.bench.runner import run_chunk
 from grpo_tta.bench.runs import RunSettings, describe_run
-from grpo_tta.classifier import GRPOTTA, classify
+from grpo_tta.classifier import GRPOTTA, Prediction, classify
 from grpo_tta.cluster.attempts import GAVE_UP
 from grpo_tta.cluster.manifest import Images, Manifest
 from grpo_tta.cluster.sources import Source
@@ -35,10 +34,10 @@ class ModelName:
     """The model as a name, for every actor to load: see `grpo_tta.backbones.base.load_backbone`."""
 
     name: str
-    device: str = "cpu"
+    device: str = "auto"
     download: bool = False
     dtype: Dtype = "float32"
-    weights: Path | None = None
+    weights: str | None = None
     class_names: Mapping[str, str] | None = None
 
     def load(self) -> Backbone:
@@ -99,16 +98,28 @@ class BenchJob:
 @final
 @dataclass(frozen=True)
 class PredictJob:
-    """What every actor of `predict` is given. `labels` and `options` are those of `GRPOTTA`."""
+    """What every actor of `predict` is given.
+
+    Attributes:
+        labels, options: of `GRPOTTA`.
+        wanted, embeddings: what rows hold.
+    """
 
     model: ModelName
     labels: Sequence[str] | Mapping[str, str]
     options: Mapping[str, Any]
     batch: int
     manifest: Manifest
+    wanted: Wanted = field(default_factory=Wanted)
+    embeddings: bool = False
 
     def _classifier(self) -> GRPOTTA:
-        return GRPOTTA(self.model.load(), self.labels, batch=self.batch, **self.options)
+        found = GRPOTTA(self.model.load(), self.labels, batch=self.batch, **self.options)
+        return found.with_embeddings() if self.embeddings else found
+
+    def _width(self, classifier: GRPOTTA) -> int:
+        """D of the embeddings; 0 without them."""
+        return int(classifier.policy.text_features.shape[1]) if self.embeddings else 0
 
     def describe(self) -> dict[str, Any]:
         """What the answers depend on.
@@ -118,28 +129,40 @@ class PredictJob:
         """
         found = self._classifier()
         return {
+            "format": FORMAT,
             "model": found.backbone.name,
             "fingerprint": found.backbone.fingerprint,
+            "device": str(found.backbone.device),
+            "dtype": str(found.backbone.dtype).removeprefix("torch."),
             "labels": list(found.labels),
             "templates": list(found.policy.prompts.templates),
             "seed": found.seed,
             "settings": to_plain(found.settings),
             "images": self.manifest.rows,
+            "embeddings": self._width(found),
+            **self.wanted.describe(),
         }
 
     def start(self) -> Callable[[pa.Table, bool], pa.Table]:
         """Loads the model, once per actor. The function returned classifies rows of the manifest."""
         classifier = self._classifier()
+        schema = self.wanted.schema(self._width(classifier))
 
         def classify_rows(table: pa.Table, given_up: bool) -> pa.Table:
             ids = table["image_id"].to_pylist()
             with contextlib.closing(Images(table, self.manifest.base)) as images:
                 load = _refuse if given_up else images.load
                 answers = classify(classifier, load, len(ids), self.batch)
-                rows = [{"image_id": ids[number]} | prediction_row(answer) for number, answer in answers]
-            return pa.Table.from_pylist(rows, schema=PREDICTIONS)
+                rows = [self._row(ids[number], answer) for number, answer in answers]
+            return pa.Table.from_pylist(rows, schema=schema)
 
         return classify_rows
+
+    def _row(self, image_id: str, answer: Prediction | str) -> dict[str, Any]:
+        row = self.wanted.row(image_id, answer)
+        if isinstance(answer, Prediction) and answer.embedding is not None:
+            row["embedding"] = answer.embedding.tolist()
+        return row
 
 
 def _refuse(number: int) -> Any:

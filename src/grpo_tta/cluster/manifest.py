@@ -26,9 +26,10 @@ from PIL import Image
 from grpo_tta.data.custom import ClassFolders, note_of_empty, task_name
 from grpo_tta.data.labels import texts_of
 from grpo_tta.data.tasks import Task
-from grpo_tta.errors import UserError, as_text, first_line, sentence
-from grpo_tta.images.folders import Entry, Item, Lister, Tally, walk, walk_opened
+from grpo_tta.errors import UserError, as_text, first_line
+from grpo_tta.images.folders import Item, Tally, walk, walk_opened
 from grpo_tta.images.read import load_image, read_image, stat_of
+from grpo_tta.images.remote import Place, below, fetch, filesystem, is_url, lister
 
 TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
 """Of the manifests of tasks that draw their own images."""
@@ -36,29 +37,6 @@ _PARQUET = (".parquet", ".pq")
 _ROWS = 65_536  # a row group of the manifests written here
 _THREADS = 8  # that fetch remote images
 _AHEAD = 32  # images that they are ahead of the reader
-
-
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path on it: what pyarrow knows (local, s3, gs, hdfs), else fsspec.
-
-    Raises:
-        UserError: nothing installed serves the scheme, or it refuses.
-    """
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), Path(uri).absolute().as_posix()
-    try:
-        return pafs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid:
-        pass  # a scheme that pyarrow does not know
-    except (OSError, ValueError) as error:
-        raise UserError(f"{uri}: cannot be reached ({error}); check the address and your credentials.") from None
-    import fsspec
-
-    try:
-        found, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError, OSError) as error:
-        raise UserError(f"{uri}: no file system for it ({error}); install the fsspec package that serves it.") from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(found)), path
 
 
 def join(base: str, name: str) -> str:
@@ -184,16 +162,6 @@ def _check(source: str, fs: pafs.FileSystem, path: str, base: str, name: str, la
     return Manifest(source, rows, tuple(column for column in wanted if column in names), base, name)
 
 
-def _lister(fs: pafs.FileSystem, folder: str) -> Lister:
-    """Lists a folder on a file system without links."""
-
-    def entries(path: str) -> Iterator[Entry]:
-        for info in fs.get_file_info(pafs.FileSelector(f"{folder}/{path}" if path else folder)):
-            yield Entry(info.base_name, info.type == pafs.FileType.Directory, info.type == pafs.FileType.File)
-
-    return entries
-
-
 @final
 @dataclass(frozen=True)
 class _Listed:
@@ -210,7 +178,7 @@ def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labe
         UserError: no image, or (where labels are wanted) folders that are no classes.
     """
     folder = folder.rstrip("/")
-    items: Iterable[Item] = walk_opened(Path(folder)) if isinstance(fs, pafs.LocalFileSystem) else walk(_lister(fs, folder))
+    items: Iterable[Item] = walk_opened(Path(folder)) if isinstance(fs, pafs.LocalFileSystem) else walk(lister(fs, folder))
     tally, folders = Tally(), ClassFolders(source)
     names = folders.images(items) if labelled else tally.images(items)
 
@@ -224,7 +192,9 @@ def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labe
         number = -1
         for number, name in enumerate(names):
             row = {"image_id": as_text(name), "path": os.fsencode(name), "order": number}
-            yield row | {"label": as_text(name.partition("/")[0])} if labelled else row
+            # Answers name an image as a run on this machine does; records name it within its data set.
+            named = {"label": as_text(name.partition("/")[0])} if labelled else {"image_id": as_text(_name_in(source, name))}
+            yield row | named
         check(number + 1)
 
     schema = [("image_id", pa.string()), ("path", pa.binary()), ("order", pa.int64())]
@@ -233,6 +203,59 @@ def _write_listing(fs: pafs.FileSystem, folder: str, source: str, uri: str, labe
     if not labelled:
         return _Listed((), tally.notes(source))
     return _Listed(tuple(folders.classes), folders.notes + note_of_empty(source, folders.empty if with_empty else ()))
+
+
+def _name_in(folder: str, name: str) -> str:
+    """An image of a folder as `images.folders.find_images` or `images.remote.find_by_url` names it."""
+    return below(folder, name) if is_url(folder) else str(Path(folder) / name)
+
+
+def is_manifest(source: str) -> bool:
+    """Whether this is a Parquet file, or a folder that holds some.
+
+    Raises:
+        UserError: it cannot be reached or opened.
+    """
+    fs, path = filesystem(source)
+    kind = _kind(source, fs, path)
+    if kind == pafs.FileType.Directory:
+        return _holds_parquet(source, fs, path)
+    return kind == pafs.FileType.File and path.lower().endswith(_PARQUET)
+
+
+def is_folder(source: str) -> bool:
+    """Whether this is a folder.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    fs, path = filesystem(source)
+    return _kind(source, fs, path) == pafs.FileType.Directory
+
+
+def table_of(places: Sequence[Place]) -> pa.Table:
+    """A manifest of images that were named one by one, with paths that mean the same in every process."""
+    paths = [place if isinstance(place, str) else str(place.absolute()) for place in places]
+    columns = {
+        "image_id": pa.array([as_text(str(place)) for place in places], pa.string()),
+        "path": pa.array([os.fsencode(path) for path in paths], pa.binary()),
+        "order": pa.array(range(len(places)), pa.int64()),
+    }
+    return pa.table(columns)
+
+
+def write_places(places: Sequence[Place], out: str) -> Manifest:
+    """`table_of` in `out/manifest.parquet`.
+
+    Raises:
+        UserError: the folder holds another list.
+    """
+    uri, table = f"{out.rstrip('/')}/manifest.parquet", table_of(places)
+    if not _write(uri, table.schema, iter(table.to_pylist())):
+        fs, path = filesystem(uri)
+        if not pq.read_table(path, filesystem=fs, columns=["image_id", "path"]).equals(table.select(["image_id", "path"])):
+            raise UserError(f"{out} holds another run (images differ); name another --out or remove the folder.")
+    return Manifest(uri, len(places), tuple(table.column_names), ".", "images")
 
 
 def write_tasks(tasks: Sequence[Task], orders: Sequence[Sequence[int]], uri: str) -> None:
@@ -296,25 +319,23 @@ class Images:
         if not path:
             raise UserError(f"{self._ids[i]}: the manifest holds neither an image nor a path for it; remove the row.")
         if self._pool is None or "://" not in path:
-            return load_image(path)
+            return self._load_file(i, path)
         for j in range(i, min(i + _AHEAD, len(self._paths))):
             ahead = self._paths[j]
             if ahead and "://" in ahead and j not in self._coming:
-                self._coming[j] = self._pool.submit(_fetch, ahead)
+                self._coming[j] = self._pool.submit(fetch, ahead)
         return read_image(io.BytesIO(self._coming.pop(i).result()), path)
+
+    def _load_file(self, i: int, path: str) -> Image.Image:
+        try:
+            return load_image(path)
+        except UserError as error:
+            if not path.endswith(self._ids[i]):
+                raise
+            # The image was named by this path, but relative to another folder than this process is in.
+            raise UserError(str(error).replace(path, self._ids[i])) from None
 
     def close(self) -> None:
         """Ends the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _fetch(uri: str) -> bytes:
-    try:
-        fs, path = filesystem(uri)
-        with fs.open_input_stream(path) as stream:
-            return stream.read()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a file system of fsspec raises
-        raise UserError(f"{uri}: cannot be read ({sentence(error)}); check the path and your credentials.") from None

@@ -7,14 +7,20 @@ are committed. A later run drops committed ids while it reads. Episodic methods 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
@@ -24,12 +30,17 @@ from grpo_tta.bench.runner import stream_order
 from grpo_tta.bench.runs import RunSettings, check_same_run, versions
 from grpo_tta.cluster.actor import Adapter
 from grpo_tta.cluster.jobs import BenchJob, Job, ModelName, PredictJob
-from grpo_tta.cluster.manifest import TASK_COLUMNS, filesystem, open_manifest, write_tasks
+from grpo_tta.cluster.manifest import TASK_COLUMNS, table_of, write_tasks
 from grpo_tta.cluster.session import session
 from grpo_tta.cluster.settings import RaySettings
 from grpo_tta.cluster.sources import ManifestSource, TaskSource
 from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError, counted
+from grpo_tta.images.remote import Place, filesystem
+
+_log = logging.getLogger(__name__)
+J = TypeVar("J", bound=Job)
+_POLL_SECONDS = 1.0
 
 
 def _write_json(uri: str, content: Any) -> None:
@@ -51,27 +62,57 @@ def _open_run(out: str, description: dict[str, Any]) -> None:
     _write_json(f"{out}/run.json", wanted | {"versions": versions(), "cost": {}})
 
 
-def _describe(job: Job, settings: RaySettings) -> dict[str, Any]:
-    """The job's description, found where an actor would run: the driver needs neither the model nor a GPU."""
+def _placed(job: J, settings: RaySettings) -> J:
+    """The job on the device that its actors have: `auto` is a GPU where they are given one.
+
+    Raises:
+        UserError: the device that was named is another one.
+    """
+    device = job.model.device
+    if device == "auto":
+        device = "cuda" if settings.gpus else "cpu"
+    if device.startswith("cuda") != (settings.gpus > 0):
+        raise UserError("An actor on a GPU needs both --device cuda and --actor-gpus above 0.")
+    return replace(job, model=replace(job.model, device=device))
+
+
+def _describe(job: J, settings: RaySettings) -> tuple[dict[str, Any], J]:
+    """The job's description, found where an actor would run: the driver needs neither the model nor a GPU.
+
+    Returns:
+        It, and the job with the precision found there, so that all actors have the same.
+    """
     try:
-        return ray.get(ray.remote(lambda: job.describe()).options(**settings.resources()).remote())
+        description = ray.get(ray.remote(lambda: job.describe()).options(**settings.resources()).remote())
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
         raise
+    if job.model.dtype == "auto":
+        _log.info(f"--dtype auto: {description['dtype']}, as the processor of the first actor multiplies it.")
+    return description, replace(job, model=replace(job.model, dtype=description["dtype"]))
 
 
-def _run(job: Job, manifest: str, columns: Sequence[str], out: str, folder: str, rows: int, settings: RaySettings) -> None:
+def _run(
+    job: Job,
+    manifest: str,
+    columns: Sequence[str],
+    out: str,
+    folder: str,
+    rows: int,
+    settings: RaySettings,
+    watch: Callable[[int], None] = lambda rows: None,
+) -> None:
     """Streams the manifest through the actors into `out/folder`; ids committed by an earlier run are left out.
 
     Raises:
         UserError: the folder holds another run, the run broke off, or the rows written are not those expected.
     """
-    if job.model.device.startswith("cuda") != (settings.gpus > 0):
-        raise UserError("An actor on a GPU needs both --device cuda and --actor-gpus above 0.")
+    job = _placed(job, settings)
     fs, path = filesystem(out)
     with session(settings):
-        _open_run(out, _describe(job, settings))
+        description, job = _describe(job, settings)
+        _open_run(out, description)
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.checkpoint_config = CheckpointConfig(
@@ -79,9 +120,9 @@ def _run(job: Job, manifest: str, columns: Sequence[str], out: str, folder: str,
         )
         context.checkpoint_config.checkpoint_actor_pool_max_size = 1
         with DataContext.current(context):
-            answers = _answers(job, manifest, columns, f"{out}/attempts", settings)
+            answers = _answers(job, _read(manifest, columns), f"{out}/attempts", settings)
             try:
-                with warnings.catch_warnings():
+                with _watched(fs, f"{path}/{folder}", watch), warnings.catch_warnings():
                     # Ray's advice where a resumed run has fewer chunks left than actors.
                     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
                     answers.write_parquet(f"{path}/{folder}", filesystem=fs)
@@ -93,17 +134,47 @@ def _run(job: Job, manifest: str, columns: Sequence[str], out: str, folder: str,
         raise UserError(
             f"{out} holds {counted(found, 'row')} instead of {rows:,}; the ids of the manifest must differ from each other."
         )
-    fs.delete_dir(f"{path}/attempts")
+    if fs.get_file_info(f"{path}/attempts").type == pafs.FileType.Directory:  # none where nothing was left to do
+        fs.delete_dir(f"{path}/attempts")
 
 
-def _answers(job: Job, manifest: str, columns: Sequence[str], notes: str, settings: RaySettings) -> ray.data.Dataset:
-    """The rows of the answers, chunk by chunk; nothing is computed before they are read."""
+@contextlib.contextmanager
+def _watched(fs: pafs.FileSystem, folder: str, watch: Callable[[int], None]) -> Iterator[None]:
+    """Calls `watch` meanwhile with how many rows have come into a folder of Parquet files since the last call."""
+    done, counted_files = threading.Event(), set[str]()
+
+    def new_rows() -> int:
+        rows = 0
+        for info in fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True)):
+            if info.path.endswith(".parquet") and info.path not in counted_files:
+                with contextlib.suppress(OSError, pa.ArrowException):  # not whole yet
+                    rows += pq.read_metadata(info.path, filesystem=fs).num_rows
+                    counted_files.add(info.path)
+        return rows
+
+    def poll() -> None:
+        while not done.wait(_POLL_SECONDS):
+            watch(new_rows())
+
+    new_rows()
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    watch(new_rows())
+
+
+def _read(manifest: str, columns: Sequence[str]) -> ray.data.Dataset:
     fs, path = filesystem(manifest)
-    chunks = (
-        ray.data.read_parquet(path, filesystem=fs)
-        .select_columns(list(columns))
-        .repartition(target_num_rows_per_block=settings.chunk, strict=True)
-    )
+    return ray.data.read_parquet(path, filesystem=fs).select_columns(list(columns))
+
+
+def _answers(job: Job, images: ray.data.Dataset, notes: str, settings: RaySettings) -> ray.data.Dataset:
+    """The rows of the answers, chunk by chunk; nothing is computed before they are read."""
+    chunks = images.repartition(target_num_rows_per_block=settings.chunk, strict=True)
     return chunks.map_batches(
         Adapter,
         fn_constructor_args=(job, settings, notes),
@@ -144,28 +215,63 @@ def bench_on_ray(
     _run(job, uri, columns, out, "records", sum(source.counts.values()) * len(methods), settings)
 
 
-def predict_on_ray(
-    model: ModelName,
-    labels: Sequence[str] | Mapping[str, str],
-    source: str,
-    out: str,
-    batch: int,
-    options: Mapping[str, Any],
-    settings: RaySettings,
-    note: Callable[[str], None] = lambda text: None,
-) -> int:
-    """Classifies the images of a manifest or folder into `out/predictions`, one row each; returns how many.
+def count_rows(folder: str) -> int:
+    """Rows of a folder of Parquet files; 0 where there is none."""
+    fs, path = filesystem(folder)
+    if fs.get_file_info(path).type == pafs.FileType.NotFound:
+        return 0
+    return ds.dataset(path, filesystem=fs, format="parquet").count_rows()
+
+
+def predict_on_ray(job: PredictJob, out: str, settings: RaySettings, watch: Callable[[int], None] = lambda rows: None) -> None:
+    """Classifies the images of the job's manifest into `out/predictions`, one row each.
 
     Args:
-        options: templates, settings and seed of `GRPOTTA`.
-        note: is given what was left out of a folder, a sentence each.
+        watch: is given, now and then, how many rows have come since the last call.
 
     Raises:
-        UserError: unusable arguments, manifest or model, or the folder holds another run.
+        UserError: the model cannot be loaded, or the folder holds another run.
     """
-    manifest = open_manifest(source, out, labelled=False)
-    for text in manifest.notes:
-        note(text)
-    job = PredictJob(model, labels, options, batch, manifest)
-    _run(job, manifest.uri, manifest.columns, out, "predictions", manifest.rows, settings)
-    return manifest.rows
+    manifest = job.manifest
+    _run(job, manifest.uri, manifest.columns, out, "predictions", manifest.rows, settings, watch)
+
+
+@contextlib.contextmanager
+def rows_from_ray(
+    job: PredictJob, places: Sequence[Place] | None, settings: RaySettings
+) -> Iterator[tuple[Mapping[str, Any], Iterator[dict[str, Any]]]]:
+    """Classifies images without a folder of the run: their rows come to this process, in the order of the images.
+
+    Args:
+        places: the images; None for those of the job's manifest.
+
+    Yields:
+        The job's description, and the rows.
+
+    Raises:
+        UserError: the model cannot be loaded, or the run broke off.
+    """
+    job = _placed(job, settings)
+    with session(settings), tempfile.TemporaryDirectory() as notes:
+        description, job = _describe(job, settings)
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        with DataContext.current(context):
+            if places is None:
+                images = _read(job.manifest.uri, job.manifest.columns)
+            else:
+                images = ray.data.from_arrow(table_of(places))
+            yield description, _rows_of(_answers(job, images, notes, settings))
+
+
+def _rows_of(answers: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
+            for block in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for row in block.to_pylist():
+                    yield {name: value for name, value in row.items() if value is not None}
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        raise UserError(f"The run broke off; run the command again. {cause}") from None

@@ -48,11 +48,14 @@ def adapt(
     Raises:
         UserError: settings that do not fit the model, or a part of the user's own that returns something unusable.
     """
-    done = update(policy, encoded, settings, image_ids, seed)
+    return answer(policy, encoded, settings, update(policy, encoded, settings, image_ids, seed))
+
+
+def answer(policy: Policy, encoded: EncodedViews, settings: GRPOSettings, done: Updated) -> Adaptation:
+    """The adapted model's answer, and what it cost."""
     tunable, reference = done.tunable, done.scored.reference
     tokens = encoded.tokens[tunable.first_block]  # [B, V + P, T, W]
 
-    # predict after the update, then forget
     after = predict(policy, tokens, reference, settings, tunable, done.params)
     share, M = tunable.share_of(policy.backbone), reference.view_mask.sum(1)  # [B]
     P = encoded.log_probs.shape[1] - encoded.views
@@ -180,7 +183,11 @@ def adapted_features(
     policy: Policy, encoded: EncodedViews, settings: GRPOSettings, *, image_ids: Sequence[str] = (), seed: int = 0
 ) -> Tensor:
     """Features of view 0 by the adapted model, `[B, D]` of unit length. Arguments and errors as for `adapt`."""
-    done = update(policy, encoded, settings, image_ids, seed)
+    return features_of_view0(policy, encoded, update(policy, encoded, settings, image_ids, seed))
+
+
+def features_of_view0(policy: Policy, encoded: EncodedViews, done: Updated) -> Tensor:
+    """Features of view 0 by the adapted model, `[B, D]` of unit length."""
     tokens = encoded.tokens[done.tunable.first_block][:, :1]  # [B, 1, T, W]
     with torch.no_grad():
         return policy.directions(policy.scaled(policy.adapted_features(tokens, done.tunable, done.params)[:, 0]))

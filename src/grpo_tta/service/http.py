@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, TypeVar, final
 
@@ -78,7 +77,7 @@ class _Service:
         self.metrics.changed.inc(sum(answer.label != answer.label_before for answer in answers))
         self.metrics.forwards.inc(sum(answer.forwards for answer in answers))
         labels = self.classifier.labels if asked.labels is None else asked.labels
-        content = {"model": self.classifier.backbone.name, "labels": labels, "results": [asdict(answer) for answer in answers]}
+        content = {"model": self.classifier.backbone.name, "labels": labels, "results": [answer.plain() for answer in answers]}
         return JSONResponse(content)
 
     async def _read(self, request: Request) -> Asked:
