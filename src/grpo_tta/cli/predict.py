@@ -81,6 +81,19 @@ def _given(options: PredictOptions, names: Mapping[str, str]) -> Mapping[str, st
     return without_those_of(options.config, given) if len(given) > 1 else given
 
 
+def _workers(options: PredictOptions) -> int | None:
+    """None where the number of cores decides."""
+    if options.workers == "auto":
+        return None
+    if not options.workers.isdecimal():
+        raise UserError(f"--workers is auto or a whole number from 0 on, not {options.workers!r}.")
+    return int(options.workers)
+
+
+def _assignments(options: PredictOptions) -> list[str]:
+    return [*options.assignments, *(["views.full_resolution=true"] if options.full_resolution else [])]
+
+
 def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySettings) -> None:
     from grpo_tta.backbones.base import check_dtype
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
@@ -95,12 +108,15 @@ def _predict_on_ray(options: PredictOptions, names: Sequence[str], ray: RaySetti
         )
     if (options.top_k, options.all_probabilities, options.threshold) != (5, False, 0.0):
         raise UserError("Ray writes the top 5; leave out --top-k, --all-probabilities and --threshold.")
+    if _workers(options) is not None:
+        raise UserError("Each of Ray's actors reads its own images; leave out --workers.")
     out = options.out or "runs/predict"
     model = ModelName(options.model, options.device, options.download, check_dtype(options.dtype))
     arguments = {
         "templates": tuple(options.template or (DEFAULT_TEMPLATE,)),
-        "settings": settings_of(options.preset, options.assignments),
+        "settings": settings_of(options.preset, _assignments(options)),
         "seed": options.seed,
+        "workers": 0,
     }
     rows = predict_on_ray(model, names, options.paths[0], out, options.batch, arguments, ray, log.warning)
     typer.echo(f"{counted(rows, 'answer')} in {out}/predictions (Parquet; a row with an `error` has no answer).")
@@ -119,12 +135,13 @@ def _predict_here(options: PredictOptions, names: Sequence[str], chosen: str, in
         options.model,
         names,
         templates=options.template or DEFAULT_TEMPLATE,
-        settings=settings_of(options.preset, options.assignments),
+        settings=settings_of(options.preset, _assignments(options)),
         seed=options.seed,
         device=options.device,
         batch=options.batch,
         download=options.download,
         dtype=check_dtype(options.dtype),
+        workers=_workers(options),
     )
     backbone = classifier.backbone
     log.debug(f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {options.dtype}.")
@@ -199,13 +216,12 @@ class _Run:
 
     def _answer_all(self, interrupts: Interrupts) -> None:
         from grpo_tta.classifier import classify
-        from grpo_tta.images.read import load_image
 
         paths, received, next_row = self._paths, 0, 0
         # unreadable ones of a batch are known before those that stand in front of them are answered
         waiting: dict[int, Prediction | str] = {}
         with progress(len(paths)) as advance:
-            for number, answer in classify(self._classifier, lambda number: load_image(paths[number]), len(paths), self._batch):
+            for number, answer in classify(self._classifier, paths.__getitem__, len(paths), self._batch):
                 interrupts.hold()  # no row is cut short
                 received += 1
                 waiting[number] = answer

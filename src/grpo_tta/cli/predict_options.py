@@ -42,6 +42,13 @@ class PredictOptions(RayOptions):
     device: Device = "cpu"
     dtype: Precision = "float32"
     batch: Batch = 16
+    workers: Annotated[
+        str, typer.Option(help="Threads that read the next batch of images while one is in work; 0 for none.")
+    ] = "auto"
+    full_resolution: Annotated[
+        bool,
+        typer.Option("--full-resolution", help="Cut views from large photographs as they are. Slower; see docs/predict.md."),
+    ] = False
     download: Download = False
     config: Config = None
     as_csv: Annotated[

@@ -70,14 +70,21 @@ def encode_for(
         settings: the kind of views; their numbers are the methods'.
         image_ids, seed: name every random number.
     """
-    counts = max(m.views for m in methods), max(m.content_free for m in methods)
-    settings = replace(settings, views=counts[0], content_free=counts[1])
+    made = prepare_images(policy.backbone, images, image_ids, views_for(methods, settings), seed)
+    return encode_prepared(methods, policy, made)
+
+
+def views_for(methods: Sequence[Method], settings: ViewSettings) -> ViewSettings:
+    """The kind of views that `settings` name, as many as the most demanding method needs."""
+    return replace(settings, views=max(m.views for m in methods), content_free=max(m.content_free for m in methods))
+
+
+def encode_prepared(methods: Sequence[Method], policy: Policy, made: Sequence[ImageViews]) -> ImageBatch:
+    """`encode_for` of B images that were prepared before, with the settings of `views_for`."""
     cached_blocks = sorted({index for method in methods for index in method.cached_blocks(policy.backbone)})
-    early_exit = methods[0].early_exit if len(methods) == 1 else None
-    return encode_images(policy, images, image_ids, settings, seed, cached_blocks=cached_blocks, early_exit=early_exit)
+    return _encode(policy, made, cached_blocks, methods[0].early_exit if len(methods) == 1 else None)
 
 
-@torch.no_grad()
 def encode_images(
     policy: Policy,
     images: Sequence[Image.Image],
@@ -94,24 +101,34 @@ def encode_images(
     were not read stands view 0; `Rounds.views_read` finds the same counts in the result again. Content-free views are read
     with the first round.
     """
-    made = prepare_images(policy.backbone, images, image_ids, settings, seed)
-    ends = [settings.views] if early_exit is None else round_ends(settings.views)
-    views = torch.stack([image.views(range(ends[0])) for image in made])
-    content_free = torch.stack([image.content_free() for image in made])
-    encoded = encode_views(policy, views, content_free, cached_blocks)
-    if early_exit is not None:
-        views, encoded = _read_on(policy, made, settings.views, views, encoded, cached_blocks, early_exit)
-    return ImageBatch(tuple(image_ids), views, content_free, encoded, seed)
+    return _encode(policy, prepare_images(policy.backbone, images, image_ids, settings, seed), cached_blocks, early_exit)
 
 
 def prepare_images(
     backbone: Backbone, images: Sequence[Image.Image], image_ids: Sequence[str], settings: ViewSettings, seed: int
 ) -> list[ImageViews]:
     """B decoded RGB images, ready to be cut into views on the backbone's device."""
-    return [
-        ImageViews(image, backbone.preprocess(image).to(backbone.device), name, seed, settings, backbone.mean, backbone.std)
-        for image, name in zip(images, image_ids, strict=True)
-    ]
+    return [prepare_image(backbone, image, name, settings, seed) for image, name in zip(images, image_ids, strict=True)]
+
+
+def prepare_image(backbone: Backbone, image: Image.Image, image_id: str, settings: ViewSettings, seed: int) -> ImageViews:
+    """One of them. Runs on any thread."""
+    first = backbone.preprocess(image).to(backbone.device)
+    return ImageViews(image, first, image_id, seed, settings, backbone.mean, backbone.std)
+
+
+@torch.no_grad()
+def _encode(
+    policy: Policy, made: Sequence[ImageViews], cached_blocks: Collection[int], early_exit: Rounds | None
+) -> ImageBatch:
+    V = made[0].settings.views
+    ends = [V] if early_exit is None else round_ends(V)
+    views = torch.stack([image.views(range(ends[0])) for image in made])
+    content_free = torch.stack([image.content_free() for image in made])
+    encoded = encode_views(policy, views, content_free, cached_blocks)
+    if early_exit is not None:
+        views, encoded = _read_on(policy, made, V, views, encoded, cached_blocks, early_exit)
+    return ImageBatch(tuple(image.image_id for image in made), views, content_free, encoded, made[0].seed)
 
 
 def _read_on(

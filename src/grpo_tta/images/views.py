@@ -23,6 +23,10 @@ from grpo_tta.images.restoration import restore_contrast, restore_sharpness
 from grpo_tta.images.seeds import image_generator
 
 
+_REDUCING = Image.Resampling.LANCZOS
+"""Of the filters tried the one that changes the fewest answers: a crop is filtered once more."""
+
+
 @final
 @dataclass(frozen=True)
 class ViewSettings:
@@ -39,6 +43,7 @@ class ViewSettings:
         acutance: least abruptness of the image that crops are taken from; a blurred one is sharpened up to it (see
             `restore_sharpness`). 0 leaves every image as it is.
         patch_grid: for a content-free view, view 0 is divided into patch_grid x patch_grid patches.
+        full_resolution: whether crops are cut from a large image as it is, rather than reduced (see `size_to_cut`).
     """
 
     views: int = 24
@@ -49,6 +54,7 @@ class ViewSettings:
     restored: float = 0.5
     acutance: float = 0.6
     patch_grid: int = 12
+    full_resolution: bool = False
 
     def __post_init__(self) -> None:
         if self.views < 1:
@@ -67,6 +73,39 @@ class ViewSettings:
             raise UserError(f"flip is a probability between 0 and 1, not {self.flip}.")
         if self.patch_grid < 2:
             raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
+
+    def least_side(self, size: int) -> int | None:
+        """Shorter side in pixels to which an image may be reduced while it is decoded; None where none may be.
+
+        Twice what `size_to_cut` leaves, so that the model's own preprocessing hardly sees that it was reduced.
+
+        Args:
+            size: S of the model.
+        """
+        return None if self.full_resolution else 2 * math.ceil(_square_side(size, self))
+
+
+def _square_side(size: int, settings: ViewSettings) -> float:
+    """Side of a square image whose smallest crop is `size` pixels wide and high."""
+    low, high = settings.crop_ratio
+    return size / math.sqrt(settings.crop_scale[0] * min(low, 1 / high))
+
+
+def _short_side(size: int, settings: ViewSettings) -> int:
+    """Shorter side of an image whose smallest crop holds size * size pixels."""
+    return math.ceil(size / math.sqrt(settings.crop_scale[0]))
+
+
+def size_to_cut(height: int, width: int, size: int, settings: ViewSettings) -> tuple[int, int] | None:
+    """Height and width to which a large image is reduced before crops are cut from it; None where it stays as it is.
+
+    The smallest crop then still has as many pixels as the model reads, `size`, along both its sides. An image that would be
+    reduced by less than a half stays as it is.
+    """
+    if settings.full_resolution:
+        return None
+    share = max(_short_side(size, settings) / min(height, width), _square_side(size, settings) / math.sqrt(height * width))
+    return (math.ceil(height * share), math.ceil(width * share)) if share <= 1 / 2 else None
 
 
 def draw_boxes(generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings) -> tuple[Tensor, Tensor]:
@@ -142,7 +181,7 @@ def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
     if not settings.acutance:
         return pixels
     H, W = pixels.shape[1:]
-    short = math.ceil(size / math.sqrt(settings.crop_scale[0]))
+    short = _short_side(size, settings)
     if min(H, W) <= short:
         return restore_sharpness(pixels, settings.acutance)
     scale = short / min(H, W)
@@ -167,7 +206,7 @@ class ImageViews:
     ) -> None:
         """
         Args:
-            image: the decoded RGB image that is cropped.
+            image: the decoded RGB image that is cropped; a large one is reduced first (see `size_to_cut`).
             first_view: `[3, S, S]`, the model's own preprocessing of it.
             image_id: names the image; with the seed it decides every random number.
             seed: of the run.
@@ -176,15 +215,21 @@ class ImageViews:
             std: `[3]`.
         """
         self._first, self._mean, self._std = first_view, mean, std
-        self._name, self._seed, self._settings = image_id, seed, settings
-        self._pixels = torch.from_numpy(np.array(image)).to(first_view.device).permute(2, 0, 1).float() / 255
+        self.image_id, self.seed, self.settings = image_id, seed, settings
+        reduced = size_to_cut(image.height, image.width, first_view.shape[-1], settings)
+        self._image = image if reduced is None else image.resize(reduced[::-1], _REDUCING)
         generator = image_generator(seed, image_id, "crops")
-        _, H, W = self._pixels.shape
-        self._boxes, self._flips = draw_boxes(generator, settings.views - 1, H, W, settings)
+        self._boxes, self._flips = draw_boxes(
+            generator, settings.views - 1, self._image.height, self._image.width, settings
+        )
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        return torch.from_numpy(np.array(self._image)).to(self._first.device).permute(2, 0, 1).float() / 255
 
     @cached_property
     def _sharp(self) -> Tensor:
-        return sharpened(self._pixels, self._first.shape[-1], self._settings)
+        return sharpened(self._pixels, self._first.shape[-1], self.settings)
 
     @cached_property
     def _restored(self) -> Tensor:
@@ -197,7 +242,7 @@ class ImageViews:
         if begin == 0 < end:
             views[0] = self._first
         # Evenly interleaved, so that the first few views are a fair sample of all.
-        count, share = torch.arange(1, self._settings.views), self._settings.restored
+        count, share = torch.arange(1, self.settings.views), self.settings.restored
         wanted = (count >= begin) & (count < end)
         restored = (count * share).floor() > ((count - 1) * share).floor()
         for restore, of_kind in ((False, wanted & ~restored), (True, wanted & restored)):
@@ -210,8 +255,8 @@ class ImageViews:
 
     def content_free(self) -> Tensor:
         """`[P, 3, S, S]`."""
-        P, grid = self._settings.content_free, self._settings.patch_grid
-        order = torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies"))
+        P, grid = self.settings.content_free, self.settings.patch_grid
+        order = torch.rand((P, grid**2), generator=image_generator(self.seed, self.image_id, "copies"))
         return shuffle_patches(self._first, order.argsort(-1), grid)
 
     def _crop(self, source: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
