@@ -172,6 +172,11 @@ class GRPOTTA:
         self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
 
     @property
+    def least_side(self) -> int | None:
+        """Shorter side in pixels to which an image may be reduced while it is decoded; None with `views.full_resolution`."""
+        return self.settings.views.least_side(self.backbone.image_size)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return self.policy.prompts.labels
 
@@ -393,7 +398,7 @@ class GRPOTTA:
         """All that is done to an image before the model sees it, but for its crops. Runs on any thread."""
         with _plain(self.backbone):
             settings = views_for([self._method], self.settings.views)
-            decoded = decode_image(image, settings.least_side(self.backbone.image_size))
+            decoded = decode_image(image, self.least_side)
             return prepare_image(self.backbone, decoded.image, image_id or decoded.key, settings, self.seed)
 
     def _encode(self, images: Sequence[ImageViews]) -> ImageBatch:

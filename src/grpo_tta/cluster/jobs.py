@@ -124,7 +124,7 @@ class PredictJob:
         def classify_rows(table: pa.Table, given_up: bool) -> pa.Table:
             ids = table["image_id"].to_pylist()
             with contextlib.closing(Images(table, self.manifest.base)) as images:
-                load = _refuse if given_up else images.load
+                load = _refuse if given_up else images.place
                 answers = classify(classifier, load, len(ids), self.batch)
                 rows = [{"image_id": ids[number]} | prediction_row(answer) for number, answer in answers]
             return pa.Table.from_pylist(rows, schema=PREDICTIONS)

@@ -7,7 +7,6 @@ where accuracy is wanted. A manifest is never held in memory.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +27,8 @@ from grpo_tta.data.labels import texts_of
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError, as_text, first_line, sentence
 from grpo_tta.images.folders import Entry, Item, Lister, Tally, walk, walk_opened
-from grpo_tta.images.read import load_image, read_image, stat_of
+from grpo_tta.images.inputs import EncodedImage, ImageLike, to_image
+from grpo_tta.images.read import stat_of
 
 TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
 """Of the manifests of tasks that draw their own images."""
@@ -286,22 +286,30 @@ class Images:
         """Row i as upright RGB.
 
         Raises:
-            UserError: it names no image, cannot be reached, or is damaged.
+            UserError: as `place`, or it is damaged.
+        """
+        return to_image(self.place(i))
+
+    def place(self, i: int) -> ImageLike:
+        """The file of row i, or its encoded image.
+
+        Raises:
+            UserError: the row names no image, or it cannot be reached.
         """
         cell = self._images[i].as_py() if self._images is not None else None
         data = cell["bytes"] if isinstance(cell, dict) else cell
         if data:
-            return read_image(io.BytesIO(data), self._ids[i])
+            return EncodedImage(data, self._ids[i])
         path = self._paths[i]
         if not path:
             raise UserError(f"{self._ids[i]}: the manifest holds neither an image nor a path for it; remove the row.")
         if self._pool is None or "://" not in path:
-            return load_image(path)
+            return path
         for j in range(i, min(i + _AHEAD, len(self._paths))):
             ahead = self._paths[j]
             if ahead and "://" in ahead and j not in self._coming:
                 self._coming[j] = self._pool.submit(_fetch, ahead)
-        return read_image(io.BytesIO(self._coming.pop(i).result()), path)
+        return EncodedImage(self._coming.pop(i).result(), path)
 
     def close(self) -> None:
         """Ends the threads."""

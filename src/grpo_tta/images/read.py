@@ -252,7 +252,7 @@ def decode(
     """
     large = opened.width * opened.height > LARGE
     if large and least_side is not None and (factor := min(opened.size) // least_side) > 1:
-        opened.draft(None, (opened.width // factor, opened.height // factor))  # type: ignore[arg-type]  # keeps the mode
+        opened.draft(None, (opened.width // factor, opened.height // factor))  # None keeps the mode
     opened.load()
     image = convert(opened)
     return DecodedImage(shrink(image, least_side), key_of_bytes() if large else image_key(image))

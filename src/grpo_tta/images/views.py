@@ -22,7 +22,6 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.restoration import restore_contrast, restore_sharpness
 from grpo_tta.images.seeds import image_generator
 
-
 _REDUCING = Image.Resampling.LANCZOS
 """Of the filters tried the one that changes the fewest answers: a crop is filtered once more."""
 
@@ -219,9 +218,7 @@ class ImageViews:
         reduced = size_to_cut(image.height, image.width, first_view.shape[-1], settings)
         self._image = image if reduced is None else image.resize(reduced[::-1], _REDUCING)
         generator = image_generator(seed, image_id, "crops")
-        self._boxes, self._flips = draw_boxes(
-            generator, settings.views - 1, self._image.height, self._image.width, settings
-        )
+        self._boxes, self._flips = draw_boxes(generator, settings.views - 1, self._image.height, self._image.width, settings)
 
     @cached_property
     def _pixels(self) -> Tensor:
