@@ -45,6 +45,18 @@ def test_no_more_are_begun_than_may_be() -> None:
     assert [call() for call in waiting] == list(range(1, 20))
 
 
+def test_the_last_ones_may_be_called_when_the_iterator_has_ended() -> None:
+    gate = threading.Event()
+
+    def load(number: int) -> int:
+        gate.wait()
+        return number
+
+    calls = list(load_ahead((partial(load, number) for number in range(5)), 1, 9))
+    gate.set()
+    assert [call() for call in calls] == [0, 1, 2, 3, 4]
+
+
 def test_what_was_not_begun_is_dropped_with_the_iterator() -> None:
     gate, begun = threading.Event(), threading.Event()
     log: list[int] = []

@@ -33,7 +33,7 @@ def load_ahead(loads: Iterable[Callable[[], T]], workers: int, most: int) -> Gen
     """The same loads in the same order, begun before they are called.
 
     Reading and decoding release Python's lock, so threads do. They share the model's memory, need no fork, and end with the
-    iterator: a load that was not begun is dropped then.
+    iterator. Where that is closed early, a load that was not begun is dropped.
 
     Args:
         loads: each loads one item. They are taken in the caller's thread, and called in one of the workers.
@@ -55,5 +55,7 @@ def load_ahead(loads: Iterable[Callable[[], T]], workers: int, most: int) -> Gen
                 yield begun.popleft()
         while begun:
             yield begun.popleft()
-    finally:
+    except BaseException:  # nobody wants the others: the iterator was closed, or a signal came
         pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown(wait=False)  # the last ones were given back and not called yet
