@@ -39,7 +39,7 @@ def by_predict(content: bytes) -> Image.Image | str:
 
 def by_service(content: bytes) -> Image.Image | RefusedError:
     try:
-        return Opened(content, 0, LIMITS).decode()
+        return Opened(content, 0, LIMITS).decode(None).image
     except RefusedError as error:
         return error
 
