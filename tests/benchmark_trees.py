@@ -19,6 +19,7 @@ from scipy.io import savemat
 from grpo_tta.data.public.catalogue import BENCHMARKS
 from grpo_tta.data.public.imagenet import subset_ids, wordnet_ids
 from grpo_tta.data.public.spec import Benchmark
+from grpo_tta.images.inputs import ImageLike, to_image
 
 
 @cache
@@ -29,8 +30,8 @@ def drawing(label: int) -> bytes:
     return buffer.getvalue()
 
 
-def label_of(image: Image.Image) -> int:
-    red, green, _ = np.asarray(image)[8, 8]
+def label_of(image: ImageLike) -> int:
+    red, green, _ = np.asarray(to_image(image))[8, 8]
     return int(red) // 8 + 32 * (int(green) // 8)
 
 

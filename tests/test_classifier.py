@@ -375,3 +375,64 @@ def test_predictions_may_bring_their_embeddings(quick: GRPOTTA) -> None:
     assert torch.allclose(torch.stack([e for answer in found if (e := answer.embedding) is not None]), quick.embed(some))
     other_labels = quick.with_embeddings().with_labels(["a", "b"]).predict(some[0])
     assert other_labels.embedding is not None
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    """Three of 1,950 x 1,300 pixels, large enough to be reduced while they are decoded."""
+    paths = []
+    for number, image in enumerate(images(3)):
+        paths.append(tmp_path / f"{number}.jpg")
+        image.resize((1950, 1300), Image.Resampling.BICUBIC).save(paths[-1])
+    return paths
+
+
+def test_answers_do_not_depend_on_the_workers(nano_backbone: Backbone, photographs: list[Path], tmp_path: Path) -> None:
+    mixed: list = [*photographs, tmp_path / "missing.jpg", images(1)[0], photographs[0].read_bytes(), photographs[1]]
+    found = [
+        list(GRPOTTA(nano_backbone, LABELS, settings=QUICK, batch=2, workers=workers).predict_iter(mixed, errors="return"))
+        for workers in (0, 1, 3)
+    ]
+    assert [type(answer) for answer in found[0]] == [Prediction] * 3 + [UserError] + [Prediction] * 3
+    for one, two, three in zip(*found, strict=True):
+        assert str(one) == str(two) == str(three)
+    with pytest.raises(UserError, match="-1 workers"):
+        GRPOTTA(nano_backbone, LABELS, workers=-1)
+
+
+def test_the_next_batch_of_a_generator_of_images_is_left_alone(nano_backbone: Backbone, photographs: list[Path]) -> None:
+    taken: list[object] = []
+
+    def stream(items: list) -> Iterator:
+        for item in items:
+            taken.append(item)
+            yield item
+
+    classifier = GRPOTTA(nano_backbone, LABELS, settings=QUICK, batch=1, workers=1)
+    next(classifier.predict_iter(stream(images(3))))
+    assert len(taken) == 1
+    taken.clear()
+    next(classifier.predict_iter(stream(photographs)))
+    assert len(taken) == 2  # the second is read ahead
+
+
+def test_a_large_photograph_has_one_answer_whatever_decodes_it(quick: GRPOTTA, photographs: list[Path]) -> None:
+    path = photographs[0]
+    answer = quick.predict(path)
+    with path.open("rb") as file:
+        assert quick.predict(file) == answer
+    assert quick.predict(path.read_bytes()) == answer
+    (_, classified), *_ = classify(quick, lambda number: path, 1, 1)
+    assert classified == answer
+
+
+def test_full_resolution_takes_the_same_crops(nano_backbone: Backbone, photographs: list[Path]) -> None:
+    settings = replace(QUICK, views=replace(QUICK.views, views=6))
+    whole = GRPOTTA(nano_backbone, LABELS, settings=replace(settings, views=replace(settings.views, full_resolution=True)))
+    reduced = GRPOTTA(nano_backbone, LABELS, settings=settings)
+    assert (whole.least_side, reduced.least_side) == (None, 158)  # twice 48 / sqrt(0.375), rounded up
+    for path in photographs:
+        one, other = whole.predict(path), reduced.predict(path)
+        assert one != other
+        assert list(other.probabilities.values()) == pytest.approx(list(one.probabilities.values()), abs=0.1)
+        assert other.label == one.label

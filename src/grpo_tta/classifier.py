@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -13,18 +14,18 @@ from typing import Any, Literal, TypeVar, cast, final, get_args, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, load_backbone
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, ClassPrompts, check_labels, make_prompts
-from grpo_tta.engine.encode import encode_for, encode_views
+from grpo_tta.engine.ahead import check_workers
+from grpo_tta.engine.encode import encode_prepared, encode_views, prepare_image, views_for
 from grpo_tta.engine.interface import Adaptation, EncodedViews, ImageBatch
 from grpo_tta.engine.policy import Policy
 from grpo_tta.engine.retry import OnError, answer_each
 from grpo_tta.errors import UserError, sentence
-from grpo_tta.images.inputs import ImageLike, is_one_image, to_image
-from grpo_tta.images.read import image_key
+from grpo_tta.images.inputs import ImageLike, decode_image, is_one_image, is_stored
+from grpo_tta.images.views import ImageViews
 from grpo_tta.method.grpo import adapted_features, answer, features_of_view0, grpo_method, update
 from grpo_tta.method.settings import PRESETS, GRPOSettings
 from grpo_tta.method.types import Episode, RewardFunction, ScoredGroup
@@ -136,6 +137,7 @@ class GRPOTTA:
         weights: str | Path | None = None,
         cache: bool = True,
         reward: RewardFunction | None = None,
+        workers: int | None = None,
     ) -> None:
         """
         Args:
@@ -152,10 +154,12 @@ class GRPOTTA:
                 string (see `grpo_tta.load_backbone`).
             cache: whether text features may be kept on disk, and read from there.
             reward: your own, in place of the settings': a function (reference, group) -> `[B, M, K]` (see `grpo_tta.Reward`).
+            workers: threads that read and decode the next batch of paths while one is in work; changes speed, not answers. 0
+                reads them in the caller's thread; None chooses by the number of cores.
 
         Raises:
             UserError: unknown model or preset, an incomplete backbone, missing weights, unusable labels or templates,
-                settings that do not fit, or batch < 1.
+                settings that do not fit, batch < 1, or workers < 0.
         """
         if isinstance(settings, str):
             if settings not in PRESETS:
@@ -165,6 +169,7 @@ class GRPOTTA:
             settings = replace(settings, reward=reward)
         if batch < 1:
             raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
+        self.workers = check_workers(workers)
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if isinstance(model, str):
             self.backbone = load_backbone(model, device=device, download=download, dtype=dtype, weights=weights)
@@ -179,6 +184,11 @@ class GRPOTTA:
         self._embeds = False
         self._method = grpo_method(settings)
         self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
+
+    @property
+    def least_side(self) -> int | None:
+        """Shorter side in pixels to which an image may be reduced while it is decoded; None with `views.full_resolution`."""
+        return self.settings.views.least_side(self.backbone.image_size)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -250,7 +260,7 @@ class GRPOTTA:
         """The answers of `predict`, in order, each as soon as its batch is done. Memory does not grow with the images.
 
         Args:
-            images: any number of them, read a batch at a time.
+            images: any number of them, read a batch at a time. Where the first is a path, the next batch is read meanwhile.
             errors: `raise` ends at the first image that fails, after the answers before it; `return` yields its error, a
                 `UserError`, in its place.
             batch: images adapted in one pass; this object's own by default.
@@ -297,7 +307,7 @@ class GRPOTTA:
             UserError: as `predict`.
         """
         if is_one_image(images):
-            return self._features([to_image(images)])[0]
+            return self._features([self._prepare(images)])[0]
         rows = list(self._each_or_raise(images, self._features))
         return torch.stack(rows) if rows else self.policy.directions(self.policy.text_features[:0]).clone()
 
@@ -328,7 +338,8 @@ class GRPOTTA:
             if pixels.ndim == 4:
                 if content_free is not None:
                     raise UserError("Content-free views go with views [B, V, 3, S, S]; those of images are made here.")
-                batch = self._encode([to_image(one) for one in pixels], image_ids)
+                names = itertools.repeat(None) if image_ids is None else image_ids
+                batch = self._encode([self._prepare(one, name) for one, name in zip(pixels, names, strict=False)])
             else:
                 batch = self._encode_given(pixels.detach(), content_free, image_ids)
             return self._method(self.policy, batch, {})[0]
@@ -339,7 +350,7 @@ class GRPOTTA:
         Raises:
             UserError: the image is missing, damaged or of an unusable type.
         """
-        _, adaptation = self._adapt([to_image(image)])
+        _, adaptation = self._adapt([self._prepare(image)])
         episode = adaptation.trace
         assert isinstance(episode, Episode), "GRPO-TTA always keeps its episode"
         scored, reference = episode.scored, episode.scored.reference
@@ -370,15 +381,15 @@ class GRPOTTA:
             if group.mask[0, m, k]
         )
 
-    def _answer(self, images: ImageLike | Iterable[ImageLike], work: Callable[[Sequence[Image.Image]], list[R]]) -> R | list[R]:
+    def _answer(self, images: ImageLike | Iterable[ImageLike], work: Callable[[Sequence[ImageViews]], list[R]]) -> R | list[R]:
         if is_one_image(images):
-            return work([to_image(images)])[0]
+            return work([self._prepare(images)])[0]
         return list(self._each_or_raise(images, work))
 
     def _each_or_raise(
         self,
         images: ImageLike | Iterable[ImageLike],
-        work: Callable[[Sequence[Image.Image]], list[R]],
+        work: Callable[[Sequence[ImageViews]], list[R]],
         batch: int | None = None,
     ) -> Iterator[R]:
         return cast(Iterator[R], self._each(images, work, "raise", batch))
@@ -386,7 +397,7 @@ class GRPOTTA:
     def _each(
         self,
         images: ImageLike | Iterable[ImageLike],
-        work: Callable[[Sequence[Image.Image]], list[R]],
+        work: Callable[[Sequence[ImageViews]], list[R]],
         errors: OnError,
         batch: int | None = None,
     ) -> Iterator[R | UserError]:
@@ -397,11 +408,27 @@ class GRPOTTA:
         many = [images] if is_one_image(images) else cast(Iterable[ImageLike], images)
         if not isinstance(many, Iterable):
             raise UserError(f"Images must be one image or any number of them, not {type(images).__name__}.")
-        return answer_each((partial(to_image, image) for image in many), work, batch or self._batch, errors)
+        return self._read_and_work(many, work, batch or self._batch, errors)
 
-    def _encode(self, images: Sequence[Image.Image], image_ids: Sequence[str] | None = None) -> ImageBatch:
-        names = [image_key(image) for image in images] if image_ids is None else image_ids
-        return encode_for([self._method], self.policy, images, names, self.settings.views, self.seed)
+    def _read_and_work(
+        self, images: Iterable[ImageLike], work: Callable[[Sequence[ImageViews]], list[R]], batch: int, errors: OnError
+    ) -> Iterator[R | UserError]:
+        waiting = iter(images)
+        some = list(itertools.islice(waiting, 1))
+        # Images that are there already need no reading ahead, and those of a generator should not pile up.
+        workers = self.workers if some and is_stored(some[0]) else 0
+        loads = (partial(self._prepare, image) for image in itertools.chain(some, waiting))
+        yield from answer_each(loads, work, batch, errors, workers)
+
+    def _prepare(self, image: ImageLike, image_id: str | None = None) -> ImageViews:
+        """All that is done to an image before the model sees it, but for its crops. Runs on any thread."""
+        with _plain(self.backbone):
+            settings = views_for([self._method], self.settings.views)
+            decoded = decode_image(image, self.least_side)
+            return prepare_image(self.backbone, decoded.image, image_id or decoded.key, settings, self.seed)
+
+    def _encode(self, images: Sequence[ImageViews]) -> ImageBatch:
+        return encode_prepared([self._method], self.policy, images)
 
     def _encode_given(self, views: Tensor, content_free: Tensor | None, image_ids: Sequence[str] | None) -> ImageBatch:
         """Views of the caller's own, `[B, V, 3, S, S]` and `[B, P, 3, S, S]`, in place of those that are made."""
@@ -420,18 +447,18 @@ class GRPOTTA:
         encoded = encode_views(self.policy, views, content_free, self._method.cached_blocks(self.backbone))
         return ImageBatch(tuple(names), views, content_free, encoded, self.seed)
 
-    def _adapt(self, images: Sequence[Image.Image]) -> tuple[EncodedViews, Adaptation]:
+    def _adapt(self, images: Sequence[ImageViews]) -> tuple[EncodedViews, Adaptation]:
         with _plain(self.backbone):
             batch = self._encode(images)
             return batch.encoded, self._method(self.policy, batch, {})[0]
 
-    def _features(self, images: Sequence[Image.Image]) -> list[Tensor]:
+    def _features(self, images: Sequence[ImageViews]) -> list[Tensor]:
         with _plain(self.backbone):
             batch = self._encode(images)
             ids = batch.image_ids
             return list(adapted_features(self.policy, batch.encoded, self.settings, image_ids=ids, seed=self.seed))
 
-    def _scores(self, images: Sequence[Image.Image]) -> list[dict[str, float]]:
+    def _scores(self, images: Sequence[ImageViews]) -> list[dict[str, float]]:
         encoded, adaptation = self._adapt(images)
         scores = adaptation.after.exp()  # [B, C]
         if self.backbone.logit_bias is not None:
@@ -440,7 +467,7 @@ class GRPOTTA:
             scores = (adaptation.after + evidence).sigmoid()
         return [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
 
-    def _predictions(self, images: Sequence[Image.Image]) -> list[Prediction]:
+    def _predictions(self, images: Sequence[ImageViews]) -> list[Prediction]:
         if not self._embeds:
             return self._read_answers(self._adapt(images)[1])
         with _plain(self.backbone):
@@ -498,16 +525,20 @@ def _view_key(view: Tensor) -> str:
 
 
 def classify(
-    classifier: GRPOTTA, load: Callable[[int], Image.Image], count: int, batch: int
+    classifier: GRPOTTA, load: Callable[[int], ImageLike], count: int, batch: int
 ) -> Iterator[tuple[int, Prediction | str]]:
-    """An answer for each image in order, or a sentence that says why not; never more than a batch of images in memory.
+    """An answer for each image in order, or a sentence that says why not; never more than two batches of images in memory.
 
     Args:
-        classifier: the model.
-        load: number of an image -> RGB image; may raise.
+        classifier: the model; its workers load the next batch while one is in work.
+        load: number of an image -> the image, or where it is read from; may raise. Called by the workers.
         count: how many images.
         batch: images adapted in one pass.
     """
-    loads = (partial(load, number) for number in range(count))
-    for number, found in enumerate(answer_each(loads, lambda some: classifier.predict(some), batch, "return")):
+
+    def prepare(number: int) -> ImageViews:
+        return classifier._prepare(load(number))
+
+    loads = (partial(prepare, number) for number in range(count))
+    for number, found in enumerate(answer_each(loads, classifier._predictions, batch, "return", classifier.workers)):
         yield number, sentence(found) if isinstance(found, UserError) else found

@@ -22,7 +22,7 @@ from grpo_tta.bench.runs import RunSettings
 from grpo_tta.data import nano
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.images import inputs
-from grpo_tta.images.read import load_image
+from grpo_tta.images.read import DecodedImage, load_decoded
 from grpo_tta.method.settings import DEFAULT
 
 B = 2
@@ -93,7 +93,10 @@ def test_classes_cost_their_text_features_and_a_few_tensors_of_views_by_classes(
     assert used[C] - used[10] <= 5 * views_by_classes
 
 
-def test_images_are_held_a_batch_at_a_time(nano_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "batches"), [(0, 1), (2, 2)])
+def test_images_are_held_a_batch_at_a_time(
+    workers: int, batches: int, nano_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = []
     for number, item in enumerate(nano.items("fog", "tuning", 12)):
         paths.append(tmp_path / f"{number}.png")
@@ -101,21 +104,21 @@ def test_images_are_held_a_batch_at_a_time(nano_backbone: Backbone, tmp_path: Pa
     read: list[weakref.ref[Image.Image]] = []
     most = 0
 
-    def watched(path: Path) -> Image.Image:
+    def watched(path: Path, least_side: int | None) -> DecodedImage:
         nonlocal most
-        image = load_image(path)
-        read.append(weakref.ref(image))
+        decoded = load_decoded(path, least_side)
+        read.append(weakref.ref(decoded.image))
         most = max(most, sum(reference() is not None for reference in read))
-        return image
+        return decoded
 
-    monkeypatch.setattr(inputs, "load_image", watched)
-    classifier = GRPOTTA(nano_backbone, WORDS, batch=3)
+    monkeypatch.setattr(inputs, "load_decoded", watched)
+    classifier = GRPOTTA(nano_backbone, WORDS, batch=3, workers=workers)
     peaks = []
     for n in (6, 12):
         with TensorMemory() as memory:
             assert len(classifier.predict(paths[:n])) == n
         peaks.append(memory.peak)
-    assert most <= 4  # one batch, and the last of the one before while its last reference goes
+    assert most <= 3 * batches + 1  # and the last of the one before while its last reference goes
     assert peaks[1] <= 1.05 * peaks[0]
 
 

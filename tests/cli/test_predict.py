@@ -29,6 +29,7 @@ from grpo_tta.cli.predictions import FolderOutput, Tally
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
+from grpo_tta.images.read import DecodedImage
 from grpo_tta.method.parse import change_settings
 from grpo_tta.method.settings import DEFAULT
 
@@ -101,19 +102,19 @@ def test_csv_rows_stand_in_the_order_of_the_images_errors_among_them(command: Co
 
 
 def test_rows_are_written_before_the_last_image_is_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import grpo_tta.images.remote as read
+    import grpo_tta.images.inputs as inputs
 
     for number in range(20):
         Path(f"photos/x{number}.png").hardlink_to("photos/a.png")
     written: list[str] = []
     monkeypatch.setattr(sys, "stdout", stream := io.StringIO())
-    original = read.load_image
+    original = inputs.load_decoded
 
-    def load(path: Path) -> Image.Image:
+    def load(path: Path, least_side: int | None) -> DecodedImage:
         written.append(stream.getvalue())
-        return original(path)
+        return original(path, least_side)
 
-    monkeypatch.setattr(read, "load_image", load)
+    monkeypatch.setattr(inputs, "load_decoded", load)
     command("photos", *FEW, "--csv")
     assert len(written) == 24
     assert "photos/a.png,heart" in written[-1]
@@ -539,3 +540,29 @@ def test_a_bar_with_count_rate_and_time_left_on_a_terminal(monkeypatch: pytest.M
     assert "2 per second" in shown
     assert "0:00:50 left" in shown
     assert "a note" in shown
+
+
+# Reading ahead, and large photographs
+
+
+def test_rows_do_not_depend_on_the_workers(command: Command) -> None:
+    for number in range(7):
+        Path(f"photos/x{number}.png").hardlink_to("photos/a.png")
+    found = [command("photos", *FEW, "--csv", "--workers", workers) for workers in ("0", "1", "3", "auto")]
+    assert all(done.out == found[0].out and done.status == 1 for done in found)
+    assert len(found[0].rows) == 11
+
+
+@pytest.mark.parametrize("workers", ["-1", "many", "1.5"])
+def test_workers_are_a_number_or_auto(command: Command, workers: str) -> None:
+    done = command("photos", *FEW, "--csv", "--workers", workers)
+    assert done.status == 2
+    assert f"--workers is auto or a whole number from 0 on, not {workers!r}." in " ".join(done.err)
+
+
+def test_a_folder_is_bound_to_the_resolution(command: Command) -> None:
+    command("photos", *FEW, "--out", "answers", "--full-resolution")
+    assert json.loads(Path("answers/run.json").read_text())["settings"]["views"]["full_resolution"] is True
+    done = command("photos", *FEW, "--out", "answers")
+    assert done.status == 2
+    assert "settings" in " ".join(done.err)

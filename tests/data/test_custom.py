@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from grpo_tta.data.custom import custom_task
-from grpo_tta.data.tasks import Task, nano_tasks, sample
+from grpo_tta.data.tasks import Task, image_of, nano_tasks, sample
 from grpo_tta.errors import UserError
+from grpo_tta.images.inputs import decode_image
 
 NAMES = {"cat/1.png": (10, 0), "cat/2.png": (20, 0), "polar_bear/1.png": (30, 1)}
 
@@ -200,3 +202,24 @@ def test_what_stands_for_classes_is_looked_at(folder: Path) -> None:
         UserError, match=r"train are parts of a data set and no classes; give one of them, such as .*split/train"
     ):
         custom_task(split, template="a {}.")
+
+
+def test_a_large_photograph_is_read_as_predict_reads_it(tmp_path: Path) -> None:
+    """Reduced, and under the same key, from a folder and from Parquet; all its pixels where the task is asked for them."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (2000, 1100), (200, 100, 50)).save(buffer, "JPEG")
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "x.jpg").write_bytes(buffer.getvalue())
+    pd.DataFrame({"image": [buffer.getvalue()] * 2, "label": ["a", "b"]}).to_parquet(tmp_path / "x.parquet")
+    expected = decode_image(buffer.getvalue(), 200)
+    for place in ("data", "x.parquet"):
+        task = custom_task(tmp_path / place, template="{}")
+        found, label = image_of(task, 1, 200)
+        assert (found.image.size, label, found.key) == ((500, 275), 1, expected.key)
+        assert found.image.tobytes() == expected.image.tobytes()
+        assert task.load(1)[0].size == (2000, 1100)
+    named = replace(task, keyed_by="id")
+    assert image_of(named, 1, 200)[0].key == named.image_ids[1]
+    changed = replace(task, load=lambda number: (Image.new("RGB", (900, 900)), 0))  # as a corruption on top does
+    assert image_of(changed, 0, 200)[0].image.size == (225, 225)

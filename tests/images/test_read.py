@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from grpo_tta.errors import UserError
 from grpo_tta.images.folders import find_images
-from grpo_tta.images.read import image_key, load_image, read_image, to_rgb
+from grpo_tta.images.read import LARGE, image_key, load_decoded, load_image, read_decoded, read_image, to_rgb
 
 
 def test_awkward_but_good_images_become_rgb(awkward_folder: Path) -> None:
@@ -130,3 +130,70 @@ def test_an_image_of_the_users_own_is_not_changed() -> None:
     image.info["transparency"] = (1000, 0, 0)
     to_rgb(image)
     assert image.info["transparency"] == (1000, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def large() -> Image.Image:
+    """2,400 x 1,600 pixels of soft colours."""
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8))
+    return small.resize((2400, 1600), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, compress_level=1, **options)
+    return buffer
+
+
+@pytest.mark.parametrize(
+    ("least", "size"),
+    [(None, (2400, 1600)), (801, (2400, 1600)), (800, (1200, 800)), (401, (1200, 800)), (200, (300, 200)), (90, (150, 100))],
+)
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(large: Image.Image, least: int | None, size: tuple[int, int]) -> None:
+    """By powers of two, at most 8, and then by whole blocks: 1,600 pixels are 17 times 90, so a half of an eighth."""
+    found = read_decoded(encoded(large, "JPEG", quality=95), "x", least)
+    assert found.image.size == size
+    if least:
+        apart = np.asarray(found.image, float) - np.asarray(large.resize(size, Image.Resampling.BOX), float)
+        assert np.abs(apart).mean() < 1.5
+        assert np.abs(apart).max() < 16
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "MPO"])
+def test_other_large_images_are_reduced_too(large: Image.Image, kind: str) -> None:
+    assert read_decoded(encoded(large, kind), "x", 400).image.size == (600, 400)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_reduced_jpeg_of_another_mode_becomes_rgb(large: Image.Image, mode: str) -> None:
+    found = read_decoded(encoded(large.convert(mode), "JPEG"), "x", 400).image
+    assert (found.mode, found.size) == ("RGB", (600, 400))
+
+
+def test_a_reduced_photograph_stands_upright(large: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    assert read_decoded(encoded(large, "JPEG", exif=exif), "x", 400).image.size == (400, 600)
+
+
+def test_the_key_does_not_depend_on_the_size_that_was_asked_for(large: Image.Image, tmp_path: Path) -> None:
+    """That of a small image is of all its pixels, however it is encoded; that of a large one is of its bytes."""
+    assert large.width * large.height > LARGE
+    for kind in ("JPEG", "PNG"):
+        (tmp_path / f"x.{kind.lower()}").write_bytes(encoded(large, kind).getvalue())
+    small = large.resize((600, 400))
+    small.save(tmp_path / "small.png")
+    keys = {
+        path.name: {load_decoded(path, least).key for least in (None, 50, 200)}
+        | {read_decoded(io.BytesIO(path.read_bytes()), "x", 50).key}
+        for path in sorted(tmp_path.iterdir())
+    }
+    assert {name: len(found) for name, found in keys.items()} == {"small.png": 1, "x.jpeg": 1, "x.png": 1}
+    assert keys["small.png"] == {image_key(small)}
+    assert keys["x.jpeg"] != keys["x.png"]
+
+
+def test_a_truncated_photograph_is_not_read_reduced(large: Image.Image) -> None:
+    content = encoded(large, "JPEG").getvalue()
+    with pytest.raises(UserError, match="x: truncated or damaged"):
+        read_decoded(io.BytesIO(content[: len(content) // 2]), "x", 200)

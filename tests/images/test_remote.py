@@ -16,10 +16,15 @@ import pytest
 from PIL import Image
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.remote import below, fetch, find_by_url, is_url, load_place, locate
+from grpo_tta.images.inputs import to_image
+from grpo_tta.images.remote import Place, below, fetch, find_by_url, is_url, locate, place_of
 
 ODD = ["a b.png", "deep/er/50%25 #1 ä.png", "plain.png", "deep/[x].PNG"]
 """Names that a decoded, a split or a quoted URL would lose."""
+
+
+def loaded(place: Place) -> Image.Image:
+    return to_image(place_of(place))
 
 
 def encoded(colour: str) -> bytes:
@@ -46,7 +51,7 @@ def test_whatever_a_folder_lists_can_be_opened(scheme: str, folders: dict[str, s
     for url in (folders[scheme], folders[scheme] + "/"):
         found = find_by_url(url, notes.append)
         assert sorted(found) == sorted(f"{folders[scheme]}/{name}" for name in ODD)
-    assert [load_place(place).size for place in found] == [(9, 7)] * 4
+    assert [loaded(place).size for place in found] == [(9, 7)] * 4
     assert "skipped what is not read as an image (1 .txt)" in notes[0]
     assert find_by_url(found[0], notes.append) == found[:1]
 
@@ -86,9 +91,9 @@ def test_empty_folders_and_damaged_files(folders: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"no images in this folder\. .*1 \.txt"):
         find_by_url("memory://photos/bad", lambda text: None)
     with pytest.raises(UserError, match=r"memory://photos/gone\.png: cannot be read"):
-        load_place("memory://photos/gone.png")
+        loaded("memory://photos/gone.png")
     with pytest.raises(UserError, match=r"memory://photos/note\.txt: not an image"):
-        load_place("memory://photos/note.txt")
+        loaded("memory://photos/note.txt")
 
 
 def test_addresses_of_the_web(folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +104,7 @@ def test_addresses_of_the_web(folders: dict[str, str], tmp_path: Path, monkeypat
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         root = f"http://127.0.0.1:{server.server_port}"
-        assert load_place(f"{root}/a%20b.png?size=full").size == (9, 7)
+        assert loaded(f"{root}/a%20b.png?size=full").size == (9, 7)
         with pytest.raises(UserError, match=r"gone\.png: cannot be fetched .*404"):
             fetch(f"{root}/gone.png")
         server.shutdown()

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.errors import UserError
+from grpo_tta.images.read import read_decoded
 from grpo_tta.images.restoration import acutance
 from grpo_tta.images.seeds import image_generator
 from grpo_tta.images.views import (
@@ -19,6 +23,7 @@ from grpo_tta.images.views import (
     draw_boxes,
     resampling_matrix,
     shuffle_patches,
+    size_to_cut,
 )
 
 HALF = torch.full((3,), 0.5)
@@ -156,3 +161,81 @@ def test_a_large_image_is_sharpened_at_the_scale_of_the_model(backbone: OpenClip
     one, other = (make(p, backbone, views=6, content_free=0, acutance=0.6)[0][1:] for p in (small, large))
     plain = make(small, backbone, views=6, content_free=0, acutance=0.0)[0][1:]
     assert (one - other).abs().mean() < 0.35 * (one - plain).abs().mean()
+
+
+def smallest_side(height: int, width: int, settings: ViewSettings) -> float:
+    """Of any crop that may be drawn."""
+    area = settings.crop_scale[0] * height * width
+    low, high = settings.crop_ratio
+    return min(width, height, (area * low) ** 0.5, (area / high) ** 0.5)
+
+
+@given(
+    st.integers(8, 6000),
+    st.integers(8, 6000),
+    st.integers(16, 400),
+    st.floats(0.05, 1.0),
+    st.floats(0.3, 1.0),
+    st.floats(1.0, 3.0),
+)
+def test_the_smallest_crop_keeps_as_many_pixels_as_the_model_reads(
+    height: int, width: int, size: int, low: float, narrow: float, wide: float
+) -> None:
+    settings = ViewSettings(crop_scale=(low, 1.0), crop_ratio=(narrow, wide))
+    found = size_to_cut(height, width, size, settings)
+    least = settings.least_side(size)
+    assert least is not None
+    if min(height, width) >= least:  # what may be reduced while it is decoded is always reduced further
+        assert found is not None
+    if found is not None:
+        assert max(found[0] / height, found[1] / width) <= 0.5 + 1 / min(height, width)
+        assert smallest_side(*found, settings) >= size - 1e-6
+        assert found[0] / found[1] == pytest.approx(height / width, rel=2 / min(found))
+
+
+def test_the_size_to_cut_by_hand() -> None:
+    # 12 megapixels for 224: the shorter side of 3,000 to 224 / sqrt(0.5 * 3/4) / sqrt(4/3) = 316.8, or 224 / sqrt(0.5) = 316.8
+    assert size_to_cut(3000, 4000, 224, ViewSettings()) == (317, 423)
+    assert size_to_cut(3000, 3000, 224, ViewSettings()) == (366, 366)  # 224 / sqrt(0.375): a crop of 3:4 is narrower
+    assert size_to_cut(633, 844, 224, ViewSettings()) is None  # by less than a half
+    assert size_to_cut(3000, 4000, 224, ViewSettings(full_resolution=True)) is None
+    assert ViewSettings().least_side(224) == 732
+    assert ViewSettings(full_resolution=True).least_side(224) is None
+
+
+def photograph(height: int, width: int) -> Image.Image:
+    """Structure at many scales, as in photographs."""
+    rng = np.random.default_rng(5)
+    made = np.zeros((height, width, 3))
+    for side in (4, 16, 64, 256):
+        coarse = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+        made += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), float) / side**0.5
+    return Image.fromarray((made / made.max() * 255).astype(np.uint8))
+
+
+def test_a_small_image_is_cut_as_before(backbone: OpenClipBackbone) -> None:
+    image = photograph(100, 90)
+    plain, _ = make(image, backbone, views=9, content_free=0, full_resolution=True)
+    assert torch.equal(make(image, backbone, views=9, content_free=0)[0], plain)
+
+
+@pytest.mark.parametrize("acutance_target", [0.0, 0.6])
+def test_the_same_crops_are_taken_from_a_reduced_image(backbone: OpenClipBackbone, acutance_target: float) -> None:
+    image = photograph(600, 900)
+    assert size_to_cut(600, 900, 32, ViewSettings()) is not None
+    plain, _ = make(image, backbone, views=9, content_free=0, acutance=acutance_target, full_resolution=True)
+    found, _ = make(image, backbone, views=9, content_free=0, acutance=acutance_target)
+    assert torch.equal(found[0], plain[0])  # the model's own preprocessing of the whole image
+    assert not torch.equal(found[1:], plain[1:])
+    other, _ = make(image, backbone, name="y", views=9, content_free=0, acutance=acutance_target)
+    assert (found - plain)[1:].abs().mean() < 0.1 * (other - plain)[1:].abs().mean()
+
+
+def test_view_0_of_an_image_reduced_while_it_is_decoded_is_nearly_the_same(backbone: OpenClipBackbone) -> None:
+    image = photograph(1200, 1800)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    whole, part = (
+        backbone.preprocess(read_decoded(buffer, "x", least).image) for least in (None, ViewSettings().least_side(32))
+    )
+    assert (whole - part).abs().mean() * 127.5 < 1  # less than a step of 8 bits; the tiny model's deviation is 0.5

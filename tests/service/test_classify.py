@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import socket
 import threading
@@ -17,7 +18,9 @@ from PIL import Image
 
 from grpo_tta import GRPOTTA, Prediction, UserError
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.images.inputs import decode_image
 from grpo_tta.service.http import create_service
+from grpo_tta.service.images import Opened
 from grpo_tta.service.limits import Limits
 from tests.service.conftest import CLASSIFY, FEW, LABELS, PATIENT, drawing, encoded, serving
 
@@ -344,3 +347,11 @@ def test_32_clients_at_once_each_get_their_own_offline_answer(nano_backbone: Bac
             assert set(pool.map(ask, range(64))) == {"right"}
         batches = client.get("/metrics").text
     assert 'grpo_tta_batch_images_bucket{le="1.0"} 64' not in batches  # they were gathered
+
+
+def test_a_large_photograph_is_decoded_as_predict_decodes_it() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2000, 1100), (200, 100, 50)).save(buffer, "JPEG")
+    found, expected = Opened(buffer.getvalue(), 0, Limits()).decode(200), decode_image(buffer.getvalue(), 200)
+    assert (found.key, found.image.size) == (expected.key, (500, 275))
+    assert found.image.tobytes() == expected.image.tobytes()

@@ -21,13 +21,12 @@ from grpo_tta.bench.records import Record, part_path, write_json, write_part
 from grpo_tta.bench.rows import KnownImage, RowMaker
 from grpo_tta.bench.runs import RunSettings, describe_run, start_run
 from grpo_tta.bench.timing import peak_memory_mb, time_methods
-from grpo_tta.data.tasks import Task, random_key, sample
+from grpo_tta.data.tasks import Task, image_of, sample
 from grpo_tta.engine.encode import encode_for
 from grpo_tta.engine.interface import Adaptation, ImageBatch, Method, State, concatenate
 from grpo_tta.engine.policy import Policy
 from grpo_tta.engine.retry import batch_or_each
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import to_rgb
 
 Progress = Callable[[str, int, bool], None]
 """(task, images done, whether an earlier run did them)."""
@@ -168,7 +167,7 @@ def run_chunk(
 
     for first in range(0, len(numbers), settings.batch):
         some = slice(first, first + settings.batch)
-        loaded, broken = _load(task, numbers[some], places[some])
+        loaded, broken = _load(task, numbers[some], places[some], settings.views.least_side(policy.backbone.image_size))
         for pairs, batch in batch_or_each(loaded, encode):
             images = [known for known, _ in pairs]
             if isinstance(batch, Exception):
@@ -206,7 +205,7 @@ def _who_sees_what(task: Task, settings: RunSettings) -> Callable[[Method, Known
 
 
 def _load(
-    task: Task, numbers: Sequence[int], places: Sequence[int]
+    task: Task, numbers: Sequence[int], places: Sequence[int], least_side: int | None
 ) -> tuple[list[tuple[KnownImage, Image.Image]], list[tuple[KnownImage, Exception]]]:
     """Images that can be read, and those that cannot with their errors."""
     loaded: list[tuple[KnownImage, Image.Image]] = []
@@ -214,9 +213,8 @@ def _load(
     for place, number in zip(places, numbers, strict=True):
         name = task.image_ids[number]
         try:
-            image, label = task.load(number)
-            image = to_rgb(image)
-            loaded.append((KnownImage(name, number, place, label, random_key(task, number, image)), image))
+            decoded, label = image_of(task, number, least_side)
+            loaded.append((KnownImage(name, number, place, label, decoded.key), decoded.image))
         except Exception as error:
             broken.append((KnownImage(name, number, place), error))
     return loaded, broken

@@ -13,11 +13,10 @@ from statistics import median
 import torch
 
 from grpo_tta.bench.runs import RunSettings
-from grpo_tta.data.tasks import Task
+from grpo_tta.data.tasks import Task, image_of
 from grpo_tta.engine.encode import encode_for
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy
-from grpo_tta.images.read import to_rgb
 
 
 def reset_peak(device: torch.device) -> None:
@@ -69,9 +68,10 @@ def time_methods(policy: Policy, task: Task, methods: Sequence[Method], settings
     A method that fails, or fails on unreadable images, has no figures; the run records why.
     """
     images, names = [], []
+    least_side = settings.views.least_side(policy.backbone.image_size)
     for number in range(min(settings.batch, len(task.image_ids))):
         with contextlib.suppress(Exception):
-            images.append(to_rgb(task.load(number)[0]))
+            images.append(image_of(task, number, least_side)[0].image)
             names.append(task.image_ids[number])
     out: dict[str, dict[str, float]] = {}
     for method in methods if images else ():

@@ -14,7 +14,7 @@ from grpo_tta.cli.config_file import without_those_of
 from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.interrupts import Interrupts, Stopped
 from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, settings_of, split_list
-from grpo_tta.cli.predict_options import PredictOptions
+from grpo_tta.cli.predict_options import PredictOptions, assignments_of, workers_of
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
 
@@ -109,9 +109,10 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
         ),
         names,
         templates=options.template or DEFAULT_TEMPLATE,
-        settings=settings_of(options.preset, options.assignments),
+        settings=settings_of(options.preset, assignments_of(options)),
         seed=options.seed,
         batch=options.batch,
+        workers=workers_of(options),
     )
     if options.embeddings is not None:
         classifier = classifier.with_embeddings()
@@ -170,13 +171,17 @@ class _Run:
 
     def _answer_all(self, interrupts: Interrupts) -> None:
         from grpo_tta.classifier import classify
-        from grpo_tta.images.remote import load_place
+        from grpo_tta.images.inputs import ImageLike
+        from grpo_tta.images.remote import place_of
+
+        def load(number: int) -> ImageLike:
+            return place_of(paths[number])
 
         paths, received, next_row = self._paths, 0, 0
         # unreadable ones of a batch are known before those that stand in front of them are answered
         waiting: dict[int, Prediction | str] = {}
         with progress(len(paths)) as advance:
-            for number, answer in classify(self._classifier, lambda number: load_place(paths[number]), len(paths), self._batch):
+            for number, answer in classify(self._classifier, load, len(paths), self._batch):
                 interrupts.hold()  # no row is cut short
                 received += 1
                 waiting[number] = answer

@@ -21,6 +21,7 @@ from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.inputs import STANDARD_INPUT, find_inputs
 from grpo_tta.cli.interrupts import Interrupts, Stopped
 from grpo_tta.cli.options import class_names_of, settings_of
+from grpo_tta.cli.predict_options import assignments_of, workers_of
 from grpo_tta.cli.predictions import Tally, WithEmbeddings, open_standard_output
 from grpo_tta.cli.progress import log, progress
 from grpo_tta.cluster.jobs import ModelName, PredictJob
@@ -49,6 +50,8 @@ def predict_by_ray(
     """
     if options.threads is not None:
         raise UserError("With Ray the threads of each process are its --actor-cpus; leave out --threads.")
+    if workers_of(options) is not None:
+        raise UserError("Each of Ray's actors reads its own images; leave out --workers.")
     if chosen == "as_json":
         raise UserError("--json holds all answers in memory; with Ray use --jsonl, or --out.")
     if options.embeddings is not None:
@@ -67,8 +70,9 @@ def _job(options: PredictOptions, names: Sequence[str] | Mapping[str, str]) -> P
         names if isinstance(names, Mapping) else tuple(names),
         {
             "templates": tuple(options.template or (DEFAULT_TEMPLATE,)),
-            "settings": settings_of(options.preset, options.assignments),
+            "settings": settings_of(options.preset, assignments_of(options)),
             "seed": options.seed,
+            "workers": 0,
         },
         options.batch,
         Manifest("", 0, (), ".", ""),

@@ -24,6 +24,7 @@ from grpo_tta.cli.options import (
     Threads,
     Weights,
 )
+from grpo_tta.errors import UserError
 
 _OUTPUT, _LOG = "Output", "Log"
 
@@ -59,6 +60,13 @@ class PredictOptions(RayOptions):
     dtype: Precision = "float32"
     threads: Threads = None
     batch: Batch = 16
+    workers: Annotated[
+        str, typer.Option(help="Threads that read the next batch of images while one is in work; 0 for none.")
+    ] = "auto"
+    full_resolution: Annotated[
+        bool,
+        typer.Option("--full-resolution", help="Cut views from large photographs as they are. Slower; see docs/predict.md."),
+    ] = False
     download: Download = False
     config: Config = None
     as_csv: Annotated[
@@ -112,3 +120,21 @@ class PredictOptions(RayOptions):
         bool,
         typer.Option("--quiet", "-q", help="Only errors on standard error.", rich_help_panel=_LOG),
     ] = False
+
+
+def workers_of(options: PredictOptions) -> int | None:
+    """`--workers` as `GRPOTTA` takes it: None where the number of cores decides.
+
+    Raises:
+        UserError: it is no number.
+    """
+    if options.workers == "auto":
+        return None
+    if not options.workers.isdecimal():
+        raise UserError(f"--workers is auto or a whole number from 0 on, not {options.workers!r}.")
+    return int(options.workers)
+
+
+def assignments_of(options: PredictOptions) -> list[str]:
+    """All changes of settings that the options name."""
+    return [*options.assignments, *(["views.full_resolution=true"] if options.full_resolution else [])]

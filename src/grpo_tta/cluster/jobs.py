@@ -151,9 +151,12 @@ class PredictJob:
         def classify_rows(table: pa.Table, given_up: bool) -> pa.Table:
             ids = table["image_id"].to_pylist()
             with contextlib.closing(Images(table, self.manifest.base)) as images:
-                load = _refuse if given_up else images.load
+                load = _refuse if given_up else images.place
                 answers = classify(classifier, load, len(ids), self.batch)
-                rows = [self._row(ids[number], answer) for number, answer in answers]
+                rows = [
+                    self._row(ids[number], images.as_named(number, answer) if isinstance(answer, str) else answer)
+                    for number, answer in answers
+                ]
             return pa.Table.from_pylist(rows, schema=schema)
 
         return classify_rows

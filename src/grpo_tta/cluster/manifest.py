@@ -7,7 +7,6 @@ where accuracy is wanted. A manifest is never held in memory.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +27,8 @@ from grpo_tta.data.labels import texts_of
 from grpo_tta.data.tasks import Task
 from grpo_tta.errors import UserError, as_text, first_line
 from grpo_tta.images.folders import Item, Tally, walk, walk_opened
-from grpo_tta.images.read import load_image, read_image, stat_of
+from grpo_tta.images.inputs import EncodedImage, ImageLike, to_image
+from grpo_tta.images.read import stat_of
 from grpo_tta.images.remote import Place, below, fetch, filesystem, is_url, lister
 
 TASK_COLUMNS: tuple[str, ...] = ("image_id", "task", "number", "order")
@@ -309,31 +309,36 @@ class Images:
         """Row i as upright RGB.
 
         Raises:
-            UserError: it names no image, cannot be reached, or is damaged.
+            UserError: as `place`, or it is damaged.
+        """
+        return to_image(self.place(i))
+
+    def place(self, i: int) -> ImageLike:
+        """The file of row i, or its encoded image.
+
+        Raises:
+            UserError: the row names no image, or it cannot be reached.
         """
         cell = self._images[i].as_py() if self._images is not None else None
         data = cell["bytes"] if isinstance(cell, dict) else cell
         if data:
-            return read_image(io.BytesIO(data), self._ids[i])
+            return EncodedImage(data, self._ids[i])
         path = self._paths[i]
         if not path:
             raise UserError(f"{self._ids[i]}: the manifest holds neither an image nor a path for it; remove the row.")
         if self._pool is None or "://" not in path:
-            return self._load_file(i, path)
+            return path
         for j in range(i, min(i + _AHEAD, len(self._paths))):
             ahead = self._paths[j]
             if ahead and "://" in ahead and j not in self._coming:
                 self._coming[j] = self._pool.submit(fetch, ahead)
-        return read_image(io.BytesIO(self._coming.pop(i).result()), path)
+        return EncodedImage(self._coming.pop(i).result(), path)
 
-    def _load_file(self, i: int, path: str) -> Image.Image:
-        try:
-            return load_image(path)
-        except UserError as error:
-            if not path.endswith(self._ids[i]):
-                raise
-            # The image was named by this path, but relative to another folder than this process is in.
-            raise UserError(str(error).replace(path, self._ids[i])) from None
+    def as_named(self, i: int, message: str) -> str:
+        """A message about the file of row i with the name that the user gave it, relative to another folder than this process
+        is in."""
+        path = self._paths[i]
+        return message.replace(path, self._ids[i]) if path and path.endswith(self._ids[i]) else message
 
     def close(self) -> None:
         """Ends the threads."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 import pyarrow as pa
-from PIL import Image
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import make_prompts
@@ -17,7 +16,7 @@ from grpo_tta.bench.runner import task_policy
 from grpo_tta.cluster.manifest import Images, Manifest, join, open_manifest
 from grpo_tta.data.custom import ALL, task_name
 from grpo_tta.data.labels import class_names, names_may_repeat, own_names, read_labels
-from grpo_tta.data.tasks import Task
+from grpo_tta.data.tasks import StoredImages, Task
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 
@@ -120,14 +119,15 @@ class ManifestSource:
         images = Images(table, self.manifest.base)
         numbers = {label: number for number, label in enumerate(self.names)}
 
-        def load(number: int) -> tuple[Image.Image, int]:
+        def label_of(number: int) -> int:
             label = self.texts.get(labels[number])
             if label is None or label not in numbers:
                 shown = labels[number] if label is None else label
                 raise UserError(f"{ids[number]}: label {shown!r} is unknown; add it to the labels file or correct the row.")
-            return images.load(number), numbers[label]
+            return numbers[label]
 
         names, prompts = self._classes, (self.template,)
+        load = StoredImages(images.place, label_of)
         task = Task(self.manifest.name, "real", names, self.template, prompts, ids, load, keyed_by="pixels")  # as locally
         with contextlib.closing(images):
             yield task, list(range(len(ids))), places

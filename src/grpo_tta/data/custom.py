@@ -6,7 +6,6 @@ The same images give the same answers in all three: random numbers go by pixels,
 from __future__ import annotations
 
 import csv
-import io
 import os
 import tempfile
 import threading
@@ -21,14 +20,14 @@ from typing import Any, final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from grpo_tta.config.serialise import short_hash
 from grpo_tta.data.labels import class_names, names_may_repeat, own_names, read_labels, texts_of
-from grpo_tta.data.tasks import Kind, Task, evenly
+from grpo_tta.data.tasks import Kind, StoredImages, Task, evenly
 from grpo_tta.errors import UserError, as_text, counted, first_line
 from grpo_tta.images.folders import Item, Tally, is_left_behind, walk_opened
-from grpo_tta.images.read import load_image, read_image, stat_of
+from grpo_tta.images.inputs import EncodedImage, ImageLike
+from grpo_tta.images.read import stat_of
 
 _KIND: Kind = "real"
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
@@ -144,11 +143,6 @@ def custom_task(
     number_of = {label: number for number, label in enumerate(names)}
     numbers = [number_of[labels[i]] for i in keep]
     shown = class_names(names)
-    read = found.open(keep)
-
-    def load(number: int) -> tuple[Image.Image, int]:
-        return read(number), numbers[number]
-
     sizes = [_size(file) for file in ([found.files[i] for i in keep] if len(found.files) == len(ids) else found.files)]
     notes = found.notes + (() if labels_file else note_of_empty(path, found.empty))
     source: dict[str, Any] = {"data": as_text(str(path)), "labels_file": as_text(str(labels_file)) if labels_file else None}
@@ -162,7 +156,7 @@ def custom_task(
         template,
         (template,),
         [ids[i] for i in keep],
-        load,
+        StoredImages(found.open(keep), numbers.__getitem__),
         keyed_by="pixels",
         repeated_names=names_may_repeat(shown),
         by_class=True,
@@ -189,8 +183,8 @@ def _size(file: Path) -> int:
         return -1
 
 
-_Open = Callable[[Sequence[int]], Callable[[int], Image.Image]]
-"""Numbers of the images that will be read -> (place among them -> image)."""
+_Open = Callable[[Sequence[int]], Callable[[int], ImageLike]]
+"""Numbers of the images that will be read -> (place among them -> file or encoded image)."""
 
 
 @final
@@ -309,7 +303,7 @@ def _folder(path: Path, with_empty: bool) -> _Found:
     return _Found(
         [as_text(name) for name in files],
         [as_text(name.partition("/")[0]) for name in files],
-        lambda keep: lambda n: load_image(path / files[keep[n]]),
+        lambda keep: lambda n: path / files[keep[n]],
         [path / name for name in files],
         folders.empty,
         folders.notes,
@@ -383,7 +377,7 @@ def _csv(path: Path) -> _Found:
         raise UserError(f"{path}: line {wrong[0]} holds a zero byte; save the file as UTF-8 text.")
     ids, labels = ([row[header.index(column)] for row, _ in found] for column in ("path", "label"))
     files = [path.parent / name for name in ids]
-    return _Found(ids, labels, lambda keep: lambda n: load_image(files[keep[n]]), files)
+    return _Found(ids, labels, lambda keep: lambda n: files[keep[n]], files)
 
 
 def _parquet(path: Path) -> _Found:
@@ -401,14 +395,14 @@ def _parquet(path: Path) -> _Found:
         raise UserError(f"{path}: not a readable Parquet file ({first_line(error)}).") from None
     ids = columns["image_id"] if has_id else [f"{as_text(path.stem)}/{i}" for i in range(len(table))]
 
-    def open_images(keep: Sequence[int]) -> Callable[[int], Image.Image]:
+    def open_images(keep: Sequence[int]) -> Callable[[int], ImageLike]:
         images = _Spool(path, keep)
 
-        def read(n: int) -> Image.Image:
+        def read(n: int) -> ImageLike:
             encoded = images[n]
             if not encoded:
                 raise UserError(f"{ids[keep[n]]}: the row holds no encoded image; export it again with the bytes in it.")
-            return read_image(io.BytesIO(encoded), ids[keep[n]])
+            return EncodedImage(encoded, ids[keep[n]])
 
         return read
 

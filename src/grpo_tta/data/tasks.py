@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
 from PIL import Image
 
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import image_key
+from grpo_tta.images.inputs import ImageLike, decode_image, to_image
+from grpo_tta.images.read import DecodedImage, image_key
 
 Kind = Literal["source", "shifted", "cross-domain", "real", "stream"]
 SHIFTED_MEAN: tuple[Kind, ...] = ("shifted", "cross-domain", "real")
@@ -64,6 +65,41 @@ class Task:
     def templates(self) -> tuple[str, ...]:
         """Templates whose mean makes the text features."""
         return (self.template,) if self.prompted_by == "template" else self.ensemble
+
+
+@final
+@dataclass(frozen=True)
+class StoredImages:
+    """`Task.load` of images that lie encoded somewhere: they are decoded when asked for, in no more pixels than are needed.
+
+    Attributes:
+        place: number of an image -> a path, or the encoded image.
+        label: number of an image -> label.
+    """
+
+    place: Callable[[int], ImageLike]
+    label: Callable[[int], int]
+
+    def __call__(self, number: int) -> tuple[Image.Image, int]:
+        """The image with all its pixels, and its label."""
+        label = self.label(number)
+        return to_image(self.place(number)), label
+
+
+def image_of(task: Task, number: int, least_side: int | None) -> tuple[DecodedImage, int]:
+    """An image of a task as a method sees it, under the name that its random numbers are drawn by, and its label.
+
+    Args:
+        least_side: shorter side in pixels to which a larger image may be reduced; None keeps all pixels.
+    """
+    load = task.load
+    if isinstance(load, StoredImages):
+        label = load.label(number)
+        decoded = decode_image(load.place(number), least_side)
+    else:
+        image, label = load(number)
+        decoded = decode_image(image, least_side)
+    return replace(decoded, key=task.image_ids[number]) if task.keyed_by == "id" else decoded, label
 
 
 def check_split(split: str) -> Split:

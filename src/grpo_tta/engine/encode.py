@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.engine.ahead import check_workers
 from grpo_tta.engine.early_exit import Rounds, round_ends
 from grpo_tta.engine.interface import EncodedViews, ImageBatch, Method
 from grpo_tta.engine.policy import Policy
@@ -70,14 +72,26 @@ def encode_for(
         settings: the kind of views; their numbers are the methods'.
         image_ids, seed: name every random number.
     """
-    counts = max(m.views for m in methods), max(m.content_free for m in methods)
-    settings = replace(settings, views=counts[0], content_free=counts[1])
-    cached_blocks = sorted({index for method in methods for index in method.cached_blocks(policy.backbone)})
-    early_exit = methods[0].early_exit if len(methods) == 1 else None
-    return encode_images(policy, images, image_ids, settings, seed, cached_blocks=cached_blocks, early_exit=early_exit)
+    made = prepare_images(policy.backbone, images, image_ids, views_for(methods, settings), seed)
+    return _encode(policy, made, *_wanted(methods, policy.backbone))
 
 
-@torch.no_grad()
+def views_for(methods: Sequence[Method], settings: ViewSettings) -> ViewSettings:
+    """The kind of views that `settings` name, as many as the most demanding method needs."""
+    return replace(settings, views=max(m.views for m in methods), content_free=max(m.content_free for m in methods))
+
+
+def encode_prepared(methods: Sequence[Method], policy: Policy, made: Sequence[ImageViews]) -> ImageBatch:
+    """`encode_for` of B images that were prepared before, with the settings of `views_for`."""
+    return _encode(policy, _batch_of(policy.backbone, made), *_wanted(methods, policy.backbone))
+
+
+def _wanted(methods: Sequence[Method], backbone: Backbone) -> tuple[Collection[int], Rounds | None]:
+    """Blocks whose input tokens are kept, and the early exit of a method that runs alone."""
+    cached_blocks = sorted({index for method in methods for index in method.cached_blocks(backbone)})
+    return cached_blocks, methods[0].early_exit if len(methods) == 1 else None
+
+
 def encode_images(
     policy: Policy,
     images: Sequence[Image.Image],
@@ -94,24 +108,44 @@ def encode_images(
     were not read stands view 0; `Rounds.views_read` finds the same counts in the result again. Content-free views are read
     with the first round.
     """
-    made = prepare_images(policy.backbone, images, image_ids, settings, seed)
-    ends = [settings.views] if early_exit is None else round_ends(settings.views)
-    views, content_free = made.views(range(ends[0])), made.content_free()
-    encoded = encode_views(policy, views, content_free, cached_blocks)
-    if early_exit is not None:
-        views, encoded = _read_on(policy, made, settings.views, views, encoded, cached_blocks, early_exit)
-    return ImageBatch(tuple(image_ids), views, content_free, encoded, seed)
+    return _encode(policy, prepare_images(policy.backbone, images, image_ids, settings, seed), cached_blocks, early_exit)
 
 
 def prepare_images(
     backbone: Backbone, images: Sequence[Image.Image], image_ids: Sequence[str], settings: ViewSettings, seed: int
 ) -> ViewBatch:
     """B decoded RGB images, ready to be cut into views on the backbone's device."""
-    made = [
-        ImageViews(image, backbone.preprocess(image), name, seed, settings, backbone.mean, backbone.std)
-        for image, name in zip(images, image_ids, strict=True)
-    ]
+
+    def prepare(image: Image.Image, name: str) -> ImageViews:
+        return prepare_image(backbone, image, name, settings, seed)
+
+    if backbone.device.type == "cpu":  # its cores are the model's
+        return _batch_of(backbone, list(map(prepare, images, image_ids)))
+    with ThreadPoolExecutor(check_workers(None)) as pool:
+        return _batch_of(backbone, list(pool.map(prepare, images, image_ids)))
+
+
+def prepare_image(backbone: Backbone, image: Image.Image, image_id: str, settings: ViewSettings, seed: int) -> ImageViews:
+    """One of them. Runs on any thread."""
+    made = ImageViews(image, backbone.preprocess(image), image_id, seed, settings, backbone.mean, backbone.std)
+    if backbone.device.type != "cpu":
+        made.ready()  # what is left to the main thread is the device's work
+    return made
+
+
+def _batch_of(backbone: Backbone, made: Sequence[ImageViews]) -> ViewBatch:
     return ViewBatch(made, backbone.device, backbone.mean, backbone.std)
+
+
+@torch.no_grad()
+def _encode(policy: Policy, made: ViewBatch, cached_blocks: Collection[int], early_exit: Rounds | None) -> ImageBatch:
+    V = made.settings.views
+    ends = [V] if early_exit is None else round_ends(V)
+    views, content_free = made.views(range(ends[0])), made.content_free()
+    encoded = encode_views(policy, views, content_free, cached_blocks)
+    if early_exit is not None:
+        views, encoded = _read_on(policy, made, V, views, encoded, cached_blocks, early_exit)
+    return ImageBatch(made.image_ids, views, content_free, encoded, made.seed)
 
 
 def _read_on(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, TypeVar
 
+from grpo_tta.engine.ahead import load_ahead
 from grpo_tta.errors import UserError, sentence
 
 T = TypeVar("T")
@@ -35,25 +37,30 @@ def batch_or_each(items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Itera
 
 
 def answer_each(
-    loads: Iterable[Callable[[], T]], work: Callable[[Sequence[T]], Sequence[R]], batch: int, errors: OnError
+    loads: Iterable[Callable[[], T]],
+    work: Callable[[Sequence[T]], Sequence[R]],
+    batch: int,
+    errors: OnError,
+    workers: int = 0,
 ) -> Iterator[R | UserError]:
     """Loads items and does the work on them, a batch at a time: one answer per item, in order, as soon as its batch is done.
 
-    No more than a batch of items is ever loaded.
+    No more than a batch of items is ever loaded, or two with workers: one in work and the next one.
 
     Args:
         loads: each loads one item.
         work: one result per item of a batch.
         batch: most items of a batch.
+        workers: threads that load the next batch while one is in work.
         errors: `raise` ends at the first item that fails, after the answers before it; `return` yields its error in its place.
 
     Yields:
         A result; with `return` also the error of an item that fails, as a `UserError`.
     """
-    waiting = iter(loads)
-    while some := list(itertools.islice(waiting, batch)):
-        yield from _answer_batch(some, work, errors)
-        some.clear()  # nothing of this batch is held while the next one is loaded
+    with contextlib.closing(load_ahead(loads, workers, batch)) as waiting:
+        while some := list(itertools.islice(waiting, batch)):
+            yield from _answer_batch(some, work, errors)
+            some.clear()  # nothing of this batch is held while the next one is loaded
 
 
 def _answer_batch(

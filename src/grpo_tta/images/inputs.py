@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO, TypeGuard, cast
+from typing import BinaryIO, TextIO, TypeGuard, cast, final
 
 import numpy as np
 import torch
@@ -12,9 +13,28 @@ from PIL import Image
 from torch import Tensor
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import load_image, read_image, to_rgb
+from grpo_tta.images.read import (
+    DecodedImage,
+    image_key,
+    load_decoded,
+    load_image,
+    read_decoded,
+    read_image,
+    shrink,
+    to_rgb,
+)
 
-ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes | BinaryIO
+
+@final
+@dataclass(frozen=True)
+class EncodedImage:
+    """An encoded image with the name that messages call it by."""
+
+    content: bytes
+    name: str
+
+
+ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes | BinaryIO | EncodedImage | DecodedImage
 """A PIL image; a uint8 array `[H, W]`, `[H, W, 3]` or `[H, W, 4]`; a tensor `[3, H, W]`, uint8 or float in [0, 1]; a path; an
 encoded image as bytes or as a file opened for reading bytes."""
 _ROUNDING = 1e-3
@@ -25,33 +45,57 @@ def is_one_image(images: object) -> TypeGuard[ImageLike]:
     """Whether this is a single image rather than many. A tensor of four axes is many."""
     if isinstance(images, Tensor):
         return images.ndim != 4
-    known = isinstance(images, Image.Image | np.ndarray | str | Path | bytes | bytearray | memoryview)
+    known = isinstance(
+        images, Image.Image | np.ndarray | str | Path | bytes | bytearray | memoryview | EncodedImage | DecodedImage
+    )
     return known or hasattr(images, "read")
 
 
+def is_stored(image: object) -> TypeGuard[str | Path]:
+    """Whether the image has still to be read from somewhere, so that reading it ahead is worth a thread."""
+    return isinstance(image, str | Path)
+
+
+def decode_image(image: ImageLike, least_side: int | None) -> DecodedImage:
+    """An image that views can be made of, with the key of its random numbers.
+
+    Args:
+        least_side: shorter side in pixels to which a larger image may be reduced; None keeps all pixels.
+
+    Raises:
+        UserError: as `to_image`.
+    """
+    if isinstance(image, DecodedImage):
+        return image
+    if isinstance(image, str | Path):
+        return load_decoded(image, least_side)
+    if (encoded := _encoded(image)) is not None:
+        return read_decoded(*encoded, least_side)
+    whole = to_image(image)
+    return DecodedImage(shrink(whole, least_side), image_key(whole))
+
+
 def to_image(image: ImageLike) -> Image.Image:
-    """Upright 8-bit RGB.
+    """Upright 8-bit RGB, all of its pixels.
 
     Raises:
         UserError: a type or shape that is no image, NaN or values outside [0, 1], a file that is missing, damaged or too large.
     """
+    if isinstance(image, DecodedImage):
+        return image.image
     if isinstance(image, str | Path):
         return load_image(image)
-    if isinstance(image, bytes | bytearray | memoryview):
-        if not len(image):
-            raise UserError("The image has no bytes; read its file again.")
-        return read_image(io.BytesIO(image), "The image in bytes")
+    if (encoded := _encoded(image)) is not None:
+        return read_image(*encoded)
     if isinstance(image, Tensor):
         return _from_tensor(image)
     if isinstance(image, np.ndarray):
         return to_rgb(_from_array(image))
     if not isinstance(image, Image.Image):
-        if not hasattr(image, "read"):
-            raise UserError(
-                "An image must be a path, a PIL image, a uint8 array, a tensor [3, H, W], bytes or a binary file, "
-                f"not {type(image).__name__}."
-            )
-        return _from_file(image)
+        raise UserError(
+            "An image must be a path, a PIL image, a uint8 array, a tensor [3, H, W], bytes or a binary file, "
+            f"not {type(image).__name__}."
+        )
     try:
         image.load()
     except MemoryError:  # the machine's fault, not the image's
@@ -59,6 +103,22 @@ def to_image(image: ImageLike) -> Image.Image:
     except Exception as error:  # opened by the caller, and read only now
         raise UserError(f"The image cannot be read: truncated or damaged ({error}).") from None
     return to_rgb(image)
+
+
+def _encoded(image: object) -> tuple[BinaryIO, str] | None:
+    """An open file of an encoded image and its name; None of what is not encoded, or lies at a path.
+
+    Raises:
+        UserError: no bytes, or a file that is closed or opened as text.
+    """
+    if isinstance(image, EncodedImage):
+        return io.BytesIO(image.content), image.name
+    if isinstance(image, bytes | bytearray | memoryview):
+        if not len(image):
+            raise UserError("The image has no bytes; read its file again.")
+        return io.BytesIO(image), "The image in bytes"
+    known = isinstance(image, Image.Image | np.ndarray | Tensor)
+    return None if known or not hasattr(image, "read") else _file(cast(BinaryIO, image))
 
 
 def _from_array(image: np.ndarray) -> Image.Image:
@@ -98,11 +158,11 @@ def to_bytes(pixels: Tensor) -> Tensor:
     return (255 * pixels).round().clamp(0, 255).to(torch.uint8)
 
 
-def _from_file(file: BinaryIO | TextIO) -> Image.Image:
+def _file(file: BinaryIO | TextIO) -> tuple[BinaryIO, str]:
     name = getattr(file, "name", None)
     name = f"The image in the file {name}" if isinstance(name, str) else "The image in the open file"
     if isinstance(file, io.TextIOBase):
         raise UserError(f"{name}: opened as text; open it for reading bytes, with mode 'rb'.")
     if getattr(file, "closed", False):
         raise UserError(f"{name}: the file is closed; open it again.")
-    return read_image(cast(BinaryIO, file), name)
+    return cast(BinaryIO, file), name

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, final
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -60,8 +63,25 @@ SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in 
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 MAX_ASPECT = 100
 """Longer side over shorter side. A model's preprocessing enlarges the shorter side to its input, and the longer with it."""
+LARGE = 2_000_000
+"""Pixels beyond which an encoded image may be reduced while it is decoded, and is known by its bytes."""
 _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk0", "SUkq", "TU0A")
 """How PNG, JPEG, GIF, WebP, BMP and TIFF begin in base64."""
+
+
+@final
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image that views can be made of.
+
+    Attributes:
+        image: upright 8-bit RGB, at the size that was asked for.
+        key: names the image's random numbers: a hash of all its pixels. Of an encoded image of more than `LARGE` pixels a hash
+            of its bytes, because then not all pixels are decoded. It does not depend on the size that was asked for.
+    """
+
+    image: Image.Image
+    key: str
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -108,18 +128,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Reads one file.
+    """Reads one file, all of its pixels.
 
     Raises:
         UserError: the file is missing, empty, no image, truncated, or too large.
     """
+    path = _checked(path)
+    return read_image(path, str(path))
+
+
+def load_decoded(path: str | Path, least_side: int | None) -> DecodedImage:
+    """Reads one file, in as few pixels as are needed (see `decode`).
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    path = _checked(path)
+    return read_decoded(path, str(path), least_side)
+
+
+def _checked(path: str | Path) -> Path:
     path = Path(path)
     found = stat_of(path)
     if found is None or not stat.S_ISREG(found.st_mode):
         raise UserError(f"{shown_path(path)}: no such file; {remedy_of(path)}.")
     if found.st_size == 0:
         raise UserError(f"{path}: the file is empty; copy it again.")
-    return read_image(path, str(path))
+    return path
 
 
 def stat_of(path: Path) -> os.stat_result | None:
@@ -154,7 +189,7 @@ def remedy_of(path: Path) -> str:
 
 
 def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
-    """Reads an encoded image.
+    """Reads an encoded image, all of its pixels.
 
     Args:
         file: a path or an open file.
@@ -163,17 +198,85 @@ def read_image(file: Path | BinaryIO, name: str) -> Image.Image:
     Raises:
         UserError: no image, truncated, or too large.
     """
+    with _faults_named(name), _opened(file, name) as image:
+        image.load()
+        return _to_rgb(image, name)
+
+
+def read_decoded(file: Path | BinaryIO, name: str, least_side: int | None) -> DecodedImage:
+    """Reads an encoded image, in as few pixels as are needed (see `decode`).
+
+    Args:
+        file, name: as for `read_image`. Of an open file all is read, from wherever it stands.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _faults_named(name):
+        if not isinstance(file, Path):
+            file = io.BytesIO(_content(file))  # read twice: its bytes may be its key
+        with _opened(file, name) as image:
+            return decode(image, lambda: bytes_key(file), least_side, lambda image: _to_rgb(image, name))
+
+
+def decode(
+    opened: Image.Image,
+    key_of_bytes: Callable[[], str],
+    least_side: int | None,
+    convert: Callable[[Image.Image], Image.Image] = to_rgb,
+) -> DecodedImage:
+    """Decodes an image of which only the header was read.
+
+    A large JPEG is reduced while it is decoded (by its cosine transform, to 1/2, 1/4 or 1/8), and whatever is still larger
+    than needed by whole blocks of pixels.
+
+    Args:
+        opened: by `open_encoded`. It is changed.
+        key_of_bytes: makes the key of a large image.
+        least_side: the shorter side never becomes smaller than that; None keeps all pixels.
+        convert: from decoded pixels to upright RGB.
+    """
+    large = opened.width * opened.height > LARGE
+    if large and least_side is not None and (factor := min(opened.size) // least_side) > 1:
+        opened.draft(None, (opened.width // factor, opened.height // factor))  # None keeps the mode
+    opened.load()
+    image = convert(opened)
+    return DecodedImage(shrink(image, least_side), key_of_bytes() if large else image_key(image))
+
+
+def shrink(image: Image.Image, least_side: int | None) -> Image.Image:
+    """The means of square blocks of pixels, as large as leaves the shorter side at `least_side` or more."""
+    factor = min(image.size) // least_side if least_side else 1
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _content(file: BinaryIO) -> bytes:
+    with contextlib.suppress(AttributeError, OSError):  # Pillow, too, begins at the beginning where that can be done
+        file.seek(0)
+    return file.read()
+
+
+@contextlib.contextmanager
+def _opened(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    with open_encoded(file) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(
+                f"{name}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,}); shrink the image."
+            )
+        yield image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
-        with open_encoded(file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{name}: {image.width} x {image.height} pixels are too many (at most {MAX_PIXELS:,}); shrink the image."
-                )
-            image.load()
-            try:
-                return to_rgb(image)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from None
+        return to_rgb(image)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+@contextlib.contextmanager
+def _faults_named(name: str) -> Iterator[None]:
+    try:
+        yield
     except (UserError, MemoryError):  # the second is the machine's fault, not the image's
         raise
     except UnidentifiedImageError:
@@ -204,3 +307,11 @@ def image_key(image: Image.Image) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16)
     digest.update(repr(image.size).encode())
     return digest.hexdigest()
+
+
+def bytes_key(file: Path | io.BytesIO) -> str:
+    """Hash of an encoded image, the identity of a large one that has no other."""
+    if isinstance(file, io.BytesIO):
+        return hashlib.blake2b(file.getbuffer(), digest_size=16).hexdigest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

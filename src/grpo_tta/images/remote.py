@@ -8,7 +8,6 @@ file system. Addresses of the web are fetched as they are; they name images, nev
 from __future__ import annotations
 
 import functools
-import io
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,11 +16,10 @@ from typing import cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from PIL import Image
 
 from grpo_tta.errors import UserError, first_line, sentence
 from grpo_tta.images.folders import Entry, Lister, Tally, walk
-from grpo_tta.images.read import load_image, read_image
+from grpo_tta.images.inputs import EncodedImage
 
 Place = Path | str
 """A path on this machine, or (as text) a URL."""
@@ -37,13 +35,13 @@ def is_web(name: str) -> bool:
     return name.lower().startswith(_WEB)
 
 
-def load_place(place: Place) -> Image.Image:
-    """Reads an image from a path or a URL.
+def place_of(place: Place) -> Path | EncodedImage:
+    """What is to be decoded: the path as it is, or the bytes of the URL, which are fetched.
 
     Raises:
-        UserError: it is missing, cannot be reached, or is no image.
+        UserError: a URL cannot be reached, or nothing is there.
     """
-    return read_image(io.BytesIO(fetch(place)), place) if isinstance(place, str) else load_image(place)
+    return EncodedImage(fetch(place), place) if isinstance(place, str) else place
 
 
 def fetch(url: str, timeout: float | None = None) -> bytes:

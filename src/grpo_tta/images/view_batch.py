@@ -41,7 +41,11 @@ class _Crops:
 
 @final
 class ViewBatch:
-    """B images, all with the same settings."""
+    """B images, all with the same settings and seed.
+
+    Attributes:
+        settings, seed, image_ids: theirs.
+    """
 
     def __init__(self, images: Sequence[ImageViews], device: torch.device, mean: Tensor, std: Tensor) -> None:
         """
@@ -51,6 +55,8 @@ class ViewBatch:
             mean, std: `[3]` of the model's normalisation, there.
         """
         self._images, self._mean, self._std = images, mean, std
+        self.settings, self.seed = images[0].settings, images[0].seed
+        self.image_ids = tuple(image.image_id for image in images)
         self._first = torch.stack([image.first for image in images]).to(device)
         self._there = None if device.type == "cpu" else _upload(images, device)
 
@@ -64,7 +70,7 @@ class ViewBatch:
     def content_free(self) -> Tensor:
         """`[B, P, 3, S, S]`."""
         orders = torch.stack([image.orders for image in self._images])
-        return shuffle_patches(self._first, orders.to(self._first.device), self._images[0].settings.patch_grid)
+        return shuffle_patches(self._first, orders.to(self._first.device), self.settings.patch_grid)
 
     def _made(self, there: tuple[_Crops, ...], which: range, rows: Sequence[int]) -> Tensor:
         S = self._first.shape[-1]

@@ -22,6 +22,9 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.restoration import contrast_range, contrast_range_of, restore_sharpness, stretch
 from grpo_tta.images.seeds import image_generator
 
+_REDUCING = Image.Resampling.LANCZOS
+"""Of the filters tried the one that changes the fewest answers: a crop is filtered once more."""
+
 
 @final
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class ViewSettings:
         acutance: least abruptness of the image that crops are taken from; a blurred one is sharpened up to it (see
             `restore_sharpness`). 0 leaves every image as it is.
         patch_grid: for a content-free view, view 0 is divided into patch_grid x patch_grid patches.
+        full_resolution: whether crops are cut from a large image as it is, rather than reduced (see `size_to_cut`).
     """
 
     views: int = 24
@@ -49,6 +53,7 @@ class ViewSettings:
     restored: float = 0.5
     acutance: float = 0.6
     patch_grid: int = 12
+    full_resolution: bool = False
 
     def __post_init__(self) -> None:
         if self.views < 1:
@@ -67,6 +72,39 @@ class ViewSettings:
             raise UserError(f"flip is a probability between 0 and 1, not {self.flip}.")
         if self.patch_grid < 2:
             raise UserError(f"patch_grid must be at least 2 to shuffle anything, not {self.patch_grid}.")
+
+    def least_side(self, size: int) -> int | None:
+        """Shorter side in pixels to which an image may be reduced while it is decoded; None where none may be.
+
+        Twice what `size_to_cut` leaves, so that the model's own preprocessing hardly sees that it was reduced.
+
+        Args:
+            size: S of the model.
+        """
+        return None if self.full_resolution else 2 * math.ceil(_square_side(size, self))
+
+
+def _square_side(size: int, settings: ViewSettings) -> float:
+    """Side of a square image whose smallest crop is `size` pixels wide and high."""
+    low, high = settings.crop_ratio
+    return size / math.sqrt(settings.crop_scale[0] * min(low, 1 / high))
+
+
+def _short_side(size: int, settings: ViewSettings) -> int:
+    """Shorter side of an image whose smallest crop holds size * size pixels."""
+    return math.ceil(size / math.sqrt(settings.crop_scale[0]))
+
+
+def size_to_cut(height: int, width: int, size: int, settings: ViewSettings) -> tuple[int, int] | None:
+    """Height and width to which a large image is reduced before crops are cut from it; None where it stays as it is.
+
+    The smallest crop then still has as many pixels as the model reads, `size`, along both its sides. An image that would be
+    reduced by less than a half stays as it is.
+    """
+    if settings.full_resolution:
+        return None
+    share = max(_short_side(size, settings) / min(height, width), _square_side(size, settings) / math.sqrt(height * width))
+    return (math.ceil(height * share), math.ceil(width * share)) if share <= 1 / 2 else None
 
 
 def draw_boxes(generator: torch.Generator, n: int, height: int, width: int, settings: ViewSettings) -> tuple[Tensor, Tensor]:
@@ -148,7 +186,7 @@ def sharpened(pixels: Tensor, size: int, settings: ViewSettings) -> Tensor:
     if not settings.acutance:
         return pixels
     H, W = pixels.shape[1:]
-    short = math.ceil(size / math.sqrt(settings.crop_scale[0]))
+    short = _short_side(size, settings)
     if min(H, W) <= short:
         return restore_sharpness(pixels, settings.acutance)
     scale = short / min(H, W)
@@ -180,7 +218,7 @@ class ImageViews:
     ) -> None:
         """
         Args:
-            image: the decoded RGB image that is cropped.
+            image: the decoded RGB image that is cropped; a large one is reduced first (see `size_to_cut`).
             first_view: `[3, S, S]`, the model's own preprocessing of it.
             image_id: names the image; with the seed it decides every random number.
             seed: of the run.
@@ -189,15 +227,21 @@ class ImageViews:
             std: `[3]`.
         """
         self.first, self.settings = first_view, settings
-        self._image, self._mean, self._std = image, mean, std
-        self._name, self._seed = image_id, seed
+        reduced = size_to_cut(image.height, image.width, first_view.shape[-1], settings)
+        self._image = image if reduced is None else image.resize(reduced[::-1], _REDUCING)
+        self._mean, self._std = mean, std
+        self.image_id, self.seed = image_id, seed
         self._boxes, self.flips = draw_boxes(
-            image_generator(seed, image_id, "crops"), settings.views - 1, image.height, image.width, settings
+            image_generator(seed, image_id, "crops"), settings.views - 1, self._image.height, self._image.width, settings
         )
+
+    def ready(self) -> None:
+        """Does now what is otherwise done when it is first asked for. Runs on any thread."""
+        _ = self.source, self.contrast
 
     @cached_property
     def pixels(self) -> Tensor:
-        """The image, uint8 `[3, H, W]`."""
+        """The image, reduced where it is large, uint8 `[3, H, W]`."""
         return torch.from_numpy(np.array(self._image)).permute(2, 0, 1)
 
     @cached_property
@@ -234,7 +278,7 @@ class ImageViews:
     def orders(self) -> Tensor:
         """Of the patches of the content-free views: `[P, grid * grid]`."""
         P, grid = self.settings.content_free, self.settings.patch_grid
-        return torch.rand((P, grid**2), generator=image_generator(self._seed, self._name, "copies")).argsort(-1)
+        return torch.rand((P, grid**2), generator=image_generator(self.seed, self.image_id, "copies")).argsort(-1)
 
     def views(self, which: range) -> Tensor:
         """A run of the V views: `[n, 3, S, S]`. The same pixels in whatever runs they are made."""

@@ -16,8 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from grpo_tta.data.reopen import reopen
-from grpo_tta.data.tasks import Task, random_key
-from grpo_tta.images.read import to_rgb
+from grpo_tta.data.tasks import Task, image_of
 from grpo_tta.images.views import ImageViews, ViewSettings
 from grpo_tta.method.parse import from_plain
 from grpo_tta.report.embed import bar_widths, png_uri, widths_from_lowest
@@ -96,8 +95,8 @@ class _Images:
         if found is None or image_id not in found[1]:
             return None
         number = found[1][image_id]
-        image = to_rgb(found[0].load(number)[0])
-        return image, random_key(found[0], number, image)
+        decoded, _ = image_of(found[0], number, None)
+        return decoded.image, decoded.key
 
 
 def _crops(image: Image.Image, key: str, seed: int, settings: ViewSettings) -> list[Image.Image]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import final
 
-from PIL import Image
-
 from grpo_tta.classifier import GRPOTTA, Prediction
+from grpo_tta.images.read import DecodedImage
 
 Labels = tuple[str, ...] | None
 
@@ -28,7 +27,7 @@ class Classifiers:
         self._own = own
         self._recent = lru_cache(maxsize=kept)(self._make)
 
-    def predict(self, labels: Labels, images: list[Image.Image]) -> list[Prediction]:
+    def predict(self, labels: Labels, images: list[DecodedImage]) -> list[Prediction]:
         """
         Raises:
             UserError: the labels do not fit the model or the settings.

@@ -13,12 +13,12 @@ from typing import Any, TypeVar, final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from grpo_tta.classifier import GRPOTTA, Prediction
 from grpo_tta.errors import UserError
+from grpo_tta.images.read import DecodedImage
 from grpo_tta.service.batcher import Batcher, Places
 from grpo_tta.service.bodies import Asked, parse_json, read_body, read_multipart
 from grpo_tta.service.classifiers import Classifiers, Labels
@@ -43,7 +43,7 @@ class _Service:
         self.bytes = Places(limits.queue_bytes, "bytes")
         self.decoders = ThreadPoolExecutor(2, thread_name_prefix="grpo-tta-decode")
         work = Classifiers(classifier).predict
-        self.batcher: Batcher[Labels, Image.Image, Prediction] = Batcher(
+        self.batcher: Batcher[Labels, DecodedImage, Prediction] = Batcher(
             work, batch=batch, on_batch=lambda size: self.metrics.batches.observe(size)
         )
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.batcher.in_work, lambda: self.places.taken)
@@ -94,7 +94,7 @@ class _Service:
         with self.places.take(len(asked.images)):
             opened = await self._decoding(lambda: [Opened(x, n, self.limits) for n, x in enumerate(asked.images)])
             with self.pixels.take(sum(image.pixels for image in opened)):
-                images = await self._decoding(lambda: [image.decode() for image in opened])
+                images = await self._decoding(lambda: [image.decode(self.classifier.least_side) for image in opened])
                 try:
                     return await self.batcher.answers(asked.labels, images)
                 except UserError as error:

@@ -8,7 +8,7 @@ from typing import final
 from PIL import Image, UnidentifiedImageError
 
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import FORMATS, open_encoded, to_rgb
+from grpo_tta.images.read import FORMATS, DecodedImage, bytes_key, decode, open_encoded, to_rgb
 from grpo_tta.service.limits import Limits, RefusedError
 
 
@@ -21,7 +21,7 @@ class Opened:
         Raises:
             RefusedError: `not_an_image`, `too_many_pixels`, `too_elongated` or `damaged_image`.
         """
-        self._number, self._limits = number, limits
+        self._content, self._number, self._limits = content, number, limits
         try:
             self._image = open_encoded(io.BytesIO(content))  # the formats that `predict` reads
         except UnidentifiedImageError:
@@ -37,16 +37,17 @@ class Opened:
     def pixels(self) -> int:
         return self._image.width * self._image.height
 
-    def decode(self) -> Image.Image:
+    def decode(self, least_side: int | None) -> DecodedImage:
         """The image exactly as `predict` would read it from a file; of an animation, the first frame.
+
+        Args:
+            least_side: shorter side in pixels to which a larger image may be reduced; None keeps all pixels.
 
         Raises:
             RefusedError: `damaged_image`, or a limit that the header had hidden.
         """
         try:
-            self._image.load()
-            self._check(self._image)
-            return to_rgb(self._image)
+            return decode(self._image, lambda: bytes_key(io.BytesIO(self._content)), least_side, self._checked)
         except RefusedError:
             raise
         except UserError as error:
@@ -55,6 +56,10 @@ class Opened:
             raise self._too_many() from None
         except Exception as error:  # as above
             raise self._damaged(error) from None
+
+    def _checked(self, image: Image.Image) -> Image.Image:
+        self._check(image)
+        return to_rgb(image)
 
     def _check(self, image: Image.Image) -> None:
         short, long = sorted(image.size)

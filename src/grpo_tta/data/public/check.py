@@ -14,6 +14,7 @@ from grpo_tta.data.custom import custom_task
 from grpo_tta.data.public.load import list_benchmark
 from grpo_tta.data.public.spec import Benchmark, Part, name_all
 from grpo_tta.errors import UserError, sentence
+from grpo_tta.images.inputs import to_image
 
 _WORKERS = 4
 CUSTOM = ("folder", "csv", "parquet")
@@ -67,7 +68,7 @@ def check_benchmark(
     decoded = 0
     if decode:
         there = [number for number in range(len(listing.ids)) if number not in listing.absent]
-        damaged = _damaged([listing.ids[n] for n in there], lambda n: listing.read(there[n]), progress)
+        damaged = _damaged([listing.ids[n] for n in there], lambda n: to_image(listing.read(there[n])), progress)
         decoded = len(there) - len(damaged)
         problems += [line for fault in name_all("{}", damaged) for line in fault.lines()]
     where, classes, images = str(listing.where), len(listing.classes), len(listing.ids)

@@ -17,7 +17,7 @@ from pathlib import Path
 from grpo_tta.backbones.imagenet_classes import class_names, wordnet_ids
 from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Part, find_folder, name_all, no_tuning_part, wrong_number
 from grpo_tta.errors import UserError, counted
-from grpo_tta.images.read import SUFFIXES, load_image
+from grpo_tta.images.read import SUFFIXES
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -124,7 +124,7 @@ def list_classes(benchmark: Benchmark, folder: Path, expected: Sequence[str], wo
         tuple(names[key] for key in expected),
         ids,
         labels,
-        lambda number: load_image(folder / paths[number]),
+        lambda number: folder / paths[number],
         folder,
         "all images",
         tuple(problems),

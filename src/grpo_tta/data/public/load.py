@@ -7,15 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data.public.catalogue import BENCHMARKS, FAMILIES, FIFTEEN
 from grpo_tta.data.public.corrupted import CORRUPTIONS, check_corruptions, corrupted_tasks
 from grpo_tta.data.public.imagenet import ensemble_templates
 from grpo_tta.data.public.official import fetch, read_official
 from grpo_tta.data.public.spec import Benchmark, Listing, NotFoundError, Part, check_command
-from grpo_tta.data.tasks import Task, check_split, evenly
+from grpo_tta.data.tasks import StoredImages, Task, check_split, evenly
 from grpo_tta.errors import UserError, counted
 
 ALL = "fifteen"
@@ -131,9 +129,6 @@ def to_task(
         notes = (f"{benchmark.title} in {listing.where}: {what}; its figures are not those of the whole set.",)
     labels = [listing.labels[i] for i in keep]
 
-    def load(number: int) -> tuple[Image.Image, int]:
-        return listing.read(keep[number]), labels[number]
-
     return Task(
         benchmark.name,
         benchmark.kind,
@@ -141,7 +136,7 @@ def to_task(
         benchmark.own_template if template == OWN_TEMPLATE else template,
         ensemble_templates(),
         [listing.ids[i] for i in keep],
-        load,
+        StoredImages(lambda number: listing.read(keep[number]), labels.__getitem__),
         repeated_names=len(set(listing.classes)) < len(listing.classes),
         by_class=True,
         source=source or {},

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, final
 
-from PIL import Image
-
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data.tasks import Kind
 from grpo_tta.errors import UserError
+from grpo_tta.images.inputs import ImageLike
 
 Part = Literal["reporting", "tuning"]
 UNKNOWN_LICENCE = "not stated by its authors; research use"
@@ -62,7 +61,7 @@ class Listing:
         classes: names for the prompts, in the order of the labels.
         ids: one per image, the same in every layout.
         labels: one per image.
-        read: number of an image -> the decoded image.
+        read: number of an image -> its file, or the decoded image.
         where: the folder of the images.
         origin: which split of what, in words.
         faults: what is wrong; empty when all is well.
@@ -72,7 +71,7 @@ class Listing:
     classes: tuple[str, ...]
     ids: Sequence[str]
     labels: Sequence[int]
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], ImageLike]
     where: Path
     origin: str
     faults: tuple[Fault, ...]

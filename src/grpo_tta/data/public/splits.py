@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 
 from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Part, check_root, name_all, not_found, wrong_number
 from grpo_tta.errors import UserError, counted
-from grpo_tta.images.read import load_image
 
 _PARTS: Mapping[Part, str] = {"reporting": "test", "tuning": "val"}
 _ALL_PARTS = ("train", "val", "test")
@@ -46,7 +45,7 @@ def read_split(benchmark: Benchmark, root: Path, part: Part) -> Listing:
         tuple(c.replace("_", " ") for c in classes),
         [p for p, _, _ in rows],
         [label for _, label, _ in rows],
-        lambda number: load_image(folder / rows[number][0]),
+        lambda number: folder / rows[number][0],
         folder,
         f"{name} part of {path}",
         tuple(problems),

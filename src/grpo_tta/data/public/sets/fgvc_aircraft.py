@@ -7,7 +7,6 @@ from pathlib import Path
 
 from grpo_tta.data.public.spec import Benchmark, Fault, Listing, Official, Part, find_folder, name_all, wrong_number
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import load_image
 
 _PARTS: Mapping[Part, str] = {"reporting": "test", "tuning": "val"}
 
@@ -44,7 +43,7 @@ def read_aircraft(benchmark: Benchmark, root: Path, part: Part) -> Listing:
         tuple(classes),
         [f"{image}.jpg" for image, _ in known],
         [label for _, label in known],
-        lambda number: load_image(images / f"{known[number][0]}.jpg"),
+        lambda number: images / f"{known[number][0]}.jpg",
         images,
         f"{_PARTS[part]} part, {listed}",
         tuple(problems),
