@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -68,15 +69,19 @@ def test_the_rule_by_hand() -> None:
 def test_unsure_views_weigh_less() -> None:
     """One sure view against two torn between both classes: a lead of 1 / (1 + 1/2 + 1/2), where alike they lead by 1/3."""
     torn = say(1, *[0.5] * 5)[None]
-    assert Rounds(0.4, 0, 1).views_read(torn).tolist() == [3]
+    assert Rounds(0.4, 0, math.log(2)).views_read(torn).tolist() == [3]
     assert Rounds(0.4, 0, 0).views_read(torn).tolist() == [5]
 
 
 def test_an_image_that_the_model_is_uncertain_about_gets_seven_views() -> None:
-    lost = torch.zeros(1, 24, 100).log_softmax(-1)  # weighs 1 / 100
-    assert Rounds(1, 0.011, 1).views_read(lost).tolist() == [7]
-    assert Rounds(1, 0.009, 1).views_read(lost).tolist() == [24]
-    assert Rounds(1, 0.5, 1).views_read(lost[:, :4]).tolist() == [4]
+    for classes in (100, 10_000):
+        # alike over the square root of all classes: a confidence of a half, however many there are
+        lost = torch.full((1, 24, classes), -torch.inf)
+        lost[..., : math.isqrt(classes)] = 0.0
+        lost = lost.log_softmax(-1)
+        assert Rounds(1, 0.51, 1).views_read(lost).tolist() == [7]
+        assert Rounds(1, 0.49, 1).views_read(lost).tolist() == [24]
+        assert Rounds(1, 0.9, 1).views_read(lost[:, :4]).tolist() == [4]
 
 
 @settings(max_examples=30, deadline=None)

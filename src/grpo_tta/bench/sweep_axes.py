@@ -139,7 +139,7 @@ def default_axes(base: GRPOSettings) -> dict[str, Axis]:
         Axis("views.crop_scale", ((0.08, 1.0), (0.3, 1.0), (0.5, 1.0), (0.7, 1.0))),
         Axis("views.acutance", (0.0, 0.56, 0.6, 0.64)),
         Axis("weighting", (ByEntropy(), *(MostConfident(max(1, V * part // 4)) for part in (1, 2, 3)))),
-        Axis("weighting.sharpness", (0.0, 0.5, 1.0, 2.0)),
+        Axis("weighting.sharpness", (0.0, 1.5, 3.0, 6.0)),
         Axis("predict", (View0(), Ensemble())),
         Axis("predict.prior", (0.0, 0.05, 0.1, 0.3)),
         Axis("early_exit", (None, *(Rounds(share) for share in (0.04, 0.08, 0.16, 0.3)))),

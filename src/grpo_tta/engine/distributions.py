@@ -16,6 +16,11 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
+def relative_entropy(log_probs: Tensor) -> Tensor:
+    """H / log C, from 0 (sure) to 1 (uniform), whatever the number of classes: `[..., C]` -> `[...]`. 0 for a single class."""
+    return entropy(log_probs) / math.log(max(2, log_probs.shape[-1]))
+
+
 def kl_divergence(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     """KL(p || q) = sum_c p_c (log p_c - log q_c) in nats, exact over all C classes: `[..., C]` twice -> `[...]`.
 

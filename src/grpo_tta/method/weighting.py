@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo_tta.config.checks import check_at_least
-from grpo_tta.engine.distributions import entropy, most_confident
+from grpo_tta.engine.distributions import most_confident, relative_entropy
 
 
 class Weighting(Protocol):
@@ -25,13 +25,16 @@ class Weighting(Protocol):
 @final
 @dataclass(frozen=True)
 class ByEntropy:
-    """All views, w_v = softmax_v(-a H(pi(. | v))): the surer a view, the more it counts. TTL weighs its loss in this spirit.
+    """All views, w_v = softmax_v(-a H(pi(. | v)) / log C): the surer a view, the more it counts.
+
+    TTL weighs its loss in this spirit. The entropy is relative to its maximum, so that ten and a thousand labels of one task
+    need the same sharpness.
 
     Attributes:
         sharpness: a; 0 weighs all alike.
     """
 
-    sharpness: float = 1.0
+    sharpness: float = 3.0
 
     def __post_init__(self) -> None:
         check_at_least("sharpness", self.sharpness, 0)
@@ -41,7 +44,7 @@ class ByEntropy:
         return torch.arange(V, device=log_probs.device).expand(B, V)
 
     def __call__(self, log_probs: Tensor, view_mask: Tensor) -> Tensor:
-        return (-self.sharpness * entropy(log_probs)).masked_fill(~view_mask, -torch.inf).softmax(1)
+        return (-self.sharpness * relative_entropy(log_probs)).masked_fill(~view_mask, -torch.inf).softmax(1)
 
 
 @final
