@@ -203,7 +203,7 @@ def write_rows(work: Path, count: int, classes: int) -> dict[str, Any]:
             begun_mb = peak_memory_mb(CPU)
         answer = random_answer(rng, names)
         path = Path(f"photographs/{number // 1000:04d}/IMG_{number:06d}.jpg")
-        output.write(path, answer, wanted.row(path, answer))
+        output.write(path, answer, wanted.row(str(path), answer))
     output.close()
     size = sum(part.stat().st_size for part in (work / "rows").rglob("*.parquet"))
     return {"rows": count, "labels": classes, "megabytes": size / 1e6, "growth_mb": peak_memory_mb(CPU) - begun_mb}

@@ -59,7 +59,7 @@ def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
     expected = {str(p.relative_to(package)) for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert {name for name in names if ".dist-info" not in name} == expected
     assert {"grpo_tta/py.typed", "grpo_tta/app/templates/app.css"} <= names
-    assert path.stat().st_size < 10e6
+    assert path.stat().st_size < 11e6  # two models are nine of them
     written = Parser().parsestr(metadata)
     assert written["Version"] == PROJECT["version"]
     assert set(written.get_all("Provides-Extra") or ()) == set(PROJECT["optional-dependencies"])

@@ -164,7 +164,7 @@ def test_damaged_folders_name_the_remedy(clip_folder: Path, tmp_path: Path) -> N
         load_backbone(str(short))
     other = copy("other")
     (other / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(UserError, match="of type 'vit' of transformers; CLIP, SigLIP and SigLIP 2 can be adapted"):
+    with pytest.raises(UserError, match="of type 'vit' of transformers; CLIP, SigLIP, SigLIP 2 and dual encoders can be"):
         load_backbone(str(other))
     torn = copy("torn")
     (torn / "model.safetensors").write_bytes(b"damaged")

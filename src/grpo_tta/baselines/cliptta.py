@@ -172,4 +172,4 @@ def cliptta_method(settings: CLIPTTASettings, name: str = "cliptta") -> Method:
             done.append(adaptation)
         return _together(done), state
 
-    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run)
+    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run, reads_text=True)

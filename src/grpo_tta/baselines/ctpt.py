@@ -44,4 +44,4 @@ def ctpt_method(settings: CTPTSettings, name: str = "ctpt") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return tpt(policy, batch, settings.tpt, lambda text: settings.dispersion * dispersion(text)), state
 
-    return Method(name, "episodic", "none", settings.tpt.views, 0, settings, no_cached_blocks, run)
+    return Method(name, "episodic", "none", settings.tpt.views, 0, settings, no_cached_blocks, run, reads_text=True)

@@ -138,4 +138,4 @@ def dota_method(settings: DOTASettings, name: str = "dota") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return dota(policy, batch, settings, state)
 
-    return Method(name, "online", "none", settings.views, 0, settings, no_cached_blocks, run)
+    return Method(name, "online", "none", settings.views, 0, settings, no_cached_blocks, run, reads_text=True)

@@ -110,4 +110,4 @@ def fga_method(settings: FGASettings, name: str = "fga-test-stage") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return fga(policy, batch, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run, reads_text=True)

@@ -36,7 +36,7 @@ def fitting_methods(methods: Sequence[Method], backbone: Backbone, *, everything
 def why_not(method: Method, backbone: Backbone) -> str | None:
     """Why a model cannot run a method, in a sentence; None where it can."""
     if method.reads_text and isinstance(backbone, HasClassRows):
-        return f"it makes prompts, and {backbone.name} is an image classifier that reads no text."
+        return f"it works with text features, and {backbone.name} is an image classifier that reads no text."
     try:
         method.cached_blocks(backbone)
     except UserError as error:

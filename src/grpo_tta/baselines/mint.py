@@ -152,4 +152,4 @@ def mint_method(settings: MINTSettings, name: str = "mint") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return by_minibatches(lambda some, state: mint_step(policy, some, settings, state), batch, settings.update_size, state)
 
-    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run)
+    return Method(name, "online", "none", 1, 0, settings, norms_from_the_start, run, reads_text=True)

@@ -122,4 +122,4 @@ def sts_method(settings: STSSettings, name: str = "sts") -> Method:
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
         return sts(policy, batch.encoded, settings), state
 
-    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run)
+    return Method(name, "episodic", "none", settings.views, 0, settings, no_cached_blocks, run, reads_text=settings.ensemble)

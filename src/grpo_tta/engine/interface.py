@@ -177,7 +177,7 @@ class Method:
         run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
         teacher: name of the model that scores, where the reward is a teacher's.
         early_exit: when an image needs no more views; None where all are read.
-        reads_text: it makes text features of its own, and so cannot adapt an image classifier.
+        reads_text: it works with text features as such, and so cannot adapt an image classifier.
     """
 
     name: str
