@@ -33,7 +33,7 @@ from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.bench.records import write_json
 from grpo_tta.data.tasks import SHIFTED_MEAN, nano_tasks
-from grpo_tta.engine.distributions import entropy, most_confident, take_views, weighted_log_mean
+from grpo_tta.engine.distributions import entropy, most_confident, relative_entropy, take_views, weighted_log_mean
 from grpo_tta.engine.early_exit import Rounds
 from grpo_tta.engine.encode import encode_images
 from grpo_tta.engine.policy import Policy
@@ -41,9 +41,11 @@ from grpo_tta.images.read import to_rgb
 from grpo_tta.images.seeds import image_generator
 from grpo_tta.images.views import draw_boxes
 from grpo_tta.method.settings import DEFAULT
+from grpo_tta.method.weighting import ByEntropy
 from grpo_tta.report.statistics import mean_interval
 
 V = DEFAULT.views.views
+SHARPNESS = DEFAULT.weighting.sharpness if isinstance(DEFAULT.weighting, ByEntropy) else 0.0
 CHUNK = 20
 
 
@@ -77,15 +79,15 @@ def gate(log_probs: Tensor, threshold: float) -> Answers:
     return Answers(classes, torch.where(certain, 1.0, float(log_probs.shape[1])))
 
 
-def rounds(log_probs: Tensor, share: float, min_confidence: float) -> Answers:
-    view_mask = Rounds(share, min_confidence).view_mask(log_probs)
+def rounds(log_probs: Tensor, share: float) -> Answers:
+    view_mask = Rounds(share).view_mask(log_probs)
     return Answers(vote(log_probs, view_mask), view_mask.sum(1).float())
 
 
 def sequential(log_probs: Tensor, share: float) -> Answers:
-    """A view weighs exp(-entropy), at most one: a lead above the number of views left cannot be overtaken."""
+    """A view weighs exp(-a H / log C), at most one: a lead above the number of views left cannot be overtaken."""
     B, count, _ = log_probs.shape
-    total = (log_probs.exp() * (-entropy(log_probs)).exp()[..., None]).cumsum(1)  # [B, V, C]
+    total = (log_probs.exp() * (-SHARPNESS * relative_entropy(log_probs)).exp()[..., None]).cumsum(1)  # [B, V, C]
     best, second = total.topk(2, dim=-1).values.unbind(-1)
     left = torch.arange(count - 1, -1, -1)
     stop = (best - second >= share * left).int().argmax(1)  # nothing is left at the last view, so every row stops
@@ -176,8 +178,8 @@ def options(encoder: Encoder, seed: int) -> dict[str, Callable[[Tensor, Tensor, 
         every[f"first {n}"] = lambda p, v, i, n=n: first(p, n)
     for t in (0.1, 0.2, 0.4, 0.7, 1.0, 1.5):
         every[f"gate {t}"] = lambda p, v, i, t=t: gate(p, t)
-    for s, d in ((0.3, 0.2), (0.16, 0.2), (0.12, 0.2), (0.08, 0.2), (0.08, 0.0), (0.04, 0.2)):
-        every[f"rounds {s}, min_confidence {d}"] = lambda p, v, i, s=s, d=d: rounds(p, s, d)
+    for s in (0.3, 0.16, 0.12, 0.08, 0.06, 0.04):
+        every[f"rounds {s}"] = lambda p, v, i, s=s: rounds(p, s)
     for s in (1.0, 0.25, 0.06, 0.03):
         every[f"sequential {s}"] = lambda p, v, i, s=s: sequential(p, s)
     for g in (5, 4, 3):

@@ -7,7 +7,7 @@ of 1,969 other names. So one task is seen with 45 labels, and with long lists of
 this is a probe of rules, not of methods that need views. Labels serve to count alone.
 
 - `labels`: by number of labels and by factor on the logit scale: accuracy, entropy and confidence (quantiles 10, 50, 90 %), and
-  the share of images, and of rightly answered ones, that `fast` calls uncertain.
+  the share of images, and of rightly answered ones, that `fast` would answer after its first round, were its views alike.
 - `stream`: accuracy less the unguarded stream prior by its weight, and of TDA, over 45 and all labels.
 """
 
@@ -71,15 +71,17 @@ def probe(found: Embeddings, labels: int, factor: float) -> Json:
     log_probs = found.log_probs(labels, factor)
     right = log_probs.argmax(-1) == found.labels
     confidence = 1 - relative_entropy(log_probs)
-    uncertain = confidence < rule.min_confidence
+    best, second = log_probs.exp().topk(2).values.unbind(-1)
+    # where the first three views say what this one says
+    decided = (best - second) / (best + second) >= rule.share * (FAST.views.views - 3) / 3
     return {
         "labels": labels,
         "scale": factor,
         "accuracy": 100 * right.double().mean().item(),
         "entropy_nats": quantiles(entropy(log_probs)),
         "confidence": quantiles(confidence),
-        "uncertain": 100 * uncertain.double().mean().item(),
-        "uncertain_of_right": 100 * uncertain[right].double().mean().item(),
+        "decided": 100 * decided.double().mean().item(),
+        "decided_of_right": 100 * decided[right].double().mean().item(),
     }
 
 

@@ -58,30 +58,30 @@ def test_the_rule_by_hand() -> None:
     """Of twelve sure views three that agree lead by 1 and need share * 9 / 3, two of three lead by 1/3, four of five by 3/5 and
     need share * 7 / 5, five of seven by 3/7 and need share * 5 / 7."""
     both = torch.stack([say(*[1] * 3, *[0] * 9), say(1, 0, 1, 1, 1, 0, 1, *[0] * 5)])
-    assert Rounds(1 / 3 - 1e-3, 0, 1).views_read(both).tolist() == [3, 5]
-    assert Rounds(3 / 7 - 1e-3, 0, 1).views_read(both).tolist() == [12, 5]
-    assert Rounds(3 / 7 + 1e-3, 0, 1).views_read(both).tolist() == [12, 7]
-    assert Rounds(3 / 5 + 1e-3, 0, 1).views_read(both).tolist() == [12, 12]
-    assert Rounds(1 / 9 + 1e-3, 0, 1).views_read(both).tolist() == [3, 5]
-    assert Rounds(1 / 9 - 1e-3, 0, 1).views_read(both).tolist() == [3, 3]
+    assert Rounds(1 / 3 - 1e-3, 1).views_read(both).tolist() == [3, 5]
+    assert Rounds(3 / 7 - 1e-3, 1).views_read(both).tolist() == [12, 5]
+    assert Rounds(3 / 7 + 1e-3, 1).views_read(both).tolist() == [12, 7]
+    assert Rounds(3 / 5 + 1e-3, 1).views_read(both).tolist() == [12, 12]
+    assert Rounds(1 / 9 + 1e-3, 1).views_read(both).tolist() == [3, 5]
+    assert Rounds(1 / 9 - 1e-3, 1).views_read(both).tolist() == [3, 3]
 
 
 def test_unsure_views_weigh_less() -> None:
     """One sure view against two torn between both classes: a lead of 1 / (1 + 1/2 + 1/2), where alike they lead by 1/3."""
     torn = say(1, *[0.5] * 5)[None]
-    assert Rounds(0.4, 0, math.log(2)).views_read(torn).tolist() == [3]
-    assert Rounds(0.4, 0, 0).views_read(torn).tolist() == [5]
+    assert Rounds(0.4, math.log(2)).views_read(torn).tolist() == [3]
+    assert Rounds(0.4, 0).views_read(torn).tolist() == [5]
 
 
-def test_an_image_that_the_model_is_uncertain_about_gets_seven_views() -> None:
-    for classes in (100, 10_000):
-        # alike over the square root of all classes: a confidence of a half, however many there are
-        lost = torch.full((1, 24, classes), -torch.inf)
-        lost[..., : math.isqrt(classes)] = 0.0
-        lost = lost.log_softmax(-1)
-        assert Rounds(1, 0.51, 1).views_read(lost).tolist() == [7]
-        assert Rounds(1, 0.49, 1).views_read(lost).tolist() == [24]
-        assert Rounds(1, 0.9, 1).views_read(lost[:, :4]).tolist() == [4]
+def test_other_labels_do_not_matter() -> None:
+    """Half of every view's mass lies on labels that are not in question, few or many."""
+    two = say(0.9, 0.1, 0.9, 0.9, 0.9, 0.5, 0.9, *[0.5] * 5)
+    counts = Rounds(0.3, 0).views_read(two[None]).tolist()
+    assert 3 < counts[0] < 12
+    for others in (20, 1000):
+        rest = torch.full((12, others), 1 / (2 * others)).log()
+        long = torch.cat([two - math.log(2), rest], dim=-1)
+        assert Rounds(0.3, 0).views_read(long[None]).tolist() == counts
 
 
 @settings(max_examples=30, deadline=None)
@@ -89,7 +89,7 @@ def test_an_image_that_the_model_is_uncertain_about_gets_seven_views() -> None:
 def test_what_was_not_read_is_not_looked_at(seed: int, views: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     log_probs = (4 * torch.randn(5, views, 3, generator=generator)).log_softmax(-1)
-    rule = Rounds(share, 0.2)
+    rule = Rounds(share)
     counts = rule.views_read(log_probs)
     other = (4 * torch.randn(5, views, 3, generator=generator)).log_softmax(-1)
     unread = torch.arange(views) >= counts[:, None]
@@ -188,7 +188,6 @@ def test_a_method_alone_reads_no_more_than_it_needs(policy: Policy) -> None:
     ("make", "message"),
     [
         (lambda: Rounds(share=1.5), "share is a share between 0 and 1"),
-        (lambda: Rounds(min_confidence=-1.0), "min_confidence is a share between 0 and 1"),
         (lambda: replace(FAST, weighting=MostConfident(3)), "all of them vote"),
         (lambda: replace(FAST, weighting=ByEntropy(2.0)), "all of them vote"),
         (lambda: replace(FAST, predict=View0()), "only with predict=Ensemble"),

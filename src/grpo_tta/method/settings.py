@@ -114,7 +114,7 @@ FAST = GRPOSettings(
     reward=Alignment(),
     tune=NormAffine(last_blocks=0),
     predict=Ensemble(prior=0.0),
-    early_exit=Rounds(share=0.08, min_confidence=0.3),
+    early_exit=Rounds(share=0.08),
 )
 """The same for a fifth of the price: views in rounds, as many as the image needs (3 to 24, about seven on the nano suite),
 no content-free views, and a step on the norms of the head alone, which never runs a block again."""
