@@ -7,8 +7,8 @@ view at full size. A pass over part of the tokens or of the blocks counts as tha
 
 - `first`: the first V of the same views.
 - `gate`: all views only where the entropy of view 0 is above the threshold, view 0 alone elsewhere.
-- `rounds`: what the library does (`Rounds`). Views come in rounds until the lead of the best class is above a share of what is
-  left. A view that is left weighs what an encoded view weighs on average. An uncertain image gets no more views after seven.
+- `rounds`: what the library does (`Rounds`). Views come in rounds until the lead of the best class over the second, relative to
+  what both hold, is above a share of what is left. A view that is left weighs what an encoded view weighs on average.
 - `sequential`: views one after another until no view that is left could change the best class (share 1). With a smaller share
   it stops when the lead of the best class is above that share of what is left.
 - `smaller`: crops at fewer pixels, with interpolated positions.

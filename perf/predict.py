@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,6 +43,7 @@ from grpo_tta.data import nano
 from grpo_tta.engine.encode import encode_views
 from grpo_tta.images.inputs import decode_image
 from grpo_tta.images.views import ImageViews
+from grpo_tta.method.settings import PRESETS
 
 MAX_RATIO = 1.1
 """Peak memory at many images over that at few."""
@@ -153,7 +155,10 @@ def random_classifier(dtype: str, preset: str, batch: int) -> GRPOTTA:
     network, _, preprocess = open_clip.create_model_and_transforms("ViT-B-16", pretrained=None)
     network.visual.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     backbone = OpenClipBackbone("ViT-B-16", network, preprocess, open_clip.get_tokenizer("ViT-B-16"))
-    return GRPOTTA(backbone, labels(20), settings=preset, batch=batch, cache=False)
+    settings = PRESETS[preset]
+    if settings.early_exit is not None:  # random weights would need all views, trained ones need seven on average
+        settings = replace(settings, views=replace(settings.views, views=7), early_exit=None)
+    return GRPOTTA(backbone, labels(20), settings=settings, batch=batch, cache=False)
 
 
 def beside(work: Path, count: int, rounds: int, dtype: str, batch: int) -> dict[str, Any]:

@@ -116,7 +116,7 @@ FAST = GRPOSettings(
     predict=Ensemble(prior=0.0),
     early_exit=Rounds(share=0.08),
 )
-"""The same for a fifth of the price: views in rounds, as many as the image needs (3 to 24, about seven on the nano suite),
+"""The same for a fifth of the price: views in rounds, as many as the image needs (3 to 24, about six on the nano suite),
 no content-free views, and a step on the norms of the head alone, which never runs a block again."""
 
 PAPER = GRPOSettings(
