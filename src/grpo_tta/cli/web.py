@@ -69,7 +69,7 @@ def serve(options: ServeOptions) -> None:
     """Serve predictions over HTTP: POST /v1/classify, GET /healthz, /metrics and /openapi.json."""
     if options.online:
         raise UserError(
-            "Requests come in no order, and a stream depends on it; leave out --online, or use predict --online or GRPOTTA.stream."
+            "Requests come in no order, and a stream depends on it; leave out --online, or use predict --online instead."
         )
     need_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from grpo_tta.backbones.hardware import set_threads
