@@ -101,6 +101,7 @@ class Stream(Iterator[R]):
         with contextlib.closing(load_ahead(self._loads, self._workers, self._size)) as waiting:
             while some := list(itertools.islice(waiting, self._size)):
                 yield from self._minibatch(some)
+                some.clear()  # nothing of this minibatch is held while the next one is loaded
 
     def _minibatch(self, some: Sequence[Callable[[], Any]]) -> Generator[R]:
         answers = cast(Iterator[R], answer_each(some, self._adapt, len(some), self._errors))

@@ -1,8 +1,8 @@
-"""Whether a stream's imbalance is bias of the model, told from coarse content-free views; and how far to divide it out.
+"""Whether a stream's imbalance is bias of the model, by coarse content-free views; and how far to divide it out.
 
 A shifted model answers with its favourite classes whatever it sees. In coarse content-free views the objects are in pieces, so
 these favourites alone show, and their mean prediction has the *lower* entropy. Where a stream truly holds few classes, its own
-mean has the lower one. So the sign of the difference tells bias from truth. It is a lead from measurements on small models.
+mean has the lower one. So the sign of the difference sets bias apart from truth. It is a lead, measured on small models alone.
 
 Sizes: N images of a minibatch, P coarse views, C classes, S pixels.
 """
@@ -34,7 +34,7 @@ class BiasGate:
     Attributes:
         gain: weight per nat of difference.
         views: P, coarse content-free views of each image.
-        grid: view 0 is divided into grid x grid patches. A fine grid tells nothing: it destroys what the sign lives on.
+        grid: view 0 is divided into grid x grid patches. A fine grid destroys what the sign lives on.
     """
 
     gain: float = 5.0

@@ -87,6 +87,6 @@ def with_stream_prior(
     prior, kept = stream_prior(counts, settings), counts.state()
     if settings.gate is not None:
         frozen = reference_pass(policy, batch.encoded, settings.grpo).ensemble if settings.on_policy else reference.ensemble
-        told = gate_counts_of(state, policy, device).add(policy, batch, settings.gate, frozen)
-        prior, kept = told.weight(settings.gate, settings.pseudo_images) * prior, kept | told.state()
+        seen = gate_counts_of(state, policy, device).add(policy, batch, settings.gate, frozen)
+        prior, kept = seen.weight(settings.gate, settings.pseudo_images) * prior, kept | seen.state()
     return replace(reference, stream=prior.expand(len(reference.ensemble), -1)), kept
