@@ -1,4 +1,4 @@
-"""The public object: `GRPOTTA(model, labels)` with `.predict`, `.score`, `.explain`, `.embed`; `.adapt_batch` for tensors."""
+"""The public object `GRPOTTA(model, labels)`: `.predict`, `.score`, `.explain`, `.embed`, `.stream`; `.adapt_batch` for tensors."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ class GRPOTTA:
     """Adapts a CLIP-like model to one image at a time, predicts, and forgets.
 
     The model's weights are never modified, and an answer depends on the image, the labels, the settings and the seed
-    alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads.
+    alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads. `stream` is
+    the exception: its answers depend on the images before, which its iterator remembers and this object does not.
     """
 
     def __init__(
