@@ -1,4 +1,4 @@
-"""The public object `GRPOTTA(model, labels)`: `.predict`, `.score`, `.explain`, `.embed`, `.stream`; `.adapt_batch` for tensors."""
+"""The public object `GRPOTTA(model, labels)`: `.predict`, `.score`, `.explain`, `.embed`, `.stream`, and `.adapt_batch`."""
 
 from __future__ import annotations
 
