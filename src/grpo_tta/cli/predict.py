@@ -137,7 +137,12 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
     if stream is not None:
         from grpo_tta.cli.predict_online import OnlineRun
 
-        source = OnlineRun(classifier, stream, found, options.state, folder)
+        try:
+            source = OnlineRun(classifier, stream, found, options.state, folder)
+        except UserError:
+            if folder is not None:
+                folder.close()
+            raise
     run = _Run(source, len(left), wanted, output)
     status = run.answer(interrupts)
     total = run.tally if folder is None else folder.tally
