@@ -60,7 +60,7 @@ class ServeOptions:
     device: Device = "auto"
     dtype: Precision = "float32"
     threads: Threads = None
-    online: Annotated[bool, typer.Option("--online", hidden=True)] = False  # refused with the reason
+    online: Annotated[bool, typer.Option("--online", hidden=True, help="Refused, with the reason.")] = False
     download: Download = False
 
 
