@@ -1,34 +1,38 @@
-"""An online method over a stream: its state goes in and comes out with every batch. `python examples/stream.py [BATCHES]`."""
+"""A stream that adapts as it goes, stops, and goes on from a saved state: `python examples/stream.py [IMAGES]`."""
 
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from grpo_tta import GRPOTTA, ViewSettings
-from grpo_tta.baselines.registry import known_methods
+from grpo_tta import GRPOTTA
 from grpo_tta.data import nano
-from grpo_tta.engine.encode import encode_for
-from grpo_tta.engine.interface import State
-from grpo_tta.images.read import image_key
 
-TASK, SIZE = nano.TASKS["gaussian-noise"], 8
+TASK = nano.TASKS["gaussian-noise"]
 
 
-def main(batches: int) -> None:
-    method = known_methods()["grpo-tta-online"]
-    policy = GRPOTTA("nano-clip", TASK.classes).policy
-    state: State = {}
+def drawings(first: int, last: int) -> Iterator[Image.Image]:
+    for number in range(first, last):
+        yield Image.fromarray(nano.item(TASK.name, "tuning", number).image)
+
+
+def main(count: int, state: Path) -> None:
+    labels = [TASK.classes[nano.item(TASK.name, "tuning", number).label] for number in range(count)]
+    classifier = GRPOTTA("nano-clip", TASK.classes)
     right, right_before = 0, 0
-    for batch in range(batches):
-        items = [nano.item(TASK.name, "tuning", batch * SIZE + number) for number in range(SIZE)]
-        images = [Image.fromarray(item.image) for item in items]
-        encoded = encode_for([method], policy, images, [image_key(image) for image in images], ViewSettings(), 0)
-        adaptation, state = method(policy, encoded, state)
-        for item, before, after in zip(items, adaptation.before.argmax(-1), adaptation.after.argmax(-1), strict=True):
-            right_before, right = right_before + (int(before) == item.label), right + (int(after) == item.label)
-        seen = (batch + 1) * SIZE
-        print(f"{seen} images: zero-shot {right_before / seen:.2f}, online {right / seen:.2f}, {len(state)} tensors carried")
+    for first, last in ((0, count // 2), (count // 2, count)):  # two processes would do the same
+        stream = classifier.stream(drawings(first, last))
+        if first:
+            stream.load_state_dict(load_file(state))
+        for label, answer in zip(labels[first:last], stream, strict=True):
+            right, right_before = right + (answer.label == label), right_before + (answer.label_before == label)
+        save_file(stream.state_dict(), state)
+        print(f"{stream.answered} images: zero-shot {right_before / last:.2f}, along the stream {right / last:.2f}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 6)
+    with tempfile.TemporaryDirectory() as folder:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 64, Path(folder) / "stream.safetensors")

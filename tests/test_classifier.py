@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from grpo_tta import GRPOTTA, GRPOSettings, Prediction, UserError, ViewSettings
 from grpo_tta import classifier as classifier_module
 from grpo_tta.backbones import prompts as prompts_module
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.baselines.registry import known_methods
 from grpo_tta.classifier import classify
 from grpo_tta.data import nano
 from grpo_tta.engine.encode import encode_for, encode_images
@@ -23,6 +25,7 @@ from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.images.read import image_key
 from grpo_tta.method.candidates import Sample
 from grpo_tta.method.grpo import grpo_method
+from grpo_tta.method.online_settings import ON_POLICY_STREAM
 from grpo_tta.method.prediction import View0
 from grpo_tta.method.settings import DEFAULT, FAST
 
@@ -436,3 +439,57 @@ def test_full_resolution_takes_the_same_crops(nano_backbone: Backbone, photograp
         assert one != other
         assert list(other.probabilities.values()) == pytest.approx(list(one.probabilities.values()), abs=0.1)
         assert other.label == one.label
+
+
+# Along a stream
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[Image.Image]:
+    """Two minibatches and a rest."""
+    return [Image.fromarray(nano.item("gaussian-noise", "tuning", number).image) for number in range(36)]
+
+
+def test_a_stream_is_the_method_of_that_name(classifier: GRPOTTA, drawings: list[Image.Image]) -> None:
+    answers = list(classifier.stream(iter(drawings)))
+    method = known_methods()["grpo-tta-stream"]
+    keys = [image_key(one) for one in drawings]
+    batch = encode_for([method], classifier.policy, drawings, keys, ViewSettings(), classifier.seed)
+    adaptation, _ = method(classifier.policy, batch, {})
+    for answer, row in zip(answers, adaptation.after.exp(), strict=True):
+        assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-4)
+    assert (answers[0].forwards, answers[0].backwards) == adaptation.cost.of(0)
+
+
+def test_a_stream_that_loads_its_state_goes_on_to_identical_answers(
+    classifier: GRPOTTA, nano_backbone: Backbone, drawings: list[Image.Image], tmp_path: Path
+) -> None:
+    alone = classifier.predict(drawings[0])
+    whole = list(classifier.stream(drawings))
+    first = classifier.stream(drawings)
+    for _ in range(21):  # killed inside the second minibatch
+        next(first)
+    save_file(first.state_dict(), tmp_path / "s.safetensors")
+    state = load_file(tmp_path / "s.safetensors")
+    second = GRPOTTA(nano_backbone, LABELS).stream(drawings[16:])
+    second.load_state_dict(state)
+    assert first.answered == second.answered == 16
+    assert list(second) == whole[16:]
+    assert classifier.predict(drawings[0]) == alone, "the object remembers nothing"
+    with pytest.raises(UserError, match="another model, labels"):
+        GRPOTTA(nano_backbone, LABELS, seed=1).stream(drawings).load_state_dict(state)
+
+
+def test_a_stream_takes_order_and_settings_seriously(classifier: GRPOTTA, drawings: list[Image.Image]) -> None:
+    few = replace(ON_POLICY_STREAM, update_size=2)
+    forwards = [answer.probability for answer in classifier.stream(drawings[:6], settings=few)]
+    backwards = [answer.probability for answer in classifier.stream(drawings[5::-1], settings=few)][::-1]
+    assert max(abs(a - b) for a, b in zip(forwards, backwards, strict=True)) > 1e-3
+    found = list(classifier.stream([drawings[0], "nothing.png", drawings[1]], "return", settings=few))
+    assert [isinstance(one, UserError) for one in found] == [False, True, False]
+    with pytest.raises(UserError, match="put a single one into a list"):
+        classifier.stream(drawings[0])
+    with pytest.raises(UserError, match="protocol online"):
+        classifier.stream(drawings, settings=replace(few, protocol="batch"))
+    with pytest.raises(UserError, match="Unknown errors"):
+        classifier.stream(drawings, "ignore")  # type: ignore[call-overload]

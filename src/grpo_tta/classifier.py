@@ -1,4 +1,4 @@
-"""The public object: `GRPOTTA(model, labels)` with `.predict`, `.score`, `.explain`, `.embed`; `.adapt_batch` for tensors."""
+"""The public object `GRPOTTA(model, labels)`: `.predict`, `.score`, `.explain`, `.embed`, `.stream`, and `.adapt_batch`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone, Dtype, check_backbone, load_backbone
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, ClassPrompts, check_labels, make_prompts
+from grpo_tta.config.serialise import short_hash
 from grpo_tta.engine.ahead import check_workers
 from grpo_tta.engine.encode import encode_prepared, encode_views, prepare_image, views_for
-from grpo_tta.engine.interface import Adaptation, EncodedViews, ImageBatch
+from grpo_tta.engine.interface import Adaptation, EncodedViews, ImageBatch, Method, State
 from grpo_tta.engine.policy import Policy
 from grpo_tta.engine.retry import OnError, answer_each
+from grpo_tta.engine.stream import Stream
 from grpo_tta.errors import UserError, sentence
 from grpo_tta.images.inputs import ImageLike, decode_image, is_one_image, is_stored
-from grpo_tta.images.views import ImageViews
+from grpo_tta.images.views import ImageViews, ViewSettings
 from grpo_tta.method.grpo import adapted_features, answer, features_of_view0, grpo_method, update
+from grpo_tta.method.online import stream_method
+from grpo_tta.method.online_settings import ON_POLICY_STREAM, StreamSettings
 from grpo_tta.method.settings import PRESETS, GRPOSettings
 from grpo_tta.method.types import Episode, RewardFunction, ScoredGroup
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @final
@@ -119,7 +124,8 @@ class GRPOTTA:
     """Adapts a CLIP-like model to one image at a time, predicts, and forgets.
 
     The model's weights are never modified, and an answer depends on the image, the labels, the settings and the seed
-    alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads.
+    alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads. `stream` is
+    the exception: its answers depend on the images before, which its iterator remembers and this object does not.
     """
 
     def __init__(
@@ -271,6 +277,62 @@ class GRPOTTA:
         return self._each(images, self._predictions, errors, batch)
 
     @overload
+    def stream(
+        self, images: Iterable[ImageLike], errors: Literal["raise"] = "raise", *, settings: StreamSettings = ON_POLICY_STREAM
+    ) -> Stream[Prediction]: ...
+    @overload
+    def stream(
+        self, images: Iterable[ImageLike], errors: Literal["return"], *, settings: StreamSettings = ON_POLICY_STREAM
+    ) -> Stream[Prediction | UserError]: ...
+    def stream(
+        self, images: Iterable[ImageLike], errors: OnError = "raise", *, settings: StreamSettings = ON_POLICY_STREAM
+    ) -> Stream[Prediction] | Stream[Prediction | UserError]:
+        """Adapts along a stream of images and classifies them, in order: every answer depends on all images before it.
+
+        The answers of a minibatch (`settings.update_size` images, the last may be fewer) come together. Memory does not grow
+        with the images. What the stream remembers is in the iterator, not in this object: see `Stream.state_dict`,
+        `load_state_dict` and `reset`. The order is the stream, so answers cannot be computed side by side.
+
+        Args:
+            images: any number of them, read a minibatch at a time.
+            errors: as for `predict_iter`. An image that cannot be read teaches nothing.
+            settings: of the stream, its views among them. This object's own are those of single images and do not count here.
+
+        Raises:
+            UserError: another word for `errors`, settings that do not fit the model or forget after each minibatch, or (with
+                `raise`) as `predict`.
+        """
+        if errors not in get_args(OnError):
+            raise UserError(f"Unknown errors {errors!r}; choose {' or '.join(get_args(OnError))}.")
+        if settings.protocol != "online":
+            raise UserError("A stream carries its state along; use settings with protocol online.")
+        if is_one_image(images) or not isinstance(images, Iterable):
+            raise UserError("A stream is any number of images; put a single one into a list.")
+        workers, loads = self._loads(images, lambda image: image)
+        return self._stream(loads, errors, settings, workers)
+
+    def _stream(
+        self, loads: Iterable[Callable[[], ImageLike]], errors: OnError, settings: StreamSettings, workers: int
+    ) -> Stream[Any]:
+        method = stream_method(settings, "grpo-tta-stream")
+        method.cached_blocks(self.backbone)  # refuses what the model cannot tune
+
+        def prepare(load: Callable[[], ImageLike]) -> ImageViews:
+            return self._prepare_for(method, settings.grpo.views, load())
+
+        def work(images: Sequence[ImageViews], state: State) -> tuple[list[Prediction], State]:
+            with _plain(self.backbone):
+                adaptation, state = method(self.policy, encode_prepared([method], self.policy, images), state)
+            if not torch.isfinite(adaptation.after).all():
+                raise UserError("The adapted model returned NaN or infinite numbers; lower the learning rate of the settings.")
+            return self._read_answers(adaptation), state
+
+        prompts, dtype = self.policy.prompts, str(self.backbone.dtype)
+        key = [self.backbone.fingerprint, dtype, self.labels, self._names, prompts.templates, settings, self.seed]
+        prepared = (partial(prepare, load) for load in loads)
+        return Stream(prepared, work, settings.update_size, short_hash(key), errors, workers)
+
+    @overload
     def score(self, images: ImageLike) -> dict[str, float]: ...  # type: ignore[overload-overlap]  # a str is a sequence
     @overload
     def score(self, images: Iterable[ImageLike]) -> list[dict[str, float]]: ...
@@ -413,18 +475,26 @@ class GRPOTTA:
     def _read_and_work(
         self, images: Iterable[ImageLike], work: Callable[[Sequence[ImageViews]], list[R]], batch: int, errors: OnError
     ) -> Iterator[R | UserError]:
+        workers, loads = self._loads(images, self._prepare)
+        yield from answer_each(loads, work, batch, errors, workers)
+
+    def _loads(self, images: Iterable[ImageLike], prepare: Callable[[ImageLike], T]) -> tuple[int, Iterator[Callable[[], T]]]:
+        """How many threads read ahead, and a load for each image."""
         waiting = iter(images)
         some = list(itertools.islice(waiting, 1))
         # Images that are there already need no reading ahead, and those of a generator should not pile up.
         workers = self.workers if some and is_stored(some[0]) else 0
-        loads = (partial(self._prepare, image) for image in itertools.chain(some, waiting))
-        yield from answer_each(loads, work, batch, errors, workers)
+        return workers, (partial(prepare, image) for image in itertools.chain(some, waiting))
 
     def _prepare(self, image: ImageLike, image_id: str | None = None) -> ImageViews:
         """All that is done to an image before the model sees it, but for its crops. Runs on any thread."""
+        return self._prepare_for(self._method, self.settings.views, image, image_id)
+
+    def _prepare_for(self, method: Method, kind: ViewSettings, image: ImageLike, image_id: str | None = None) -> ImageViews:
+        """The same for any method, with views of some kind."""
         with _plain(self.backbone):
-            settings = views_for([self._method], self.settings.views)
-            decoded = decode_image(image, self.least_side)
+            decoded = decode_image(image, kind.least_side(self.backbone.image_size))
+            settings = views_for([method], kind)
             return prepare_image(self.backbone, decoded.image, image_id or decoded.key, settings, self.seed)
 
     def _encode(self, images: Sequence[ImageViews]) -> ImageBatch:
@@ -542,3 +612,10 @@ def classify(
     loads = (partial(prepare, number) for number in range(count))
     for number, found in enumerate(answer_each(loads, classifier._predictions, batch, "return", classifier.workers)):
         yield number, sentence(found) if isinstance(found, UserError) else found
+
+
+def classify_stream(
+    classifier: GRPOTTA, load: Callable[[int], ImageLike], numbers: Iterable[int], settings: StreamSettings
+) -> Stream[Prediction | UserError]:
+    """`GRPOTTA.stream` of images that are loaded by number; an image that cannot be is answered by its error."""
+    return classifier._stream((partial(load, number) for number in numbers), "return", settings, classifier.workers)

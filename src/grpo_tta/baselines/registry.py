@@ -32,7 +32,8 @@ from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError
 from grpo_tta.method.controls import reward_argmax_method
 from grpo_tta.method.grpo import grpo_method
-from grpo_tta.method.online import StreamSettings, stream_method
+from grpo_tta.method.online import stream_method
+from grpo_tta.method.online_settings import ON_POLICY_STREAM, StreamSettings
 from grpo_tta.method.settings import DEFAULT, FAST, PAPER
 
 TUNED = "-tuned"
@@ -48,6 +49,7 @@ def our_methods() -> list[Method]:
         grpo_method(DEFAULT, "grpo-tta"),
         stream_method(StreamSettings(protocol="batch"), "grpo-tta-batch"),
         stream_method(StreamSettings(), "grpo-tta-online"),
+        stream_method(ON_POLICY_STREAM, "grpo-tta-stream"),
     ]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from grpo_tta.classifier import GRPOTTA, Prediction
     from grpo_tta.cli.predictions import Output, Tally
     from grpo_tta.images.remote import Place
+    from grpo_tta.method.online_settings import StreamSettings
 
 Labels = Sequence[str] | Mapping[str, str]
 """Class names, or label -> class name."""
@@ -37,6 +38,10 @@ def predict(options: PredictOptions) -> None:
     """
     if options.verbose and options.quiet:
         raise UserError("--verbose and --quiet were both given; use one of them.")
+    if options.state is not None and not options.online:
+        raise UserError("--state is that of a stream; add --online.")
+    if options.online and options.engine == "ray":
+        raise UserError("Ray answers images in no order, and a stream depends on it; leave out --online or --engine ray.")
     names = _class_names(options)
     with logging_to_stderr(verbose=options.verbose, quiet=options.quiet):
         ray, chosen = ray_settings(options, options.chunk), _format(options)
@@ -96,6 +101,7 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
 
     set_threads(options.threads)
     wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
+    stream = _stream_settings(options)
     if options.embeddings is not None:
         check_file(options.embeddings)  # before the model is loaded
     classifier = GRPOTTA(
@@ -109,7 +115,7 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
         ),
         names,
         templates=options.template or DEFAULT_TEMPLATE,
-        settings=settings_of(options.preset, assignments_of(options)),
+        settings="default" if stream else settings_of(options.preset, assignments_of(options)),
         seed=options.seed,
         batch=options.batch,
         workers=workers_of(options),
@@ -122,28 +128,90 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
     )
     found = find_inputs(options.paths, options.files_from, log.warning)
     log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
-    output = _open_output(options, chosen, classifier, wanted)
-    if isinstance(output, FolderOutput):
-        left = [path for path in found if as_text(str(path)) not in output.done]
-        if len(left) < len(found):
-            log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
-        found = left
-    run = _Run(classifier, found, options.batch, wanted, output)
+    output = _open_output(options, chosen, classifier, wanted, stream)
+    folder = output if isinstance(output, FolderOutput) else None
+    left = found if folder is None else [path for path in found if as_text(str(path)) not in folder.done]
+    if len(left) < len(found):
+        log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
+    source: _Source = _Episodes(classifier, left, options.batch)
+    if stream is not None:
+        from grpo_tta.cli.predict_online import OnlineRun
+
+        try:
+            source = OnlineRun(classifier, stream, found, options.state, folder)
+        except UserError:
+            if folder is not None:
+                folder.close()
+            raise
+    run = _Run(source, len(left), wanted, output)
     status = run.answer(interrupts)
-    total = output.tally if isinstance(output, FolderOutput) else run.tally
-    return finish(status, run.tally, total, len(found), run.per_second, resumable=isinstance(output, FolderOutput))
+    total = run.tally if folder is None else folder.tally
+    return finish(status, run.tally, total, len(left), run.per_second, resumable=folder is not None)
 
 
-def _open_output(options: PredictOptions, chosen: str, classifier: GRPOTTA, wanted: Wanted) -> Output:
+def _open_output(
+    options: PredictOptions, chosen: str, classifier: GRPOTTA, wanted: Wanted, stream: StreamSettings | None
+) -> Output:
     from grpo_tta.bench.embeddings import EmbeddingFile
     from grpo_tta.cli.predictions import FolderOutput, WithEmbeddings, describe, open_standard_output
+    from grpo_tta.config.serialise import to_plain
 
     file, width = options.embeddings, classifier.policy.text_features.shape[1]
     if chosen == "out":
         description = describe(classifier, wanted, width=0 if file is None else width)
+        if stream is not None:
+            description |= {"settings": to_plain(stream)}
         return FolderOutput(Path(options.out), description, options.chunk, embeddings=file, width=width)
     output = open_standard_output(chosen, classifier.backbone.name, classifier.labels)
     return output if file is None else WithEmbeddings(output, EmbeddingFile(file, width))
+
+
+def _stream_settings(options: PredictOptions) -> StreamSettings | None:
+    """None where each image is adapted to alone."""
+    if not options.online:
+        return None
+    from grpo_tta.cli.predict_online import stream_settings
+
+    return stream_settings(options)
+
+
+class _Source(Protocol):
+    """Where the answers of a run come from."""
+
+    def answers(self) -> Iterator[tuple[Place, Prediction | str]]:
+        """Each image that is to be answered, in order, with its answer or error."""
+
+    def written(self, number: int, answer: Prediction | str) -> bool:
+        """To be called when a row is written, the first with 1. Returns whether a signal may count now."""
+
+    def finish(self) -> None:
+        """To be called when the output is closed, after an interruption too."""
+
+
+@final
+class _Episodes:
+    """Each image adapted to alone."""
+
+    def __init__(self, classifier: GRPOTTA, paths: Sequence[Place], batch: int) -> None:
+        self._classifier, self._paths, self._batch = classifier, paths, batch
+
+    def answers(self) -> Iterator[tuple[Place, Prediction | str]]:
+        from grpo_tta.classifier import classify
+        from grpo_tta.images.inputs import ImageLike
+        from grpo_tta.images.remote import place_of
+
+        def load(number: int) -> ImageLike:
+            return place_of(self._paths[number])
+
+        for number, answer in classify(self._classifier, load, len(self._paths), self._batch):
+            yield self._paths[number], answer
+
+    def written(self, number: int, answer: Prediction | str) -> bool:
+        # After an answer those of its whole batch are at hand. They are written before a signal counts.
+        return isinstance(answer, str) or number % self._batch == 0
+
+    def finish(self) -> None:
+        pass
 
 
 @final
@@ -155,10 +223,11 @@ class _Run:
         per_second: images answered.
     """
 
-    def __init__(self, classifier: GRPOTTA, paths: Sequence[Place], batch: int, wanted: Wanted, output: Output) -> None:
+    def __init__(self, source: _Source, count: int, wanted: Wanted, output: Output) -> None:
+        """`count` is how many images the source answers."""
         from grpo_tta.cli.predictions import Tally
 
-        self._classifier, self._paths, self._batch, self._wanted, self._output = classifier, paths, batch, wanted, output
+        self._source, self._count, self._wanted, self._output = source, count, wanted, output
         self.tally: Tally = Tally()
         self.per_second = 0.0
 
@@ -166,36 +235,22 @@ class _Run:
         """Writes a row per image in the order of the images; returns the exit status of an interruption, or 0."""
         began = time.monotonic()
         status = until_stopped(lambda: self._answer_all(interrupts), self._output)
+        self._source.finish()
         self.per_second = self.tally.rows / max(time.monotonic() - began, 1e-9)
         return status
 
     def _answer_all(self, interrupts: Interrupts) -> None:
-        from grpo_tta.classifier import classify
-        from grpo_tta.images.inputs import ImageLike
-        from grpo_tta.images.remote import place_of
-
-        def load(number: int) -> ImageLike:
-            return place_of(paths[number])
-
-        paths, received, next_row = self._paths, 0, 0
-        # unreadable ones of a batch are known before those that stand in front of them are answered
-        waiting: dict[int, Prediction | str] = {}
-        with progress(len(paths)) as advance:
-            for number, answer in classify(self._classifier, load, len(paths), self._batch):
+        with progress(self._count) as advance:
+            for number, (path, answer) in enumerate(self._source.answers(), 1):
                 interrupts.hold()  # no row is cut short
-                received += 1
-                waiting[number] = answer
-                while next_row in waiting:
-                    self._write(next_row, waiting.pop(next_row))
-                    next_row += 1
-                    advance()
-                # After an answer those of its whole batch are at hand. They are written before a signal counts. After the
-                # last row all is done but for the orderly end.
-                if received < len(paths) and (isinstance(answer, str) or received % self._batch == 0):
+                self._write(path, answer)
+                may_stop = self._source.written(number, answer)
+                advance()
+                # After the last row all is done but for the orderly end.
+                if number < self._count and may_stop:
                     interrupts.release()
 
-    def _write(self, number: int, answer: Prediction | str) -> None:
-        path = self._paths[number]
+    def _write(self, path: Place, answer: Prediction | str) -> None:
         row = self._wanted.row(str(path), answer)
         self._output.write(path, answer, row)
         self.tally.add(row)

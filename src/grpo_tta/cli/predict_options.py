@@ -67,6 +67,17 @@ class PredictOptions(RayOptions):
         bool,
         typer.Option("--full-resolution", help="Cut views from large photographs as they are. Slower; see docs/predict.md."),
     ] = False
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="Take the images as a stream, in order: each answer depends on all images before it. See docs/protocols.md.",
+        ),
+    ] = False
+    state: Annotated[
+        Path | None,
+        typer.Option(help="With --online: file of the stream's state. Taken up where it exists, written at the end."),
+    ] = None
     download: Download = False
     config: Config = None
     as_csv: Annotated[

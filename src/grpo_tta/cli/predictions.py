@@ -240,7 +240,8 @@ class FolderOutput:
     """Parquet parts in `OUT/predictions`, each written whole or not at all, and `OUT/run.json`, which binds them.
 
     Attributes:
-        done: images that have a row.
+        folder: OUT.
+        done: images that had a row before.
         tally: of all rows, those of earlier runs among them.
     """
 
@@ -268,6 +269,7 @@ class FolderOutput:
         """
         if rows < 1:
             raise UserError("--chunk must be at least 1.")
+        self.folder = folder
         self._parts, self._size, self._clock = folder / "predictions", rows, clock
         self._schema = SCHEMA.append(ALL_PROBABILITIES) if description["all_probabilities"] else SCHEMA
         self._embeddings = None if embeddings is None else check_file(embeddings)
@@ -287,6 +289,11 @@ class FolderOutput:
                 self.done.add(row["image_id"])
                 self.tally.add(row)
             self._number = int(part.stem.removeprefix("part-")) + 1
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not on disk yet."""
+        return len(self._rows)
 
     def write(self, path: Place, answer: Prediction | str, row: Mapping[str, Any]) -> None:
         if not self._rows:

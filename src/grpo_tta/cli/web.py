@@ -60,12 +60,17 @@ class ServeOptions:
     device: Device = "auto"
     dtype: Precision = "float32"
     threads: Threads = None
+    online: Annotated[bool, typer.Option("--online", hidden=True, help="Refused, with the reason.")] = False
     download: Download = False
 
 
 @command_of(ServeOptions)
 def serve(options: ServeOptions) -> None:
     """Serve predictions over HTTP: POST /v1/classify, GET /healthz, /metrics and /openapi.json."""
+    if options.online:
+        raise UserError(
+            "Requests come in no order, and a stream depends on it; leave out --online, or use predict --online instead."
+        )
     need_extra("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE

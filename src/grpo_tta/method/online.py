@@ -1,133 +1,47 @@
 """GRPO-TTA beyond one image: one set of parameters for a batch (forgotten after it) or for a whole stream.
 
 The policy step is that of `grpo`, shared: the tuned parameters are one set for all images of a minibatch, moved on the mean of
-their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior*, the running
-mean of the frozen model's ensemble predictions. It assumes a stream in which no class is all there is, so it is guarded (see
-`stream_prior`).
+their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior* (see
+`online_prior`).
 
-Sizes: N images of a minibatch, M views, C classes.
+There are two forms. With *frozen* rewards, all but the step is computed from the frozen model, as in an episode. *On-policy*,
+pi_old, the group, the ensemble prediction and the running mean come from the current model. Its pass over the minibatch also
+carries the gradient of the first step. The frozen model stays as pi_0 of the KL, and as the way back. With more than one step
+per minibatch the ratio leaves 1 and the clip acts. The KL acts from the second minibatch on.
+
+Sizes: N images of a minibatch, V views, P content-free views, M selected views, C classes, T tokens, W token width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, final
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_share
 from grpo_tta.engine.distributions import take_views
 from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, by_minibatches
 from grpo_tta.engine.loop import gradient_of, gradient_steps
 from grpo_tta.engine.optim import load_shared, save_shared
 from grpo_tta.engine.policy import Policy
-from grpo_tta.errors import UserError
 from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.method.grpo import grpo_objective, reference_pass, score_candidates
-from grpo_tta.method.settings import ALONG_A_STREAM, GRPOSettings
-from grpo_tta.method.types import Reference
-
-_PRIOR = "prior."
-
-
-@final
-@dataclass(frozen=True)
-class StreamSettings:
-    """
-    Attributes:
-        grpo: the episode's settings, with the stream prior in reward and prediction.
-        update_size: images of a step.
-        anchor: share of the way back to the frozen model after each minibatch.
-        pseudo_images: how many images' worth of a uniform prior the running mean starts with.
-        guard: a class is held back at most `guard` times as much as the content-free views favour it; None for no
-            guard.
-        protocol: `online` carries parameters and prior along the stream; `batch` forgets both after each minibatch.
-    """
-
-    grpo: GRPOSettings = ALONG_A_STREAM
-    update_size: int = 32
-    anchor: float = 0.01
-    pseudo_images: float = 16.0
-    guard: float | None = 1.0
-    protocol: Literal["batch", "online"] = "online"
-
-    def __post_init__(self) -> None:
-        check_at_least("update_size", self.update_size, 1)
-        check_share("anchor", self.anchor)
-        check_positive("pseudo_images", self.pseudo_images)
-        check_choice("protocol", self.protocol, ("batch", "online"))
-        if self.guard is not None:
-            check_positive("guard", self.guard)
-        if self.grpo.early_exit is not None:
-            raise UserError("A stream reads all views of every image; set early_exit to None.")
-        if self.grpo.steps.max_kl is not None:
-            raise UserError("A stream has no bound on the KL of a step; set max_kl to None.")
-        if self.guard is not None and self.grpo.views.content_free == 0:
-            raise UserError("The guard needs content-free views; set views.content_free to at least 1, or guard to None.")
-
-
-@final
-@dataclass(frozen=True)
-class StreamCounts:
-    """Sums over the images of a stream so far.
-
-    Attributes:
-        images, content_free: `[C]`, of the ensemble predictions, and of the mean predictions for content-free views.
-        count: how many images.
-    """
-
-    images: Tensor
-    content_free: Tensor
-    count: float
-
-    def add(self, reference: Reference) -> StreamCounts:
-        """With N more images."""
-        content_free = self.content_free
-        if reference.content_free is not None:
-            content_free = content_free + reference.content_free.exp().sum(0)
-        return StreamCounts(self.images + reference.ensemble.exp().sum(0), content_free, self.count + len(reference.ensemble))
-
-    def state(self) -> State:
-        count = torch.tensor(self.count)
-        return {_PRIOR + "images": self.images, _PRIOR + "content_free": self.content_free, _PRIOR + "count": count}
-
-
-def counts_of(state: State, policy: Policy, device: torch.device) -> StreamCounts:
-    """What a state holds; an empty one starts afresh."""
-    if not state:
-        zeros = torch.zeros(policy.classes, device=device)
-        return StreamCounts(zeros, zeros, 0.0)
-    images, content_free = (state[_PRIOR + key].to(device) for key in ("images", "content_free"))
-    return StreamCounts(images, content_free, float(state[_PRIOR + "count"]))
-
-
-def stream_prior(counts: StreamCounts, settings: StreamSettings) -> Tensor:
-    """The log prior over classes, `[C]`.
-
-    q = (sum of predictions + n0 / C) / (count + n0), and the same for the content-free views. A stream may truly hold more of
-    one class than of others; content-free views show no object, so what they favour is bias. Hence the guard
-    q'_c = min(q_c, max(guard * content_free_c, 1 / C)), renormalised: a class that is merely frequent is not held back for it.
-    """
-    C, n0 = len(counts.images), settings.pseudo_images
-    prior = (counts.images + n0 / C) / (counts.count + n0)
-    if settings.guard is not None:
-        content_free = (counts.content_free + n0 / C) / (counts.count + n0)
-        prior = torch.minimum(prior, (settings.guard * content_free).clamp_min(1 / C))
-    return (prior / prior.sum()).log()
+from grpo_tta.method.online_prior import with_stream_prior
+from grpo_tta.method.online_settings import StreamSettings
 
 
 def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
-    """Adapts the shared parameters to one minibatch of N images and predicts them; an empty state starts afresh."""
+    """Adapts the shared parameters to one minibatch of N images and predicts them; an empty state starts afresh.
+
+    Rewards are those of the frozen model.
+    """
     grpo, encoded = settings.grpo, batch.encoded
     N = len(batch.image_ids)
 
     # the prior: what the frozen model has predicted so far, this minibatch included
-    reference = reference_pass(policy, encoded, grpo)
-    counts = counts_of(state, policy, batch.views.device).add(reference)
-    reference = replace(reference, stream=stream_prior(counts, settings).expand(N, -1))
+    reference, prior = with_stream_prior(policy, batch, reference_pass(policy, encoded, grpo), settings, state)
     scored = score_candidates(reference, grpo, ImageNoise(batch.seed, batch.image_ids))
 
     # policy steps on shared parameters: to the backbone, the minibatch's views are the views of a single image
@@ -150,12 +64,68 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     with torch.no_grad():
         after = grpo.predict(adapted(params), reference, grpo.weighting)
     M, share = reference.views.shape[1], tunable.share_of(policy.backbone)
-    cost = Cost(encoded.log_probs.shape[1] + share * (grpo.steps.count + 1) * M, share * grpo.steps.count * M)
+    read = encoded.log_probs.shape[1] + _coarse(settings)
+    cost = Cost(read + share * (grpo.steps.count + 1) * M, share * grpo.steps.count * M)
     adaptation = Adaptation(encoded.log_probs[:, 0], after, cost)
     if settings.protocol == "batch":
         return adaptation, {}
-    anchored = {name: value.detach().lerp(start[name].detach(), settings.anchor) for name, value in params.items()}
-    return adaptation, save_shared(anchored, update) | counts.state()
+    return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
+
+
+def on_policy_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
+    """The same with the rewards of the current model."""
+    grpo, encoded = settings.grpo, batch.encoded
+    N, V, count = len(batch.image_ids), encoded.views, grpo.steps.count
+    tunable = grpo.tune(policy.backbone)
+    start, update = tunable.start(1), grpo.steps.optimizer.start()
+    params = load_shared(state, start, update)
+    everything = torch.arange(V, device=batch.views.device).expand(N, V)
+
+    def adapted(params: Mapping[str, Tensor], views: Tensor) -> Tensor:
+        tokens = shared_tokens(encoded, tunable.first_block, views)  # [1, N * n, T, W]
+        return policy.adapted(tokens, tunable, params)[0].unflatten(0, (N, -1))  # [N, n, C]
+
+    # the current model's pass over all views: its gradient is that of the first step
+    with torch.set_grad_enabled(count > 0):
+        now = adapted(params, everything)  # [N, V, C]
+    # content-free views are the frozen model's: they say what it favours where there is no object
+    seen = torch.cat([now.detach(), encoded.log_probs[:, V:]], dim=1)  # [N, V + P, C]
+    reference = reference_pass(policy, EncodedViews(encoded.features, seen, encoded.tokens, V), grpo)
+    reference, prior = with_stream_prior(policy, batch, reference, settings, state)
+    scored = score_candidates(reference, grpo, ImageNoise(batch.seed, batch.image_ids))
+
+    # pi_old stays in the group; pi_0, from which the KL is measured, is the frozen model's
+    pi_0 = take_views(encoded.log_probs, reference.views)  # [N, M, C]
+    judged = replace(scored, reference=replace(reference, log_probs=pi_0))
+    first = [take_views(now, reference.views)]
+
+    def objective(params: Mapping[str, Tensor]) -> Tensor:
+        new = first.pop() if first else adapted(params, reference.views)  # [N, M, C]
+        return grpo_objective(new, judged, grpo.steps)[0].mean()
+
+    params = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
+
+    again = settings.answer_after and count > 0
+    with torch.no_grad():
+        answering = adapted(params, reference.views) if again else take_views(now.detach(), reference.views)
+        after = grpo.predict(answering, reference, grpo.weighting)
+    M, share = reference.views.shape[1], tunable.share_of(policy.backbone)
+    passes = V + M * (max(count - 1, 0) + again)
+    cost = Cost(encoded.log_probs.shape[1] + _coarse(settings) + share * passes, share * count * M)
+    adaptation = Adaptation(encoded.log_probs[:, 0], after, cost)
+    if settings.protocol == "batch":
+        return adaptation, {}
+    return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
+
+
+def _coarse(settings: StreamSettings) -> int:
+    """Passes over coarse content-free views."""
+    return 0 if settings.gate is None else settings.gate.views
+
+
+def anchored(params: Mapping[str, Tensor], start: Mapping[str, Tensor], anchor: float) -> dict[str, Tensor]:
+    """Parameters a share of the way back to where they started."""
+    return {name: value.detach().lerp(start[name].detach(), anchor) for name, value in params.items()}
 
 
 def shared_tokens(encoded: EncodedViews, first_block: int, selected: Tensor) -> Tensor:
@@ -164,16 +134,15 @@ def shared_tokens(encoded: EncodedViews, first_block: int, selected: Tensor) -> 
 
 
 def stream_method(settings: StreamSettings, name: str) -> Method:
-    """`grpo-tta-online` or `grpo-tta-batch`, by the settings' protocol."""
+    """`grpo-tta-stream`, `grpo-tta-online` or `grpo-tta-batch`, by the settings' form and protocol."""
     grpo = settings.grpo
+    step = on_policy_step if settings.on_policy else stream_step
 
     def cached_blocks(backbone: Backbone) -> Sequence[int]:
         return (grpo.tune(backbone).first_block,)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return by_minibatches(
-            lambda some, state: stream_step(policy, some, settings, state), batch, settings.update_size, state
-        )
+        return by_minibatches(lambda some, state: step(policy, some, settings, state), batch, settings.update_size, state)
 
     views = grpo.views
     return Method(name, settings.protocol, "own", views.views, views.content_free, settings, cached_blocks, run)

@@ -139,5 +139,15 @@ ALONG_A_STREAM = GRPOSettings(
 )
 """Of the online and batch methods: the dispersion is that of the stream prior."""
 
+ON_POLICY = GRPOSettings(
+    views=ViewSettings(views=4, content_free=2),
+    reward=Alignment() + 1.0 * StreamPrior(),
+    advantage=Target(temperature=0.5),
+    tune=NormAffine(),
+    steps=Steps(1, Adam(3e-4, max_norm=1.0)),
+    predict=StreamEnsemble(prior=1.0),
+)
+"""Along a stream with on-policy rewards: few views, all norms, and short steps, since they add up."""
+
 PRESETS = {"default": DEFAULT, "fast": FAST, "paper": PAPER}
 """By name."""
