@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+import webbrowser
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 from grpo_tta.bench.records import FORMAT, Record, part_path, write_json, write_part
 from grpo_tta.bench.runs import images_hash
+from grpo_tta.cli.main import app
 from grpo_tta.config.serialise import to_plain
 from grpo_tta.data.custom import custom_task
 from grpo_tta.data.tasks import nano_tasks
@@ -475,3 +478,17 @@ def test_names_are_no_markup_on_the_terminal(tmp_path: Path) -> None:
     output = (tmp_path / "terminal.txt").read_text()
     assert "grpo-tta − zero[bold]: +" in output
     assert "[red]/out/report.html" in output
+
+
+def test_the_command_has_a_folder_of_its_own_and_opens_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "a run", 0)
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 0, done.output
+    assert (run / "report" / "report.html").is_file()
+    assert opened == []
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "b"), "--open", "--no-images"])
+    assert done.exit_code == 0, done.output
+    assert opened == [(tmp_path / "b" / "report.html").as_uri()]
+    assert "data:image/png" not in (tmp_path / "b" / "report.html").read_text()
