@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from grpo_tta.report.demo_figure import dumbbells
 from grpo_tta.report.figures import bar_colours, cost_plot, shift_plot
 from grpo_tta.report.tables import MethodResult, Results
 
@@ -49,6 +50,28 @@ def test_names_in_the_plot_of_costs_do_not_overlap(count: int) -> None:
     assert "grpo-tta" in shown
     assert len(shown) == 3 if count == 3 else len(shown) > 8
     assert all(len(line.get_xdata()) <= 1 for line in ax.lines)  # points alone  # type: ignore[arg-type]
+
+
+def test_texts_of_the_figure_of_the_demo_do_not_overlap_and_no_point_is_clipped() -> None:
+    def entry(accuracy: float) -> dict[str, object]:
+        return {"accuracy": accuracy, "ci95": [accuracy - 0.05, min(1.0, accuracy + 0.05)], "tasks": 2}
+
+    def methods(before: float, after: float) -> dict[str, object]:
+        return {"zero-shot": entry(before), "grpo-tta": entry(after)}
+
+    found = {"source": (0.97, 1.0), "sketch": (0.5, 0.5), "fog": (0.3, 0.6), "digits": (0.6, 0.5)}
+    kinds = {"source": "source", "sketch": "shifted", "fog": "shifted", "digits": "real"}
+    tasks = [{"name": name, "kind": kinds[name], "n": 4, "methods": methods(*both)} for name, both in found.items()]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
+    dumbbells(ax, {"tasks": tasks, "shifted_mean": methods(0.47, 0.53)})
+    texts = boxes(figure)
+    assert overlaps(texts) == []
+    shown = {text.split(" ", 1)[1] for text in texts}
+    assert {"shifted mean", "source", "shifted", "real", "+30.0", "−10.0", "0.0"} <= shown
+    markers = {line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1}  # type: ignore[arg-type]
+    assert markers == {"o", "s"}  # a loss is a square, whatever its colour
+    assert not any(line.get_clip_on() for line in ax.lines if len(line.get_xdata()) == 1)  # type: ignore[arg-type]
 
 
 def test_texts_in_the_plot_of_tasks_do_not_overlap() -> None:
