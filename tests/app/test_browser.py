@@ -199,6 +199,11 @@ def test_a_photograph_of_ones_own(browser: Browser, address: str, tmp_path: Path
         upload(name)
         expect(page.locator("#tta-answer [role=alert]")).to_contain_text(name)
         expect(page.locator("#tta-compared table")).to_have_count(0)
+    page.get_by_role("button", name="Several images").click()
+    page.locator("#tta-several input[type=file]").set_input_files([tmp_path / "mine.jpg", tmp_path / "cut.jpg"])
+    page.get_by_role("button", name="Adapt to each").click()
+    expect(page.locator("#tta-answers tbody tr")).to_have_count(2)
+    expect(page.locator("#tta-answers")).to_contain_text("cut.jpg: truncated or damaged")
     upload("mine.tif")
     page.wait_for_function("() => document.querySelector('#tta-image img')?.naturalWidth === 640")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280

@@ -16,6 +16,7 @@ from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_epi
 from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
 from grpo_tta.app.page import (
     EXAMPLES,
+    Answered,
     Classifiers,
     Compared,
     example,
@@ -25,6 +26,7 @@ from grpo_tta.app.page import (
     render,
     render_comparison,
     render_error,
+    render_several,
 )
 from grpo_tta.app.reproduce import Asked, command, python_lines
 from grpo_tta.app.shifts import SHIFTS, shift
@@ -295,6 +297,14 @@ def test_all_views_can_be_opened(nano_backbone: Backbone) -> None:
     _, trace = render(episode, ASKED, "cpu", 64)
     assert trace.count('alt="view ') == len(episode.views) > SHOWN_VIEWS
     assert f"{len(episode.views) - SHOWN_VIEWS} more views" in trace
+
+
+def test_several_images_are_counted() -> None:
+    rows = [Answered("a.png", "star", "heart", 60.0), Answered("<b>.png", "heart", "heart", 70.0), Answered("c", error="c: no")]
+    page = render_several(rows, 4)
+    assert "<b>3 of 4</b> images: heart 2. Adaptation changed 1." in page
+    assert "&lt;b&gt;.png" in page
+    assert '<td colspan="3">c: no</td>' in page
 
 
 def test_presets_stand_side_by_side() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
@@ -33,6 +34,8 @@ from grpo_tta.report.pages import environment
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Images of the nano suite's tuning split, by task and number."""
+MOST_IMAGES = 100
+"""Of several that are dropped at once."""
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 """Uploads of other formats are shown as PNG."""
 EMPTY = '<p class="tta-empty">Choose an image and press <b>Adapt</b>.</p>'
@@ -113,6 +116,29 @@ def render_error(sentence: str) -> str:
 def render_comparison(zero_shot: tuple[str, float], answers: Sequence[Compared]) -> str:
     """The presets side by side, as HTML."""
     return _TEMPLATES.get_template("app_presets.html").render(zero_shot=zero_shot, answers=answers)
+
+
+@final
+@dataclass(frozen=True)
+class Answered:
+    """One of several images: both answers and the adapted one's percent, or an error in their place."""
+
+    file: str
+    before: str = ""
+    after: str = ""
+    percent: float = 0.0
+    error: str = ""
+
+
+def render_several(rows: Sequence[Answered], total: int) -> str:
+    """Answers to several images as HTML: how often each label was given, and a row per image."""
+    answers = Counter(row.after for row in rows if not row.error)
+    return _TEMPLATES.get_template("app_several.html").render(
+        rows=rows,
+        total=total,
+        mix=answers.most_common(8),
+        changed=sum(row.before != row.after for row in rows),
+    )
 
 
 def read(asked: Asked, path: Path, classifier: GRPOTTA) -> DecodedImage | Image.Image:
@@ -196,6 +222,28 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
             return render_error(str(error))
         return render_comparison(zero_shot, answers)
 
+    def several(paths: list[str] | None, labels: str, model: str, preset: str, template: str) -> Iterator[str]:
+        """The table of answers, again after each image."""
+        if not paths:
+            yield ""
+            return
+        if len(paths) > MOST_IMAGES:
+            yield render_error(f"{len(paths)} images are more than the page takes; use at most {MOST_IMAGES}, or predict.")
+            return
+        rows: list[Answered] = []
+        for path in map(Path, paths):
+            try:
+                classifier = classifiers.get(model, split_labels(labels), template, preset)
+            except UserError as error:
+                yield render_error(str(error))
+                return
+            try:
+                said = classifier.predict(read_decoded(path, path.name, classifier.least_side))
+                rows.append(Answered(path.name, said.label_before, said.label, 100 * said.probability))
+            except UserError as error:
+                rows.append(Answered(path.name, error=str(error)))
+            yield render_several(rows, len(paths))
+
     def receive(path: str | None, labels: str, model: str, template: str) -> tuple[Any, ...]:
         """What an upload changes: the image as a browser can show it, shift, model, labels, template, warnings, answers."""
         file = Path(path or "")
@@ -248,6 +296,11 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
                 answer = gr.HTML(EMPTY, elem_id="tta-answer")
                 compared = gr.HTML("", elem_id="tta-compared")
         trace = gr.HTML("", elem_id="tta-trace")
+        with gr.Accordion("Several images", open=False, elem_id="tta-several"):
+            files = gr.File(label="Images, with the labels and the model above", file_count="multiple", height=120)
+            many = gr.Button("Adapt to each", elem_id="tta-adapt-each")
+            answers = gr.HTML("", elem_id="tta-answers")
+        sorting = many.click(several, [files, labels, model, preset, template], answers, api_visibility="private")
         inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice]
         adapted = gr.on(
             [button.click, kind.input, severity.release, page.load], adapt, inputs, outputs,
@@ -258,10 +311,12 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         everything = [answer, trace, notice, compared]
         cleared = f"() => [{_js(EMPTY)}, '', '', '']"
         events = [adapted, comparing]
+        asked_otherwise = [labels.input, template.input, model.input, preset.input]
         gr.on(
-            [labels.input, template.input, model.input, preset.input, image.clear], None, None, everything,
+            [*asked_otherwise, image.clear], None, None, everything,
             js=cleared, cancels=events, api_visibility="private",
         )  # fmt: skip
+        gr.on([*asked_otherwise, files.change], None, None, answers, js="() => ''", cancels=sorting, api_visibility="private")
         gr.on([kind.input, severity.release], None, None, compared, js="() => ''", cancels=comparing, api_visibility="private")
         image.upload(None, None, everything, js=cleared, cancels=events, api_visibility="private")
         image.upload(
