@@ -207,7 +207,8 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         return answer, trace, render_warnings(found)
 
     def compare(path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str) -> str:
-        answers, zero_shot = [], ("", 0.0)
+        answers: list[Compared] = []
+        zero_shot = ("", 0.0)
         try:
             asked = _asked(path, labels, kind, severity, model, preset, template)
             for name in PRESETS:

@@ -232,7 +232,8 @@ def make_gallery(
     maker = _Maker(material, _Images(material), command)
     others = [str(name) for name in rows["method"].unique() if name != reference]
     few = max(1, min(wanted, OF_OTHERS // max(1, len(OUTCOMES) * len(others))))
-    episodes, counts = [], {}
+    episodes: list[Episode] = []
+    counts: dict[Outcome, int] = {}
     for method in (reference, *others):
         mine = method == reference
         for outcome, some in _by_outcome(rows[rows["method"] == method]).items():
