@@ -48,7 +48,7 @@ PROBE = """<script>window.addEventListener('load', () => {
   out.textContent = JSON.stringify({
     images: images.length,
     broken: images.filter(i => !i.complete || i.naturalWidth === 0).length,
-    hidden: images.filter(i => box(i).width < 20 || box(i).height < 20).length,
+    hidden: images.filter(i => !i.closest('[hidden]') && (box(i).width < 20 || box(i).height < 20)).length,
     plots: images.filter(i => i.src.startsWith('data:image/svg')).map(i => [box(i).width, box(i).height]),
     fetched: performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:')),
     cut: cut.map(e => e.textContent.slice(0, 60)),

@@ -491,4 +491,4 @@ def test_the_command_has_a_folder_of_its_own_and_opens_the_page(tmp_path: Path, 
     done = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "b"), "--open", "--no-images"])
     assert done.exit_code == 0, done.output
     assert opened == [(tmp_path / "b" / "report.html").as_uri()]
-    assert "data:image/png" not in (tmp_path / "b" / "report.html").read_text()
+    assert 'src="data:image/png' not in (tmp_path / "b" / "report.html").read_text()

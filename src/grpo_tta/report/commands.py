@@ -77,6 +77,8 @@ def _data(source: Mapping[str, Any]) -> tuple[str, ...] | None:
         words += ["--allow-missing"] if source.get("allow_missing") else []
     else:
         return None
+    if "corruption" in source and "severity" not in source:
+        return None
     template = source.get("template", DEFAULT_TEMPLATE)
     words += ["--template", str(template)] if template != DEFAULT_TEMPLATE else []
     words += ["--limit", str(source["limit"])] if source.get("limit") else []

@@ -21,11 +21,8 @@ from grpo_tta.report.words import words_for
 
 INK, FAINT = "#111827", "#6b7280"
 COLOURS = {"episodic": OTHER, "batch": "#7c3aed", "online": "#0f766e"}
-_PLACES: tuple[tuple[float, float, Literal["left", "right", "center"]], ...] = (
-    *((dx, dy, side) for dy in (0, 4, -4, 7, -7) for dx, side in ((10, "left"), (-10, "right"))),
-    (0, 13, "center"),
-    (0, -13, "center"),
-)
+_BESIDE: tuple[tuple[float, Literal["left", "right", "center"]], ...] = ((10, "left"), (-10, "right"))
+_PLACES = (*((dx, dy, side) for dy in (0.0, 4.0, -4.0, 7.0, -7.0) for dx, side in _BESIDE),)
 """Where a name may stand: points to the right and up of the middle of its point, and which end of it stands there."""
 
 

@@ -303,14 +303,20 @@ def per_class(rows: pd.DataFrame, classes: Mapping[str, Sequence[str]], referenc
     mine = rows[rows["method"] == reference]
     mine = mine.assign(right=100.0 * is_correct(mine), right_before=100.0 * (mine["prediction_before"] == mine["label"]))
     out = []
-    for (task, label), some in mine.groupby(["task", "label"], sort=False):
+    for (task, _), some in mine.groupby(["task", "label"], sort=False):
         wrong = some[(some["right"] == 0) & some["error"].isna()]["prediction"].value_counts(sort=False).sort_index()
-        worst = int(wrong.idxmax()) if len(wrong) else -1
+        times = int(wrong.max()) if len(wrong) else 0
+        worst = classes[str(task)][int(wrong.index[wrong.argmax()])] if times else ""
         before, after = float(some["right_before"].mean()), float(some["right"].mean())
         out.append(
-            {"task": task, "class": classes[str(task)][int(label)], "rows": len(some), "accuracy_before": before}
+            {
+                "task": task,
+                "class": classes[str(task)][int(some["label"].iloc[0])],
+                "rows": len(some),
+                "accuracy_before": before,
+            }
             | {"accuracy": after, "difference": after - before}
-            | {"taken_for": classes[str(task)][worst] if worst >= 0 else "", "times": int(wrong.max()) if worst >= 0 else 0}
+            | {"taken_for": worst, "times": times}
         )
     columns = ["task", "class", "rows", "accuracy_before", "accuracy", "difference", "taken_for", "times"]
     return pd.DataFrame(out, columns=columns)
