@@ -25,6 +25,7 @@ LABELS = ["star", "heart", "fish", "<b>cup</b> ${1+1}"]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),  # Gradio's own use of pandas
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
 ]
 
 

@@ -15,12 +15,14 @@ from grpo_tta import GRPOTTA, UserError
 from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
 from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
 from grpo_tta.app.page import (
+    EMPTY,
     EXAMPLES,
     Answered,
     Classifiers,
     Compared,
     example,
     heading,
+    keep_if_asked,
     model_for,
     read,
     render,
@@ -297,6 +299,15 @@ def test_all_views_can_be_opened(nano_backbone: Backbone) -> None:
     _, trace = render(episode, ASKED, "cpu", 64)
     assert trace.count('alt="view ') == len(episode.views) > SHOWN_VIEWS
     assert f"{len(episode.views) - SHOWN_VIEWS} more views" in trace
+
+
+def test_an_answer_to_another_question_is_removed() -> None:
+    question = ("a.png", "star, heart", "fog", 4, "nano-clip", "default", "{}")
+    assert keep_if_asked(question, "a.png", "star", *question[2:])[0] == EMPTY
+    assert keep_if_asked(question, "b.png", *question[1:])[0] == EMPTY
+    for kept in (keep_if_asked(question, *question), keep_if_asked(None, *question)):
+        assert len(kept) == 6
+        assert EMPTY not in kept
 
 
 def test_several_images_are_counted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -193,18 +192,19 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
 
     def adapt(
         path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str
-    ) -> tuple[str, str, str]:
+    ) -> tuple[str, str, str, tuple[Any, ...]]:
+        question = (path, labels, kind, severity, model, preset, template)
         try:
             asked = _asked(path, labels, kind, severity, model, preset, template)
             classifier = classifiers.get(model, asked.labels, template, preset)
             image = read(asked, Path(path or ""), classifier)
             episode = make_episode(classifier, image)
         except UserError as error:
-            return render_error(str(error)), "", ""
+            return render_error(str(error)), "", "", question
         photograph = is_photograph(image.image) if isinstance(image, DecodedImage) else None
         found = warnings_of(model, asked.labels, photograph)
         answer, trace = render(episode, asked, str(classifier.backbone.device), classifier.backbone.image_size)
-        return answer, trace, render_warnings(found)
+        return answer, trace, render_warnings(found), question
 
     def compare(path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str) -> str:
         answers: list[Compared] = []
@@ -246,7 +246,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
             yield render_several(rows, len(paths))
 
     def receive(path: str | None, labels: str, model: str, template: str) -> tuple[Any, ...]:
-        """What an upload changes: the image as a browser can show it, shift, model, labels, template, warnings, answers."""
+        """What an upload changes: the image as a browser shows it, shift, model, labels, template, warnings, answer."""
         file = Path(path or "")
         try:
             image = read_image(file, file.name)
@@ -256,11 +256,11 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
                 labels, template = ", ".join(PHOTO_LABELS), DEFAULT_TEMPLATE
             found = warnings_of(chosen, split_labels(labels), photograph)
         except UserError as error:
-            return gr.skip(), "none", model, labels, template, "", render_error(str(error)), "", ""
+            return gr.skip(), "none", model, labels, template, "", render_error(str(error)), None
         if chosen != model:
             found.insert(0, f"This looks like a photograph, so {chosen} was chosen. {knows(chosen)}")
         shown = gr.skip() if file.suffix.lower() in SHOWN_BY_BROWSERS else image
-        return shown, "none", chosen, labels, template, render_warnings(found), EMPTY, "", ""
+        return shown, "none", chosen, labels, template, render_warnings(found), EMPTY, None
 
     def choose(number: int) -> tuple[Image.Image, str, str, str, str]:
         return *example(*EXAMPLES[number]), models[0], ""
@@ -302,30 +302,28 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
             many = gr.Button("Adapt to each", elem_id="tta-adapt-each")
             answers = gr.HTML("", elem_id="tta-answers")
         sorting = many.click(several, [files, labels, model, preset, template], answers, api_visibility="private")
-        inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice]
+        question = gr.State(None)  # that the answer belongs to
+        inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
         adapted = gr.on(
             [button.click, kind.input, severity.release, page.load], adapt, inputs, outputs,
             api_name="adapt", trigger_mode="always_last",
         )  # fmt: skip
         comparing = side_by_side.click(compare, inputs, compared, api_visibility="private")
         # what stands beside a new image, or other labels, must not be the answer to another question
-        everything = [answer, trace, notice, compared]
-        cleared = f"() => [{_js(EMPTY)}, '', '', '']"
-        events = [adapted, comparing]
-        asked_otherwise = [labels.input, template.input, model.input, preset.input]
-        gr.on(
-            [*asked_otherwise, image.clear], None, None, everything,
-            js=cleared, cancels=events, api_visibility="private",
-        )  # fmt: skip
-        gr.on([*asked_otherwise, files.change], None, None, answers, js="() => ''", cancels=sorting, api_visibility="private")
-        gr.on([kind.input, severity.release], None, None, compared, js="() => ''", cancels=comparing, api_visibility="private")
-        image.upload(None, None, everything, js=cleared, cancels=events, api_visibility="private")
+        everything = [answer, trace, notice, question, compared, answers]
+        quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        changes = [labels.change, template.change, model.change, preset.change]
+        gr.on(changes, keep_if_asked, [question, *inputs], everything, cancels=[comparing, sorting], **quietly)
+        adapted.then(keep_if_asked, [question, *inputs], everything, **quietly)
+        gr.on([image.clear, image.upload], _nothing, None, everything, cancels=[adapted, comparing], **quietly)
+        gr.on([kind.input, severity.release], lambda: "", None, compared, cancels=comparing, **quietly)
+        files.change(lambda: "", None, answers, cancels=sorting, **quietly)
         image.upload(
-            receive, [image, labels, model, template],
-            [image, kind, model, labels, template, notice, answer, trace, compared], api_visibility="private",
+            receive, [image, labels, model, template], [image, kind, model, labels, template, notice, answer, question],
+            api_visibility="private",
         )  # fmt: skip
         chosen = examples.click(
-            choose, examples, [image, labels, template, model, compared], cancels=events, api_visibility="private"
+            choose, examples, [image, labels, template, model, compared], cancels=[adapted, comparing], api_visibility="private"
         )
         chosen.then(adapt, inputs, outputs, api_visibility="private")
     return page
@@ -341,9 +339,16 @@ def _asked(path: str | None, labels: str, kind: Shift, severity: int, model: str
     return Asked(Path(path).name, split_labels(labels), kind, int(severity), model, preset, template)
 
 
-def _js(text: str) -> str:
-    """Text as a string of JavaScript."""
-    return json.dumps(text)
+def _nothing() -> tuple[Any, ...]:
+    """In place of answer, trace, warnings, question, comparison, and the answers to several images."""
+    return EMPTY, "", "", None, "", ""
+
+
+def keep_if_asked(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
+    """Leaves everything where the answer on the page belongs to what is chosen now, or where there is none."""
+    if answered is None or tuple(answered) == now:
+        return tuple(gr.skip() for _ in _nothing())
+    return _nothing()
 
 
 def style() -> str:
