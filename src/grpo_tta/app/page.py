@@ -33,6 +33,9 @@ from grpo_tta.report.pages import environment
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Images of the nano suite's tuning split, by task and number."""
+NAMES = """() => document.querySelectorAll('#tta-examples button')
+    .forEach((button, i) => button.setAttribute('aria-label', `example ${i + 1}`))"""
+"""Gradio gives the buttons of examples no name that a screen reader could say."""
 MOST_IMAGES = 100
 """Of several that are dropped at once."""
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
@@ -302,6 +305,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
             many = gr.Button("Adapt to each", elem_id="tta-adapt-each")
             answers = gr.HTML("", elem_id="tta-answers")
         sorting = many.click(several, [files, labels, model, preset, template], answers, api_visibility="private")
+        page.load(None, None, None, js=NAMES, api_visibility="private")
         question = gr.State(None)  # that the answer belongs to
         inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
         adapted = gr.on(
