@@ -21,7 +21,10 @@ TASK, NUMBER = "fog", 61
 SHOWN = 6
 
 
-def bars(ax: Axes, names: list[str], values: list[float], colour: str | list[str], title: str, digits: int = 0) -> None:
+def bars(
+    ax: Axes, names: list[str], values: list[float], colour: str | list[str], title: str, digits: int = 0, named: bool = False
+) -> None:
+    """One bar per candidate; the names stand beside the first panel alone."""
     places = range(len(names), 0, -1)
     ax.barh(list(places), values, color=colour, height=0.62)
     span = max(map(abs, values)) or 1.0
@@ -35,7 +38,7 @@ def bars(ax: Axes, names: list[str], values: list[float], colour: str | list[str
             ha=side,
             fontsize=8,
         )
-    ax.set_yticks(list(places), names, fontsize=8)
+    ax.set_yticks(list(places), names if named else [""] * len(names), fontsize=8)
     ax.set_xlim((min(0.0, *values) - 0.45 * span) if min(values) < 0 else 0.0, max(0.0, *values) + 0.45 * span)
     ax.set_xticks([])
     ax.axvline(0, color=GRID, lw=1, zorder=0)
@@ -65,9 +68,13 @@ def method_figure(path: Path) -> None:
     row = above.subplots(1, SHOWN + 4)
     show(row[0], np.asarray(image), "image")
     for number in range(SHOWN):
-        show(row[1 + number], batch.views[0, number], "1 views, 2 π₀" if number == 0 else "")
+        show(
+            row[1 + number],
+            batch.views[0, number],
+            f"step 1: views ({SHOWN} of {classifier.settings.views.views})" if number == 0 else "",
+        )
     for number in range(3):
-        show(row[1 + SHOWN + number], batch.content_free[0, number], "content-free views" if number == 0 else "")
+        show(row[1 + SHOWN + number], batch.content_free[0, number], "step 1: content-free views" if number == 0 else "")
 
     group = [candidate.label for candidate in explanation.views[0].candidates]
     before, after = explanation.prediction.probabilities_before, explanation.prediction.probabilities
@@ -78,11 +85,11 @@ def method_figure(path: Path) -> None:
     rewards = [candidate.reward for candidate in explanation.views[0].candidates]
     signs = ["#0f766e" if advantage >= 0 else "#be123c" for advantage in advantages]
     panels = below.subplots(1, 5)
-    bars(panels[0], group, ensemble, OTHER, "3 group: mean of the views, %")
-    bars(panels[1], group, rewards, OTHER, "4 rewards, nats", 1)
-    bars(panels[2], group, advantages, signs, "5 advantages", 2)
-    bars(panels[3], group, [100 * before[label] for label in group], BEFORE, "zero-shot, %")
-    bars(panels[4], group, [100 * after[label] for label in group], AFTER, "6 step, 7 predict, %")
+    bars(panels[0], group, ensemble, OTHER, "steps 2, 3: frozen model, mean of the views, %", named=True)
+    bars(panels[1], group, rewards, OTHER, "step 4: rewards, nats", 1)
+    bars(panels[2], group, advantages, signs, "step 5: advantages", 2)
+    bars(panels[3], group, [100 * before[label] for label in group], BEFORE, "zero-shot answer, %")
+    bars(panels[4], group, [100 * after[label] for label in group], AFTER, "steps 6, 7: adapted answer, %")
     figure.savefig(path)
 
 

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from grpo_tta import GRPOTTA
 from grpo_tta.app.run import create_app
 from grpo_tta.backbones.base import Backbone
+from tests.app.test_page import colourful
 from tests.report.test_browser import browser as chromium
 from tests.service.conftest import drawing, serving
 
@@ -24,6 +25,7 @@ LABELS = ["star", "heart", "fish", "<b>cup</b> ${1+1}"]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),  # Gradio's own use of pandas
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
 ]
 
 
@@ -40,7 +42,7 @@ def address(nano_backbone: Backbone) -> Iterator[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect)
-        with serving(create_app(["nano-clip"], lambda name: nano_backbone)) as where:
+        with serving(create_app(["nano-clip", "photo-clip"], lambda name: nano_backbone)) as where:
             yield where
     assert not outside
 
@@ -56,7 +58,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, address: str, width: int, height: int) -> tuple[Page, list[str], list[str]]:
     """The page with its first episode, every address it asked for, and what it complained of."""
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(15_000)
     expect.set_options(timeout=60_000)
     asked: list[str] = []
     wrong: list[str] = []
@@ -92,8 +94,8 @@ def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_backbone
     page.locator("#tta-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
     page.locator("#tta-image input[type=file]").set_input_files(tmp_path / "mine.png")
     page.wait_for_selector("#tta-image img")
+    expect(page.locator("#tta-shift").get_by_label("none")).to_be_checked()
     page.locator("#tta-labels textarea").fill(", ".join(LABELS))
-    page.locator("#tta-shift").get_by_label("none").check()
     page.get_by_role("button", name="Adapt").click()
     wait_for_answer(page, "untouched")
     page.wait_for_function("() => document.querySelectorAll('table.tta-bars tbody tr').length === 4")
@@ -123,8 +125,10 @@ def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_backbone
     page.wait_for_function("() => document.querySelectorAll('#tta-trace caption').length === 6")
 
     page.locator("#tta-labels textarea").fill("star")
+    expect(page.locator("#tta-answer .tta-empty")).to_be_visible()  # the old answer was to other labels
+    expect(page.locator("#tta-trace table")).to_have_count(0)
     page.get_by_role("button", name="Adapt").click()
-    expect(page.get_by_text("classification needs at least two")).to_be_visible()
+    expect(page.locator("#tta-answer [role=alert]")).to_contain_text("classification needs at least two")
     assert not wrong
     assert {re.match(r"\w+://[^/]+|data:|blob:", url)[0] for url in asked} <= {address, "data:", "blob:"}  # type: ignore[index]
     page.close()
@@ -134,7 +138,7 @@ def test_an_example_is_one_click(browser: Browser, address: str) -> None:
     page, _, wrong = opened(browser, address, 1280, 900)
     page.locator("#tta-examples button").last.click()
     page.wait_for_function("() => document.querySelector('#tta-labels textarea').value.startsWith('0, 1, 2')")
-    page.wait_for_function("() => document.querySelector('table.tta-bars th[scope=row]').innerText.length === 1")
+    page.wait_for_function("() => document.querySelector('table.tta-bars th[scope=row]')?.innerText.length === 1")
     assert not wrong
     page.close()
 
@@ -144,17 +148,70 @@ def test_the_keyboard_is_enough(browser: Browser, address: str) -> None:
     page.locator("#tta-labels textarea").focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("star, heart, fish")
-    for _ in range(20):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.value === 'blur'"):
-            page.keyboard.press("Space")
-            wait_for_answer(page, "blur, severity 4")
-        if page.evaluate("document.activeElement.id === 'tta-adapt'"):
-            break
+    tab_to(page, "document.activeElement.id === 'tta-adapt'")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"  # one sees where one is
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelectorAll('table.tta-bars tbody tr').length === 3")
+    tab_to(page, "document.activeElement.value === 'fog'")
+    page.keyboard.press("ArrowLeft")
+    wait_for_answer(page, "blur, severity 4")
     page.close()
+
+
+def tab_to(page: Page, where: str) -> None:
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate(where):
+            return
+    raise AssertionError(f"not reached: {where}")
+
+
+def test_a_photograph_of_ones_own(browser: Browser, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is not shifted, gets a model of photographs, and whatever cannot be decoded is a sentence."""
+    page, _, wrong = opened(browser, address, 1280, 900)
+    for name in ("adapt", "answer"):
+        box = page.locator(f"#tta-{name}").bounding_box()
+        assert box is not None
+        assert 0 <= box["y"] < box["y"] + min(box["height"], 300) <= 900  # the first screen
+    image = colourful(640, 480)
+    image.save(tmp_path / "mine.jpg")
+    image.save(tmp_path / "mine.tif")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "mine.jpg").read_bytes()[:4000])
+    (tmp_path / "text.png").write_text("no image")
+
+    def upload(name: str) -> None:
+        page.locator("#tta-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
+        expect(page.locator("#tta-answer .tta-empty")).to_be_visible()
+        page.locator("#tta-image input[type=file]").set_input_files(tmp_path / name)
+
+    upload("mine.jpg")
+    expect(page.locator("#tta-notice")).to_contain_text("so photo-clip was chosen")
+    expect(page.locator("#tta-shift").get_by_label("none")).to_be_checked()
+    expect(page.locator("#tta-answer .tta-empty")).to_be_visible()
+    assert page.locator("#tta-labels textarea").input_value().startswith("airplane, automobile")
+    page.get_by_role("button", name="Adapt").click()
+    wait_for_answer(page, "untouched")
+    page.get_by_text("The same answer in Python").click()
+    expect(page.locator("#tta-answer pre").last).to_contain_text("grpo-tta predict mine.jpg --labels airplane,")
+    page.get_by_role("button", name="Compare presets").click()
+    expect(page.locator("#tta-compared tbody tr")).to_have_count(4)
+
+    for name in ("cut.jpg", "text.png"):
+        upload(name)
+        expect(page.locator("#tta-answer [role=alert]")).to_contain_text(name)
+        expect(page.locator("#tta-compared table")).to_have_count(0)
+    page.get_by_role("button", name="Several images").click()
+    page.locator("#tta-several input[type=file]").set_input_files([tmp_path / "mine.jpg", tmp_path / "cut.jpg"])
+    page.get_by_role("button", name="Adapt to each").click()
+    expect(page.locator("#tta-answers tbody tr")).to_have_count(2)
+    expect(page.locator("#tta-answers")).to_contain_text("cut.jpg: truncated or damaged")
+    upload("mine.tif")
+    page.wait_for_function("() => document.querySelector('#tta-image img')?.naturalWidth === 640")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    page.close()
+    assert not [text for text in wrong if "mine.tif" not in text]
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

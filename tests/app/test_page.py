@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from grpo_tta import GRPOTTA, UserError
-from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, make_episode, split_labels
-from grpo_tta.app.page import EXAMPLES, Classifiers, _number, example, heading, render
+from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
+from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
+from grpo_tta.app.page import (
+    EMPTY,
+    EXAMPLES,
+    Answered,
+    Classifiers,
+    Compared,
+    example,
+    heading,
+    keep_if_asked,
+    model_for,
+    read,
+    render,
+    render_comparison,
+    render_error,
+    render_several,
+)
+from grpo_tta.app.reproduce import Asked, command, python_lines
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.data import nano
 from grpo_tta.method.settings import PRESETS
+from grpo_tta.report.grids import number
 from tests.service.conftest import LABELS, drawing
+
+ASKED = Asked("mine.png", ["star", "red fish"], "none", 4, "nano-clip", "default", "a photo of a {}.")
+FOGGED = replace(ASKED, kind="fog")
 
 
 def photo(width: int = 90, height: int = 60) -> Image.Image:
@@ -73,7 +97,7 @@ def test_an_episode_holds_what_predict_and_explain_say(nano_backbone: Backbone) 
     assert answer.label_before in [bar.label for bar in episode.bars]
     assert episode.rest[0] == len(LABELS) - SHOWN_LABELS
     assert sum(bar.after for bar in episode.bars) + episode.rest[2] == pytest.approx(100)
-    assert (len(episode.views), episode.more_views) == (SHOWN_VIEWS, len(explained.views) - SHOWN_VIEWS)
+    assert [view.number for view in episode.views] == [view.view for view in explained.views]
     (group,) = episode.groups  # shared by all views
     for k, row in enumerate(group.rows):
         of_views = [view.candidates[k] for view in explained.views]
@@ -102,14 +126,14 @@ def test_the_paper_preset_has_a_group_per_view(nano_backbone: Backbone) -> None:
     assert len(episode.groups) == len(episode.views) == 6
     assert all(len(group.rows) == 3 and len(group.rows[0].percents) == 3 for group in episode.groups)
     assert len(episode.steps) == 3
-    _, trace = render(episode, "untouched", "cpu")
+    _, trace = render(episode, ASKED, "cpu", 64)
     assert trace.count("<caption>Group of view") == 6
     assert "before step 3" in trace
 
 
 def test_labels_are_escaped_and_nothing_comes_from_outside(nano_backbone: Backbone) -> None:
     labels = ["<b>star</b>", "heart & co", '"fish"']
-    answer, trace = render(make_episode(GRPOTTA(nano_backbone, labels), drawing(0, "gaussian-noise")), "fog, severity 4", "cpu")
+    answer, trace = render(make_episode(GRPOTTA(nano_backbone, labels), drawing(0, "gaussian-noise")), FOGGED, "cpu", 64)
     for html in (answer, trace):
         assert "<b>star" not in html
         assert "heart &amp; co" in html
@@ -120,7 +144,7 @@ def test_labels_are_escaped_and_nothing_comes_from_outside(nano_backbone: Backbo
 def test_equal_rewards_are_shown_as_no_step(nano_backbone: Backbone) -> None:
     episode = make_episode(GRPOTTA(nano_backbone, LABELS), drawing(0, "gaussian-noise"))
     episode = replace(episode, updated=False, before="star", after="star")
-    answer, trace = render(episode, "untouched", "cpu")
+    answer, trace = render(episode, ASKED, "cpu", 64)
     assert "no step was taken" in answer
     assert "No step was taken" in trace
 
@@ -132,7 +156,7 @@ def test_equal_rewards_are_shown_as_no_step(nano_backbone: Backbone) -> None:
 def test_numbers_are_rounded_with_a_true_minus_sign_and_none_before_zero(
     value: float, digits: int, sign: bool, text: str
 ) -> None:
-    assert _number(value, digits, sign=sign) == text
+    assert number(value, digits, sign) == text
 
 
 def test_labels_are_split_at_commas_and_lines() -> None:
@@ -164,13 +188,138 @@ def test_a_model_is_loaded_once_and_labels_that_stay_are_not_read_again(nano_bac
 
 
 def test_the_examples_are_there() -> None:
-    for task, number in EXAMPLES:
-        image, labels, template = example(task, number)
+    for task, place in EXAMPLES:
+        image, labels, template = example(task, place)
         assert image.size == (64, 64)
         assert labels.count(",") >= 9
         assert "{}" in template
 
 
-def test_the_page_says_what_nano_clip_is_no_good_for() -> None:
-    assert "nano-clip knows drawings alone: for photographs" in heading("nano-clip")
-    assert "nano-clip" not in heading("photo-clip")
+def test_the_page_says_what_each_model_knows() -> None:
+    head = heading(["nano-clip", "photo-clip", "ViT-B-16/openai"])
+    assert "nano-clip knows drawings" in head
+    assert "photo-clip knows small photographs" in head
+    assert "openai" not in head
+    assert "depends" in knows("ViT-B-16/openai")
+
+
+def colourful(width: int, height: int) -> Image.Image:
+    """As many colours as a photograph has."""
+    y, x = np.mgrid[:height, :width]
+    waves = [127 * (1 + np.sin(x / a + y / b)) for a, b in ((31.0, 17.0), (13.0, 41.0), (57.0, 9.0))]
+    return Image.fromarray(np.stack(waves, -1).astype(np.uint8))
+
+
+def test_photographs_are_told_from_drawings_by_size_and_colours() -> None:
+    assert is_photograph(colourful(320, 240))
+    assert not is_photograph(colourful(90, 60))
+    assert not is_photograph(photo(320, 240))
+    assert not is_photograph(drawing(3, "source").resize((256, 256)))
+
+
+def test_an_upload_gets_a_model_that_may_know_it() -> None:
+    offered = ["nano-clip", "photo-clip", "other"]
+    assert model_for(True, "nano-clip", offered) == "photo-clip"
+    assert model_for(True, "other", offered) == "other"
+    assert model_for(False, "nano-clip", offered) == "nano-clip"
+    assert model_for(True, "nano-clip", ["nano-clip"]) == "nano-clip"
+
+
+def test_what_a_model_does_not_know_is_said() -> None:
+    assert warnings_of("nano-clip", ["star", "Heart"], False) == []
+    image, labels = warnings_of("nano-clip", ["star", "my cat", "aa", "bb", "cc"], True)
+    assert image.startswith("This looks like a photograph.")
+    assert "my cat, aa, bb and 1 more" in labels
+    assert warnings_of("photo-clip", ["cat", "dog"], True) == []
+    assert warnings_of("photo-clip", ["cat", "dog"], None) == []
+    assert "not look like a photograph" in warnings_of("photo-clip", ["cat", "dog"], False)[0]
+    assert warnings_of("ViT-B-16/openai", ["cat", "dog"], False) == []
+
+
+def test_the_lines_give_the_answer_of_the_page_again(nano_backbone: Backbone, tmp_path: Path) -> None:
+    drawing(3, "gaussian-noise").resize((300, 200)).save(tmp_path / "mine.png")
+    for asked in (ASKED, FOGGED, replace(ASKED, preset="fast", template="{}")):
+        classifier = GRPOTTA(nano_backbone, asked.labels, templates=asked.template, settings=asked.preset)
+        episode = make_episode(classifier, read(asked, tmp_path / "mine.png", classifier))
+        lines = python_lines(asked, nano_backbone.image_size).replace("'mine.png'", repr(str(tmp_path / "mine.png")))
+        found: dict[str, Any] = {"backbone": nano_backbone}
+        exec(lines.replace("print(", "answer = (").replace("'nano-clip'", "backbone"), found)
+        assert 100 * found["answer"].probability == pytest.approx(episode.percent_after, abs=1e-3)
+
+
+def test_the_command_is_that_of_predict() -> None:
+    assert command(ASKED) == "grpo-tta predict mine.png --labels 'star,red fish' --model nano-clip"
+    other = replace(ASKED, file="-x.png", preset="paper", template="a {}.")
+    assert command(other).endswith(
+        "predict ./-x.png --labels 'star,red fish' --model nano-clip --template 'a {}.' --preset paper"
+    )
+    assert command(FOGGED) == ""
+
+
+def test_an_image_that_cannot_be_decoded_is_a_sentence(nano_backbone: Backbone, tmp_path: Path) -> None:
+    classifier = GRPOTTA(nano_backbone, LABELS)
+    colourful(200, 200).save(tmp_path / "whole.jpg")
+    (tmp_path / "mine.png").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    for asked in (ASKED, FOGGED):
+        with pytest.raises(UserError, match=r"^mine.png: truncated or damaged"):
+            read(asked, tmp_path / "mine.png", classifier)
+    assert render_error("<b>x</b>: no") == '<p class="tta-error" role="alert">&lt;b&gt;x&lt;/b&gt;: no</p>'
+
+
+def test_a_prior_that_the_gate_left_out_is_said(nano_backbone: Backbone) -> None:
+    episode = make_episode(GRPOTTA(nano_backbone, LABELS), drawing(0, "gaussian-noise"))
+    assert episode.prior_left_out == (not episode.prior)
+    left_out = replace(episode, prior=(), prior_left_out=True)
+    assert "nothing was taken off" in render(left_out, ASKED, "cpu", 64)[1]
+    kept = replace(episode, prior=(("star", 40.0),), prior_left_out=False)
+    assert "nothing was taken off" not in render(kept, ASKED, "cpu", 64)[1]
+    for preset in ("fast", "paper"):  # without such views, and without the prior in the answer
+        assert not make_episode(GRPOTTA(nano_backbone, LABELS, settings=preset), drawing(0)).prior_left_out
+
+
+def test_the_gate_is_seen_in_the_explanation(nano_backbone: Backbone) -> None:
+    """Colours survive shuffled patches: content-free views favour the answer itself, and the page must not list them alike."""
+    labels = nano.TASKS["colours"].classes
+    found = [make_episode(GRPOTTA(nano_backbone, labels), drawing(number, "colours")) for number in range(4)]
+    assert any(episode.prior_left_out for episode in found)
+
+
+def test_a_negative_advantage_of_the_best_candidate_is_explained(nano_backbone: Backbone) -> None:
+    episode = make_episode(GRPOTTA(nano_backbone, LABELS), drawing(0, "gaussian-noise"))
+    rows = (Row("star", -0.1, -0.02, 40, 10, (90.0,), 89.0), Row("heart", -2.0, 0.02, 50, 10, (10.0,), 11.0))
+    down = replace(episode, groups=(Group("One group", rows),))
+    assert "has a negative advantage" in render(down, ASKED, "cpu", 64)[1]
+    up = replace(episode, groups=(Group("One group", (replace(rows[0], advantage=0.02), rows[1])),))
+    assert "has a negative advantage" not in render(up, ASKED, "cpu", 64)[1]
+    assert "has a negative advantage" not in render(replace(down, towards_target=False), ASKED, "cpu", 64)[1]
+
+
+def test_all_views_can_be_opened(nano_backbone: Backbone) -> None:
+    episode = make_episode(GRPOTTA(nano_backbone, LABELS), drawing(0))
+    _, trace = render(episode, ASKED, "cpu", 64)
+    assert trace.count('alt="view ') == len(episode.views) > SHOWN_VIEWS
+    assert f"{len(episode.views) - SHOWN_VIEWS} more views" in trace
+
+
+def test_an_answer_to_another_question_is_removed() -> None:
+    question = ("a.png", "star, heart", "fog", 4, "nano-clip", "default", "{}")
+    assert keep_if_asked(question, "a.png", "star", *question[2:])[0] == EMPTY
+    assert keep_if_asked(question, "b.png", *question[1:])[0] == EMPTY
+    for kept in (keep_if_asked(question, *question), keep_if_asked(None, *question)):
+        assert len(kept) == 6
+        assert EMPTY not in kept
+
+
+def test_several_images_are_counted() -> None:
+    rows = [Answered("a.png", "star", "heart", 60.0), Answered("<b>.png", "heart", "heart", 70.0), Answered("c", error="c: no")]
+    page = render_several(rows, 4)
+    assert "<b>3 of 4</b> images: heart 2. Adaptation changed 1." in page
+    assert "&lt;b&gt;.png" in page
+    assert '<td colspan="3">c: no</td>' in page
+
+
+def test_presets_stand_side_by_side() -> None:
+    page = render_comparison(("<i>", 50.0), [Compared("fast", "star", 61.25, 7.0, 3.0, 12.4)])
+    assert "&lt;i&gt;" in page
+    for text in ("fast", "star", "61.2", "7", "12"):
+        assert text in page

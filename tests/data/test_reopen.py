@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from grpo_tta.data.custom import custom_task
 from grpo_tta.data.reopen import reopen
 from grpo_tta.data.tasks import check_limit, check_split, nano_tasks
 from grpo_tta.errors import UserError
@@ -32,6 +34,19 @@ def test_what_cannot_be_made_again_is_none(tmp_path: Path) -> None:
     assert reopen(photos, None) is None
     with pytest.raises(UserError, match="no such file"):
         reopen(photos, tmp_path)
+
+
+def test_images_of_ones_own_are_read_again_where_they_lay(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "mine" / name / "1.png")
+    task = custom_task(tmp_path / "mine", template="a {}.", name="a-name")
+    source = json.loads(json.dumps(task.source))
+    made = reopen(source, None, "a-name")
+    assert made is not None
+    assert (made.name, list(made.image_ids), made.version) == (task.name, list(task.image_ids), task.version)
+    assert reopen({**source, "data": str(tmp_path / "gone")}, None) is None
+    assert reopen({**source, "labels_file": str(tmp_path / "gone")}, None) is None
 
 
 def test_a_task_without_a_source_is_possible() -> None:

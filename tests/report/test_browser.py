@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from grpo_tta.bench.records import part_path, write_json, write_part
 from grpo_tta.report.html import write_report
 from tests.bench.test_sweep import write_sweep
-from tests.report.test_report import write_run
+from tests.report.test_report import METHODS, record, write_run
 
 pytestmark = pytest.mark.browser
 QUIET = Console(quiet=True)
@@ -46,13 +48,13 @@ PROBE = """<script>window.addEventListener('load', () => {
   out.textContent = JSON.stringify({
     images: images.length,
     broken: images.filter(i => !i.complete || i.naturalWidth === 0).length,
-    hidden: images.filter(i => box(i).width < 20 || box(i).height < 20).length,
+    hidden: images.filter(i => !i.closest('[hidden]') && (box(i).width < 20 || box(i).height < 20)).length,
     plots: images.filter(i => i.src.startsWith('data:image/svg')).map(i => [box(i).width, box(i).height]),
     fetched: performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:')),
     cut: cut.map(e => e.textContent.slice(0, 60)),
     overlaps: sections.map(e => (e.id || e.className) + ' over ' + (e.nextElementSibling.id || e.nextElementSibling.className)),
     wider: document.documentElement.scrollWidth - window.innerWidth,
-    episodes: document.querySelectorAll('.episode').length,
+    episodes: document.querySelectorAll('.episode:not([hidden])').length,
   });
   document.body.appendChild(out);
 });</script>"""
@@ -135,3 +137,79 @@ def test_a_page_that_fetches_or_lacks_an_image_is_caught(tmp_path: Path) -> None
     drawn = probe(tmp_path, page, 500)
     assert drawn["fetched"] == ["http://example.org/x.png"]
     assert drawn["broken"] == 1
+
+
+FILTERED = """<script>window.addEventListener('load', () => {
+  const form = document.getElementById('filter'), shown = () => [...document.querySelectorAll('.episode:not([hidden])')];
+  const out = {ours: shown().length, visible: !form.hidden};
+  const set = (name, value) => { form.elements[name].value = value; form.dispatchEvent(new Event('change')); };
+  set('outcome', 'broken');
+  out.broken = shown().map(card => card.dataset.outcome);
+  set('outcome', ''); set('method', '');
+  out.all = shown().length;
+  set('order', 'confidence');
+  out.sorted = shown().map(card => Number(card.dataset.confidence));
+  set('task', 'photos');
+  out.tasks = [...new Set(shown().map(card => card.dataset.task))];
+  out.count = form.querySelector('output').value;
+  const pre = document.createElement('pre');
+  pre.id = 'probe';
+  pre.textContent = JSON.stringify(out);
+  document.body.appendChild(pre);
+});</script>"""
+
+
+def test_episodes_can_be_filtered_and_sorted(pages: dict[str, Path], tmp_path: Path) -> None:
+    page = tmp_path / "filtered.html"
+    page.write_text(pages["report"].read_text().replace("</body>", FILTERED + "</body>"))
+    found = re.search(r'<pre id="probe">(.*?)</pre>', chromium(tmp_path, page, 1280, 900, "--dump-dom"), re.S)
+    assert found
+    done = json.loads(html.unescape(found[1]))
+    assert (done["ours"], done["visible"]) == (8, True)
+    assert done["broken"] == ["broken"] * 2
+    assert done["all"] > 8
+    assert done["sorted"] == sorted(done["sorted"], reverse=True)
+    assert done["tasks"] == ["photos"]
+    assert done["count"].endswith(f"of {done['all']} shown")
+
+
+def test_a_dark_page_is_dark(pages: dict[str, Path], tmp_path: Path) -> None:
+    image = tmp_path / "dark.png"
+    chromium(tmp_path, pages["report"], 1280, 900, f"--screenshot={image}", "--blink-settings=preferredColorScheme=0")
+    pixels = np.asarray(Image.open(image).convert("RGB")).astype(int)
+    assert np.median(pixels) < 60
+    assert (pixels.max(-1) > 180).any()  # and its text is light
+
+
+def many_tasks(folder: Path) -> Path:
+    """A run of more tasks than fit side by side, each with a long name, and a dozen methods."""
+    names = [f"a-task-of-a-long-name-{i:02d}" for i in range(20)]
+    methods = [*METHODS, *(f"a-method-{i}" for i in range(9))]
+    run = write_run(folder, 0)
+    info = json.loads((run / "run.json").read_text())
+    for path in (run / "records").iterdir():
+        path.unlink()
+    given = [record("sketch", "grpo-tta", 0, i, "1") for i in range(4)]
+    for name in names:
+        rows = [replace(r, task=name, method=method) for method in methods for r in given]
+        write_part(part_path(run, name, 0), rows)
+    sketch = info["classes"]["sketch"]
+    info |= {"tasks": dict.fromkeys(names, 4), "sources": {}, "classes": dict.fromkeys(names, sketch), "templates": {}}
+    write_json(run / "run.json", info)
+    return run
+
+
+def test_no_table_of_many_tasks_is_cut(tmp_path: Path) -> None:
+    write_report([many_tasks(tmp_path / "run")], tmp_path / "out", console=QUIET)
+    page = tmp_path / "probed.html"
+    script = """<script>window.addEventListener('load', () => {
+      const cut = [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1);
+      const pre = document.createElement('pre');
+      pre.id = 'probe';
+      pre.textContent = JSON.stringify(cut.map(e => e.ariaLabel));
+      document.body.appendChild(pre);
+    });</script>"""
+    page.write_text((tmp_path / "out" / "report.html").read_text().replace("</body>", script + "</body>"))
+    found = re.search(r'<pre id="probe">(.*?)</pre>', chromium(tmp_path, page, 1280, 900, "--dump-dom"), re.S)
+    assert found
+    assert json.loads(html.unescape(found[1])) == []

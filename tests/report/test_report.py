@@ -5,20 +5,30 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
+import webbrowser
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 from grpo_tta.bench.records import FORMAT, Record, part_path, write_json, write_part
+from grpo_tta.bench.runs import images_hash
+from grpo_tta.cli.main import app
 from grpo_tta.config.serialise import to_plain
+from grpo_tta.data.custom import custom_task
 from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.report.figures import pareto
+from grpo_tta.report.grids import number, task_grids
 from grpo_tta.report.html import write_report
+from grpo_tta.report.tables import MethodResult, Results
 
 METHODS = {"zero-shot": ("none", 1.0), "zero": ("none", 64.0), "grpo-tta": ("own", 128.0)}
 KINDS = {"stream-zipf": "stream", "photos": "real", "sketch": "shifted", "source": "source"}
@@ -207,9 +217,14 @@ def test_the_page_needs_no_other_host(report: Path) -> None:
 
 def test_the_page_shows_repaired_broken_and_wrong_episodes(report: Path) -> None:
     page = (report / "report.html").read_text()
-    assert page.count('<article class="episode repaired">') == 2  # an image once, however many seeds saw it
-    assert page.count('<article class="episode broken">') == 2
-    assert page.count('<article class="episode wrong">') == 4
+    assert (
+        page.count('<article class="episode repaired" data-method="grpo-tta"') == 2
+    )  # an image once, however many seeds saw it
+    assert page.count('<article class="episode broken" data-method="grpo-tta"') == 2
+    assert page.count('<article class="episode wrong" data-method="grpo-tta"') == 4
+    others = re.findall(r'<article class="episode \w+" data-method="zero[^>]*>', page)
+    assert others
+    assert all(tag.endswith(" hidden>") for tag in others)  # shown by the filter alone
     assert "repaired 4 and broke 4 of its rows, and left 8 wrong" in page
     assert "nano/sketch/reporting/0001, seed 0" in page
 
@@ -292,7 +307,7 @@ def test_a_method_with_fewer_images_is_marked_and_compared_on_those_it_shares(tm
     assert "100.0‡" in line
     assert "**" not in line
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "number 1 of 3 episodic methods" in page  # level on what both saw, although the other's own mean is the higher
+    assert "shares place 1 of 3 episodic methods" in page  # level on what both saw, although the other's own mean is the higher
     assert "‡ fewer images" in page
 
 
@@ -324,6 +339,105 @@ def test_a_run_without_shifted_tasks_has_a_report_too(tmp_path: Path) -> None:
         part_path(run, task, 0).unlink()
     write_report([run], tmp_path / "out", console=Console(quiet=True))
     assert "nothing can be said" in (tmp_path / "out" / "report.html").read_text()
+
+
+def own_run(folder: Path, photo_size: tuple[int, int] = (640, 480)) -> Path:
+    """A run on two images of one's own, one right and one wrong, as the runner records it."""
+    data = folder / "photos"
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    for name in ("cat", "dog"):
+        (data / name).mkdir(parents=True)
+        Image.fromarray(pixels).resize(photo_size, Image.Resampling.BICUBIC).save(data / name / "1.jpg")
+    task = custom_task(data, template="a photo of a {}.")
+    rows = []
+    for method, answers in {"zero-shot": (0, 0), "grpo-tta": (1, 0)}.items():
+        for place, answer in enumerate(answers):
+            given = record("source", method, 0, place, "1")
+            about = {"task": task.name, "kind": "real", "image_id": task.image_ids[place], "label": place}
+            rows.append(replace(given, **about, prediction=answer, prediction_before=0, group=[0, 1], rewards=[1.0, 0.0],
+                                advantages=[0.004, -0.004]))  # fmt: skip
+    run = folder / "run"
+    write_part(part_path(run, task.name, 0), rows)
+    info = {
+        "format": FORMAT,
+        "model": "photo-clip",
+        "fingerprint": "f00d",
+        "seed": 0,
+        "views": to_plain(ViewSettings()),
+        "tasks": {task.name: 2},
+        "sources": {task.name: dict(task.source)},
+        "images": {task.name: images_hash(task)},
+        "classes": {task.name: list(task.classes)},
+        "templates": {task.name: list(task.templates)},
+        "methods": {m: {"protocol": "episodic", "reward": METHODS[m][0], "settings": None} for m in ("zero-shot", "grpo-tta")},
+        "cost": {},
+    }
+    write_json(run / "run.json", info)
+    return run
+
+
+def page_of(run: Path, out: Path, **options: bool) -> str:
+    return write_report([run], out, console=Console(quiet=True), **options).read_text()
+
+
+def test_images_of_ones_own_are_shown_and_nothing_is_called_shifted(tmp_path: Path) -> None:
+    run = own_run(tmp_path)
+    page = page_of(run, tmp_path / "out")
+    assert page.count("data:image/jpeg") == 2 * 4 + 1  # two of grpo-tta with three crops each, and zero-shot's wrong one
+    assert len(page) < 400_000  # photographs are made smaller
+    text = re.sub(r"<[^>]*>", "", page.split("</style>")[1].split("<script>")[0])
+    assert "shifted" not in text.replace("--", "")
+    assert "−0.00" not in text
+    assert f"your own images in {tmp_path / 'photos'}" in text
+    assert "top-1 accuracy" in text
+    assert "image of dog" in page
+    assert f"grpo-tta bench --data {tmp_path / 'photos'} --model photo-clip --methods grpo-tta --out runs/again" in text
+
+
+def test_images_are_left_out_on_request_and_where_others_lie_there_now(tmp_path: Path) -> None:
+    run = own_run(tmp_path)
+    assert "data:image/jpeg" not in page_of(run, tmp_path / "a", images=False)
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "cat" / "1.jpg")
+    assert "data:image/jpeg" not in page_of(run, tmp_path / "b")
+    shutil.rmtree(tmp_path / "photos")
+    page = page_of(run, tmp_path / "c")
+    assert "data:image/jpeg" not in page
+    assert "no longer lies where it was read" in page
+
+
+def test_classes_by_hand(report: Path) -> None:
+    found = table(report, "classes", "task", "class")
+    goose = found.loc[("photos", "goose")]  # right before, wrong after, under both seeds
+    assert goose[["rows", "accuracy_before", "accuracy", "difference", "times"]].tolist() == [2, 100, 0, -100, 2]
+    assert goose["taken_for"] == "hen"
+    assert pd.isna(found.loc[("photos", "duck"), "taken_for"])
+    assert "Class by class" in (report / "report.html").read_text()
+
+
+def test_many_tasks_stand_as_rows() -> None:
+    figures = (50.0, 40.0, 60.0, 9, 100, 64.0, 1.0, 2.0, 3.0, 0)
+    kinds = {f"task-{i}": "shifted" for i in range(9)}
+    methods = {f"m{i}": MethodResult(f"m{i}", "episodic", "own", dict.fromkeys(kinds, 50.0 + i), *figures) for i in range(16)}
+    first, second = task_grids(Results(methods, kinds))
+    assert (first.corner, len(first.columns), len(second.columns)) == ("task", 14, 2)
+    (tasks, mean) = first.blocks
+    assert [name for name, _ in tasks.rows] == list(kinds)
+    assert [name for name, _ in mean.rows] == ["shifted mean", "fwd", "bwd", "ms", "MB", "errors"]
+    assert [cell.text for cell in tasks.rows[0][1][:2]] == ["50.0", "51.0"]
+    assert not any(cell.best for _, cells in tasks.rows for cell in cells)  # the best is in the other part
+    assert second.blocks[0].rows[0][1][1].best
+
+
+def test_a_tie_shares_its_place() -> None:
+    figures = (50.0, 40.0, 60.0, 1, 100, 64.0, 1.0, 2.0, 3.0, 0)
+    methods = {name: MethodResult(name, "episodic", "own", {"x": 50.0}, *figures) for name in "abcd"}
+    found = Results(methods, {"x": "real"})
+    assert found.rank("a", {"b": 0.01, "c": -2.0, "d": 3.0}) == (2, 1)
+    assert found.rank("a", {"b": 1.0, "c": 2.0, "d": 3.0}) == (1, 0)
+
+
+def test_a_zero_has_no_sign() -> None:
+    assert [number(x, 2, True) for x in (-0.001, 0.001, -0.01, 0.01)] == ["0.00", "0.00", "−0.01", "+0.01"]
 
 
 def test_pareto_by_hand() -> None:
@@ -364,3 +478,17 @@ def test_names_are_no_markup_on_the_terminal(tmp_path: Path) -> None:
     output = (tmp_path / "terminal.txt").read_text()
     assert "grpo-tta − zero[bold]: +" in output
     assert "[red]/out/report.html" in output
+
+
+def test_the_command_has_a_folder_of_its_own_and_opens_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "a run", 0)
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert done.exit_code == 0, done.output
+    assert (run / "report" / "report.html").is_file()
+    assert opened == []
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "b"), "--open", "--no-images"])
+    assert done.exit_code == 0, done.output
+    assert opened == [(tmp_path / "b" / "report.html").as_uri()]
+    assert 'src="data:image/png' not in (tmp_path / "b" / "report.html").read_text()

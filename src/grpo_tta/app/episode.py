@@ -14,11 +14,14 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.classifier import GRPOTTA, Explanation
 from grpo_tta.engine.encode import prepare_images
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import image_key
+from grpo_tta.images.read import DecodedImage, image_key
+from grpo_tta.method.objective import Target
+from grpo_tta.method.prediction import Ensemble
 from grpo_tta.report.embed import bar_widths, png_uri
 
 SHOWN_LABELS = 8
 SHOWN_VIEWS = 12
+"""Views that stand open; the others are a click away."""
 
 
 @final
@@ -70,6 +73,11 @@ class Group:
     title: str
     rows: tuple[Row, ...]
 
+    @property
+    def best_goes_down(self) -> bool:
+        """Whether the candidate with the highest reward has a negative advantage."""
+        return max(self.rows, key=lambda row: row.reward).advantage < 0
+
 
 @final
 @dataclass(frozen=True)
@@ -81,9 +89,12 @@ class Episode:
         bars: the likeliest labels, in the order of the adapted probability.
         rest: number of labels that are not among them, and their probabilities in percent, before and after.
         image: what was adapted to, as a data address.
-        views, more_views: the views that are shown, and how many more there are.
+        views: all selected views.
         groups: one for all views, or one per view.
-        prior: the labels that the frozen model sees in content-free views, likeliest first (empty without such views).
+        prior: the labels that the frozen model sees in content-free views, likeliest first. Empty without such views, and where
+            they were left out.
+        prior_left_out: the gate left the content-free views out of the answer.
+        towards_target: advantages are what the rewards ask for less what the frozen model gives.
         steps: (objective, KL, clipped share, gradient norm) before each step.
         updated: false where the group gave no reason for a step.
         forwards, backwards, milliseconds: cost.
@@ -97,9 +108,10 @@ class Episode:
     rest: tuple[int, float, float]
     image: str
     views: tuple[View, ...]
-    more_views: int
     groups: tuple[Group, ...]
     prior: tuple[tuple[str, float], ...]
+    prior_left_out: bool
+    towards_target: bool
     steps: tuple[tuple[float, float, float, float], ...]
     updated: bool
     forwards: float
@@ -111,14 +123,17 @@ class Episode:
         return self.before != self.after
 
 
-def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
-    """Adapts to one RGB image. The milliseconds are those of the adaptation alone, with its views.
+def make_episode(classifier: GRPOTTA, image: Image.Image | DecodedImage) -> Episode:
+    """Adapts to one RGB image, or one that was decoded for the classifier.
+
+    The milliseconds are those of the adaptation alone, with its views.
 
     Raises:
         UserError: the image is unusable.
     """
+    decoded = image if isinstance(image, DecodedImage) else DecodedImage(image, image_key(image))
     began = time.perf_counter()
-    explanation = classifier.explain(image)
+    explanation = classifier.explain(decoded)
     milliseconds = 1000 * (time.perf_counter() - began)
     answer = explanation.prediction
     order = sorted(answer.probabilities, key=lambda label: -answer.probabilities[label])
@@ -131,6 +146,9 @@ def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
         max(0.0, 100 - sum(bar.before for bar in bars)),
         max(0.0, 100 - sum(bar.after for bar in bars)),
     )
+    prior = explanation.content_free
+    alike = bool(prior) and max(prior.values()) == min(prior.values())
+    predict = classifier.settings.predict
     return Episode(
         before=answer.label_before,
         after=answer.label,
@@ -138,11 +156,12 @@ def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
         percent_after=100 * answer.probability,
         bars=bars,
         rest=rest,
-        image=png_uri(image, 320),
-        views=_views(classifier, image, explanation),
-        more_views=max(0, len(explanation.views) - SHOWN_VIEWS),
+        image=png_uri(decoded.image, 320),
+        views=_views(classifier, decoded, explanation),
         groups=_groups(explanation),
-        prior=tuple(sorted(((x, 100 * p) for x, p in explanation.content_free.items()), key=lambda pair: -pair[1])[:3]),
+        prior=() if alike else tuple(sorted(((x, 100 * p) for x, p in prior.items()), key=lambda pair: -pair[1])[:3]),
+        prior_left_out=alike and isinstance(predict, Ensemble) and predict.prior > 0,
+        towards_target=isinstance(classifier.settings.advantage, Target),
         steps=tuple((step.objective, step.kl, 100 * step.clipped, step.gradient_norm) for step in explanation.steps),
         updated=explanation.updated,
         forwards=answer.forwards,
@@ -151,13 +170,13 @@ def make_episode(classifier: GRPOTTA, image: Image.Image) -> Episode:
     )
 
 
-def _views(classifier: GRPOTTA, image: Image.Image, explanation: Explanation) -> tuple[View, ...]:
+def _views(classifier: GRPOTTA, decoded: DecodedImage, explanation: Explanation) -> tuple[View, ...]:
     """The selected views, made again from the same random numbers."""
     backbone = classifier.backbone
     settings = classifier.settings.views
-    made = prepare_images(backbone, [image], [image_key(image)], settings, classifier.seed).views(range(settings.views))[0]
+    made = prepare_images(backbone, [decoded.image], [decoded.key], settings, classifier.seed).views(range(settings.views))[0]
     views = []
-    for trace in explanation.views[:SHOWN_VIEWS]:
+    for trace in explanation.views:
         best = max(trace.candidates, key=lambda candidate: candidate.probabilities[0] if candidate.probabilities else 0.0)
         percent = 100 * best.probabilities[0] if best.probabilities else float("nan")
         views.append(View(trace.view, png_uri(_denormalised(made[trace.view], backbone), 96), best.label, percent))

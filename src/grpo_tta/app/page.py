@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from importlib.resources import files
+from pathlib import Path
 from threading import Lock
-from typing import final
+from typing import Any, final
 
 import gradio as gr
+from gradio.data_classes import ImageData
 from PIL import Image
 
-from grpo_tta.app.episode import Episode, make_episode, split_labels
+from grpo_tta.app.episode import SHOWN_VIEWS, Episode, make_episode, split_labels
+from grpo_tta.app.knowledge import DRAWINGS, KNOWS, PHOTO_LABELS, PHOTOGRAPHS, is_photograph, knows, warnings_of
+from grpo_tta.app.reproduce import Asked, command, python_lines
 from grpo_tta.app.shifts import SHIFTS, Shift, shift
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.classifier import GRPOTTA
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import to_rgb
+from grpo_tta.images.read import DecodedImage, read_decoded, read_image
 from grpo_tta.method.settings import PRESETS
+from grpo_tta.report.grids import number
 from grpo_tta.report.pages import environment
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Images of the nano suite's tuning split, by task and number."""
+NAMES = """() => document.querySelectorAll('#tta-examples button')
+    .forEach((button, i) => button.setAttribute('aria-label', `example ${i + 1}`))"""
+"""Gradio gives the buttons of examples no name that a screen reader could say."""
+MOST_IMAGES = 100
+"""Of several that are dropped at once."""
+SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
+"""Uploads of other formats are shown as PNG."""
 EMPTY = '<p class="tta-empty">Choose an image and press <b>Adapt</b>.</p>'
 
 
@@ -53,28 +70,88 @@ class Classifiers:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1f}\N{NO-BREAK SPACE}%"
+    return f"{number(value)}\N{NO-BREAK SPACE}%"
 
 
-def _number(value: float, digits: int, *, sign: bool = False) -> str:
-    """Rounded, with a true minus sign, and none before a zero."""
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.lstrip("+-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
+_TEMPLATES = environment("grpo_tta.app", {"percent": _percent, "number": number})
 
 
-_TEMPLATES = environment("grpo_tta.app", {"percent": _percent, "number": _number})
+@final
+@dataclass(frozen=True)
+class Compared:
+    """The answer of one preset, in percent, and what it cost."""
+
+    preset: str
+    label: str
+    percent: float
+    forwards: float
+    backwards: float
+    milliseconds: float
 
 
-def render(episode: Episode, caption: str, device: str) -> tuple[str, str]:
+def render(episode: Episode, asked: Asked, device: str, size: int) -> tuple[str, str]:
     """Answer and trace as HTML. Labels are escaped.
 
     Args:
         episode: of one image.
-        caption: how the image was shifted.
+        asked: what was asked.
         device: that the model is on.
+        size: side of the model's input in pixels.
     """
-    answer = _TEMPLATES.get_template("app_answer.html").render(e=episode, caption=caption, device=device)
-    return answer, _TEMPLATES.get_template("app_trace.html").render(e=episode)
+    caption = "untouched" if asked.kind == "none" else f"{asked.kind}, severity {asked.severity}"
+    answer = _TEMPLATES.get_template("app_answer.html").render(
+        e=episode, caption=caption, device=device, python=python_lines(asked, size), command=command(asked)
+    )
+    return answer, _TEMPLATES.get_template("app_trace.html").render(e=episode, shown=SHOWN_VIEWS)
+
+
+def render_warnings(sentences: Sequence[str]) -> str:
+    """Sentences as HTML; nothing where there are none."""
+    return "".join(f'<p class="tta-warning" role="status">{escape(sentence)}</p>' for sentence in sentences)
+
+
+def render_error(sentence: str) -> str:
+    """What stands in place of an answer."""
+    return f'<p class="tta-error" role="alert">{escape(sentence)}</p>'
+
+
+def render_comparison(zero_shot: tuple[str, float], answers: Sequence[Compared]) -> str:
+    """The presets side by side, as HTML."""
+    return _TEMPLATES.get_template("app_presets.html").render(zero_shot=zero_shot, answers=answers)
+
+
+@final
+@dataclass(frozen=True)
+class Answered:
+    """One of several images: both answers and the adapted one's percent, or an error in their place."""
+
+    file: str
+    before: str = ""
+    after: str = ""
+    percent: float = 0.0
+    error: str = ""
+
+
+def render_several(rows: Sequence[Answered], total: int) -> str:
+    """Answers to several images as HTML: how often each label was given, and a row per image."""
+    answers = Counter(row.after for row in rows if not row.error)
+    return _TEMPLATES.get_template("app_several.html").render(
+        rows=rows,
+        total=total,
+        mix=answers.most_common(8),
+        changed=sum(row.before != row.after for row in rows),
+    )
+
+
+def read(asked: Asked, path: Path, classifier: GRPOTTA) -> DecodedImage | Image.Image:
+    """The image as the classifier gets it: an untouched one is decoded as `predict` does it.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    if asked.kind == "none":
+        return read_decoded(path, asked.file, classifier.least_side)
+    return shift(read_image(path, asked.file), asked.kind, asked.severity, classifier.backbone.image_size)
 
 
 def example(task: str, number: int) -> tuple[Image.Image, str, str]:
@@ -83,12 +160,27 @@ def example(task: str, number: int) -> tuple[Image.Image, str, str]:
     return Image.fromarray(nano.item(task, "tuning", number).image), ", ".join(spec.classes), spec.template
 
 
-def heading(model: str) -> str:
-    """The head of the page as HTML; it says what the shipped default model is no good for."""
+def heading(models: Sequence[str]) -> str:
+    """The head of the page as HTML, with what each model knows."""
     text = "A zero-shot model adapts itself to one unlabelled image, answers, and forgets. Shift the image and watch."
-    if model == "nano-clip":
-        text += " nano-clip knows drawings alone: for photographs start the page with <code>--model photo-clip</code>."
-    return f"<h1>grpo-tta</h1><p>{text}</p>"
+    return f"<h1>grpo-tta</h1><p>{text}</p><p>{' '.join(KNOWS[model] for model in models if model in KNOWS)}</p>"
+
+
+def model_for(photograph: bool, model: str, models: Sequence[str]) -> str:
+    """The model for an upload: of photographs the first that is offered and does not know drawings alone.
+
+    Args:
+        photograph: the upload looks like one.
+        model: that is chosen now.
+        models: that are offered.
+    """
+    fit = [name for name in models if name != DRAWINGS]
+    return fit[0] if photograph and model == DRAWINGS and fit else model
+
+
+def _path_of(payload: ImageData | None) -> str | None:
+    """An upload as it lies on disk. Gradio's own reading would refuse formats that we read, with a traceback in the log."""
+    return None if payload is None else payload.path
 
 
 def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Blocks:
@@ -99,56 +191,168 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         load: name -> backbone.
     """
     classifiers = Classifiers(load)
+    of_examples = {", ".join(nano.TASKS[task].classes) for task, _ in EXAMPLES}
 
     def adapt(
-        image: Image.Image | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str
-    ) -> tuple[str, str]:
-        if image is None:
-            raise gr.Error("There is no image yet; drop one or take an example.", print_exception=False)
+        path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str
+    ) -> tuple[str, str, str, tuple[Any, ...]]:
+        question = (path, labels, kind, severity, model, preset, template)
         try:
-            classifier = classifiers.get(model, split_labels(labels), template, preset)
-            shifted = shift(to_rgb(image), kind, int(severity), classifier.backbone.image_size)
-            episode = make_episode(classifier, shifted)
+            asked = _asked(path, labels, kind, severity, model, preset, template)
+            classifier = classifiers.get(model, asked.labels, template, preset)
+            image = read(asked, Path(path or ""), classifier)
+            episode = make_episode(classifier, image)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        caption = "untouched" if kind == "none" else f"{kind}, severity {int(severity)}"
-        return render(episode, caption, str(classifier.backbone.device))
+            return render_error(str(error)), "", "", question
+        photograph = is_photograph(image.image) if isinstance(image, DecodedImage) else None
+        found = warnings_of(model, asked.labels, photograph)
+        answer, trace = render(episode, asked, str(classifier.backbone.device), classifier.backbone.image_size)
+        return answer, trace, render_warnings(found), question
 
-    def choose(number: int) -> tuple[Image.Image, str, str]:
-        return example(*EXAMPLES[number])
+    def compare(path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str) -> str:
+        answers: list[Compared] = []
+        zero_shot = ("", 0.0)
+        try:
+            asked = _asked(path, labels, kind, severity, model, preset, template)
+            for name in PRESETS:
+                classifier = classifiers.get(model, asked.labels, template, name)
+                image = read(asked, Path(path or ""), classifier)
+                began = time.perf_counter()
+                said = classifier.predict(image)
+                spent = 1000 * (time.perf_counter() - began)
+                zero_shot = said.label_before, 100 * said.probabilities_before[said.label_before]
+                answers.append(Compared(name, said.label, 100 * said.probability, said.forwards, said.backwards, spent))
+        except UserError as error:
+            return render_error(str(error))
+        return render_comparison(zero_shot, answers)
 
-    first, first_labels, first_template = choose(0)
+    def several(paths: list[str] | None, labels: str, model: str, preset: str, template: str) -> Iterator[str]:
+        """The table of answers, again after each image."""
+        if not paths:
+            yield ""
+            return
+        if len(paths) > MOST_IMAGES:
+            yield render_error(f"{len(paths)} images are more than the page takes; use at most {MOST_IMAGES}, or predict.")
+            return
+        rows: list[Answered] = []
+        for path in map(Path, paths):
+            try:
+                classifier = classifiers.get(model, split_labels(labels), template, preset)
+            except UserError as error:
+                yield render_error(str(error))
+                return
+            try:
+                said = classifier.predict(read_decoded(path, path.name, classifier.least_side))
+                rows.append(Answered(path.name, said.label_before, said.label, 100 * said.probability))
+            except UserError as error:
+                rows.append(Answered(path.name, error=str(error)))
+            yield render_several(rows, len(paths))
+
+    def receive(path: str | None, labels: str, model: str, template: str) -> tuple[Any, ...]:
+        """What an upload changes: the image as a browser shows it, shift, model, labels, template, warnings, answer."""
+        file = Path(path or "")
+        try:
+            image = read_image(file, file.name)
+            photograph = is_photograph(image)
+            chosen = model_for(photograph, model, models)
+            if chosen == PHOTOGRAPHS and labels in of_examples:  # the labels of drawings would be nonsense
+                labels, template = ", ".join(PHOTO_LABELS), DEFAULT_TEMPLATE
+            found = warnings_of(chosen, split_labels(labels), photograph)
+        except UserError as error:
+            return gr.skip(), "none", model, labels, template, "", render_error(str(error)), None
+        if chosen != model:
+            found.insert(0, f"This looks like a photograph, so {chosen} was chosen. {knows(chosen)}")
+        shown = gr.skip() if file.suffix.lower() in SHOWN_BY_BROWSERS else image
+        return shown, "none", chosen, labels, template, render_warnings(found), EMPTY, None
+
+    def choose(number: int) -> tuple[Image.Image, str, str, str, str]:
+        return *example(*EXAMPLES[number]), models[0], ""
+
+    first, first_labels, first_template = example(*EXAMPLES[0])
     with gr.Blocks(title="grpo-tta", analytics_enabled=False) as page:
-        gr.HTML(heading(models[0]), elem_id="tta-head")
-        with gr.Row():
+        gr.HTML(heading(models), elem_id="tta-head")
+        with gr.Row(elem_id="tta-columns"):
             with gr.Column(scale=4, min_width=300):
                 image = gr.Image(
-                    first, label="Image", type="pil", image_mode=None, format="png", sources=["upload", "clipboard"],
-                    height=240, buttons=[], elem_id="tta-image", alt_text="the image to adapt to",
+                    first, label="Image", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
+                    height=200, buttons=[], elem_id="tta-image", alt_text="the image to adapt to",
                 )  # fmt: skip
+                image.preprocess = _path_of  # type: ignore[method-assign]
                 thumbnail = gr.Image(visible=False, type="pil", format="png")
                 examples = gr.Dataset(
                     components=[thumbnail], samples=[[example(*each)[0]] for each in EXAMPLES], type="index",
                     layout="gallery", label="Examples", elem_id="tta-examples",
                 )  # fmt: skip
-                labels = gr.Textbox(first_labels, label="Labels, separated by commas", lines=3, elem_id="tta-labels")
+                labels = gr.Textbox(
+                    first_labels, label="Labels, separated by commas", lines=2, max_lines=4, elem_id="tta-labels"
+                )
+                with gr.Row(elem_id="tta-buttons"):
+                    button = gr.Button("Adapt", variant="primary", elem_id="tta-adapt", min_width=120)
+                    side_by_side = gr.Button("Compare presets", elem_id="tta-compare-presets", min_width=120)
                 kind = gr.Radio(list(SHIFTS), value="fog", label="Shift the image", elem_id="tta-shift")
                 severity = gr.Slider(1, 5, value=4, step=1, label="Severity of the shift", buttons=[], elem_id="tta-severity")
                 with gr.Accordion("Model, preset, prompt", open=False):
                     model = gr.Dropdown(list(models), value=models[0], label="Model", elem_id="tta-model")
                     preset = gr.Radio(list(PRESETS), value="default", label="Preset", elem_id="tta-preset")
                     template = gr.Textbox(first_template, label="Prompt with {} for the label", elem_id="tta-template")
-                button = gr.Button("Adapt", variant="primary", elem_id="tta-adapt")
             with gr.Column(scale=6, min_width=300):
+                notice = gr.HTML("", elem_id="tta-notice")
                 answer = gr.HTML(EMPTY, elem_id="tta-answer")
+                compared = gr.HTML("", elem_id="tta-compared")
         trace = gr.HTML("", elem_id="tta-trace")
-        inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace]
-        gr.on([button.click, kind.change, severity.release, page.load], adapt, inputs, outputs, api_name="adapt")
-        # what stands beside a new image must not be another one's answer
-        image.upload(lambda: (EMPTY, ""), None, outputs, queue=False, api_visibility="private")
-        chosen = examples.click(choose, examples, [image, labels, template], api_visibility="private")
+        with gr.Accordion("Several images", open=False, elem_id="tta-several"):
+            files = gr.File(label="Images, with the labels and the model above", file_count="multiple", height=120)
+            many = gr.Button("Adapt to each", elem_id="tta-adapt-each")
+            answers = gr.HTML("", elem_id="tta-answers")
+        sorting = many.click(several, [files, labels, model, preset, template], answers, api_visibility="private")
+        page.load(None, None, None, js=NAMES, api_visibility="private")
+        question = gr.State(None)  # that the answer belongs to
+        inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
+        adapted = gr.on(
+            [button.click, kind.input, severity.release, page.load], adapt, inputs, outputs,
+            api_name="adapt", trigger_mode="always_last",
+        )  # fmt: skip
+        comparing = side_by_side.click(compare, inputs, compared, api_visibility="private")
+        # what stands beside a new image, or other labels, must not be the answer to another question
+        everything = [answer, trace, notice, question, compared, answers]
+        quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        changes = [labels.change, template.change, model.change, preset.change]
+        gr.on(changes, keep_if_asked, [question, *inputs], everything, cancels=[comparing, sorting], **quietly)
+        adapted.then(keep_if_asked, [question, *inputs], everything, **quietly)
+        gr.on([image.clear, image.upload], _nothing, None, everything, cancels=[adapted, comparing], **quietly)
+        gr.on([kind.input, severity.release], lambda: "", None, compared, cancels=comparing, **quietly)
+        files.change(lambda: "", None, answers, cancels=sorting, **quietly)
+        image.upload(
+            receive, [image, labels, model, template], [image, kind, model, labels, template, notice, answer, question],
+            api_visibility="private",
+        )  # fmt: skip
+        chosen = examples.click(
+            choose, examples, [image, labels, template, model, compared], cancels=[adapted, comparing], api_visibility="private"
+        )
         chosen.then(adapt, inputs, outputs, api_visibility="private")
     return page
+
+
+def _asked(path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str) -> Asked:
+    """
+    Raises:
+        UserError: no image, or too many labels.
+    """
+    if path is None:
+        raise UserError("There is no image yet; drop one or take an example.")
+    return Asked(Path(path).name, split_labels(labels), kind, int(severity), model, preset, template)
+
+
+def _nothing() -> tuple[Any, ...]:
+    """In place of answer, trace, warnings, question, comparison, and the answers to several images."""
+    return EMPTY, "", "", None, "", ""
+
+
+def keep_if_asked(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
+    """Leaves everything where the answer on the page belongs to what is chosen now, or where there is none."""
+    if answered is None or tuple(answered) == now:
+        return tuple(gr.skip() for _ in _nothing())
+    return _nothing()
 
 
 def style() -> str:

@@ -33,7 +33,8 @@ def create_app(models: Sequence[str], load: Callable[[str], Backbone]) -> ASGIAp
     """
     theme = gr.themes.Default(primary_hue="orange", neutral_hue="slate", font=FONT, font_mono=MONO)
     # white on the default orange is too faint to read
-    theme.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
+    fill = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
+    theme.set(**fill, **{f"{name}_dark": shade for name, shade in fill.items()})
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None),
         make_page(models, load),

@@ -87,11 +87,16 @@ def describe_run(backbone: Backbone, tasks: Sequence[Task], methods: Sequence[Me
         "tasks": {task.name: len(task.image_ids) for task in tasks},
         "sources": {task.name: dict(task.source) for task in tasks},
         "notes": {task.name: [as_text(note) for note in task.notes] for task in tasks if task.notes},
-        "images": {task.name: short_hash([task.version, *task.image_ids]) for task in tasks},
+        "images": {task.name: images_hash(task) for task in tasks},
         "classes": {task.name: list(task.classes) for task in tasks},
         "templates": {task.name: list(task.templates) for task in tasks},
         "methods": {method.name: _describe_method(method) for method in methods},
     }
+
+
+def images_hash(task: Task) -> str:
+    """Distinguishes the images of a task from others, as `images` of `run.json` has it."""
+    return short_hash([task.version, *task.image_ids])
 
 
 def _describe_method(method: Method) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def run_demo(
     write_json(out / "summary.json", summary)
     summary_table(summary, cost).print(console)
     print_differences(rows, "grpo-tta", console)
-    demo_figure(rows, summary, tasks, out / "demo.png")
+    demo_figure(rows, summary, tasks, out / "demo.png", backbone.name)
     print_errors(int(rows["error"].notna().sum()), "the column `error` of the records", console)
     where = f"\n{counted(len(rows), 'record')} in {out / 'records'}, summary in {out / 'summary.json'}, "
     where += f"figure in {out / 'demo.png'}.\n"

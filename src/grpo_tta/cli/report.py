@@ -12,15 +12,33 @@ from grpo_tta.cli.options import make_console
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs. Several (tasks, seeds, shards) are read together.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report. Default: the folder report in that of the first run.")
+    ] = None,
     reference: Annotated[
         str, typer.Option(help="Method that the others are compared with. Default: grpo-tta, or else the first but zero-shot.")
     ] = "",
     photos_root: Annotated[
-        Path | None, typer.Option(help="Folder of the photographs of the photos suite, to show them in the gallery.")
+        Path | None,
+        typer.Option(help="Folder of the photographs of the suites photos and imagenet-sample, to show them on the page."),
     ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show images on the page, your own among them, or none.")
+    ] = True,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser at the end.")] = False,
 ) -> None:
     """Turn records into tables, paired tests and one self-contained HTML page."""
     from grpo_tta.report.html import write_report
 
-    write_report(runs, out, reference=reference, photos_root=photos_root, console=make_console())
+    page = write_report(
+        runs,
+        out or runs[0] / "report",
+        reference=reference,
+        photos_root=photos_root,
+        images=images,
+        console=make_console(),
+    )
+    if show:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())

@@ -118,7 +118,10 @@ def _limits(options: ServeOptions) -> Limits:
 
 
 def page(
-    model: Annotated[list[str] | None, typer.Option(help="Model to offer. May be repeated. Default: nano-clip.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to offer. May be repeated. Default: shipped and cached ones."),
+    ] = None,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 7860,
     weights: Weights = None,
@@ -131,15 +134,17 @@ def page(
     need_extra("app", "gradio")
     from grpo_tta.app.run import serve_page
     from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.catalogue import known_models
     from grpo_tta.backbones.hardware import set_threads
 
     set_threads(threads)
-    models = model or ["nano-clip"]
+    models = model or (["nano-clip"] if weights is not None else [entry.name for entry in known_models() if entry.cached])
     if weights is not None and len(models) > 1:
         raise UserError("--weights belong to one model; name one --model.")
     load = partial(load_backbone, device=device, download=download, dtype=precision_of(dtype, device, say), weights=weights)
     first = load(models[0])  # a wrong name is refused before the page is up
-    say_of_nano_clip(models[0])
+    if len(models) == 1:  # the page itself offers another model for a photograph
+        say_of_nano_clip(models[0])
     serve_page(
         models,
         lambda name: first if name == models[0] else load(name),

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 MIDDLE = 50.0
+EXACT = 128
+"""Longer side in pixels up to which an image is kept as it is."""
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -28,6 +30,17 @@ def png_uri(image: Image.Image, longest: int | None = None) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return data_uri("image/png", buffer.getvalue())
+
+
+def image_uri(image: Image.Image, longest: int) -> str:
+    """An RGB image as a `data:` address, no larger than `longest`: small ones exact (PNG), photographs as JPEG."""
+    if max(image.size) <= EXACT:
+        return png_uri(image, longest)
+    small = image.copy()
+    small.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=80)
+    return data_uri("image/jpeg", buffer.getvalue())
 
 
 def bar_widths(values: Sequence[float]) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -12,15 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER
 from grpo_tta.report.statistics import Bin
 from grpo_tta.report.tables import ZERO_SHOT, Results
+from grpo_tta.report.words import words_for
 
 INK, FAINT = "#111827", "#6b7280"
 COLOURS = {"episodic": OTHER, "batch": "#7c3aed", "online": "#0f766e"}
+_BESIDE: tuple[tuple[float, Literal["left", "right", "center"]], ...] = ((10, "left"), (-10, "right"))
+_PLACES = (*((dx, dy, side) for dy in (0.0, 4.0, -4.0, 7.0, -7.0) for dx, side in _BESIDE),)
+"""Where a name may stand: points to the right and up of the middle of its point, and which end of it stands there."""
 
 
 plain_text = matplotlib.rc_context({"text.parse_math": False})
@@ -54,78 +57,90 @@ def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
 
 @plain_text
 def cost_figure(results: Results, reference: str) -> str:
-    """Shifted mean against forward passes; the front runs over the methods that the reference may be compared with."""
+    """The plot of `cost_plot` as SVG."""
+    return to_svg(cost_plot(results, reference))
+
+
+@plain_text
+def cost_plot(results: Results, reference: str) -> Figure:
+    """The mean against forward passes; rings mark the front of the methods that the reference may be compared with.
+
+    Nothing is drawn through a point. A name that finds no free place beside its point is left out: the tables hold all.
+    """
     shown = [m for m in results.methods.values() if results.is_complete(m.name) and m.forwards > 0]
-    figure = Figure(figsize=(8.2, 5.8))
+    figure = Figure(figsize=(9.0, 6.2))
     canvas = FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.09, right=0.97, top=0.92, bottom=0.1)
+    figure.subplots_adjust(left=0.085, right=0.98, top=0.92, bottom=0.095)
     ax = figure.subplots()
     ax.set_xscale("log")
     for m in shown:
         colour = AFTER if m.name == reference else COLOURS[m.protocol]
-        if m.name in (reference, ZERO_SHOT):  # all of them would hide the names
-            ax.plot([m.forwards, m.forwards], [m.shifted_low, m.shifted_high], color=colour, alpha=0.3, lw=2.5, zorder=2)
         size = 9 if m.name == reference else 6.5
         ax.plot(m.forwards, m.shifted_mean, "o", color=colour, mfc="white" if m.teacher else colour, ms=size, zorder=4)
     comparable = [m for m in shown if m.name in results.comparable(reference)]
     front = [comparable[i] for i in pareto([m.forwards for m in comparable], [m.shifted_mean for m in comparable])]
-    if front:
-        xs = [*(m.forwards for m in front), max(m.forwards for m in shown)]
-        ys = [*(m.shifted_mean for m in front), front[-1].shifted_mean]
-        ax.step(xs, ys, where="post", color=FAINT, lw=1.2, ls="--", zorder=1)
+    for m in front:
+        ax.plot(m.forwards, m.shifted_mean, "o", color=INK, mfc="none", ms=13, mew=1.1, zorder=3)
     for protocol in dict.fromkeys(m.protocol for m in shown):
         ax.plot([], [], "o", color=COLOURS[protocol], label=protocol)
     if any(m.teacher for m in shown):
         ax.plot([], [], "o", color=FAINT, mfc="white", label="with a teacher")
     ax.plot([], [], "o", color=AFTER, label=reference)
-    ax.plot([], [], "--", color=FAINT, label="front of its block")
+    ax.plot([], [], "o", color=INK, mfc="none", ms=10, label="front of its block")
     ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=8.5, columnspacing=1.2)
+    words = words_for(results.kinds.values())
     ax.set_xlabel("forward passes per image (log scale)")
-    ax.set_ylabel("mean top-1 accuracy over shifted tasks, %")
+    ax.set_ylabel(f"top-1 accuracy, {words.mean}, %")
     ax.margins(x=0.17, y=0.08)
-    ax.grid(color=GRID)
     bare(ax, "top", "right")
     low, high = ax.get_xlim()
     ticks = [2**k for k in range(14) if low <= 2**k <= high]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.set_xticks([], minor=True)
-    _label_points(ax, canvas, {m.name: (m.forwards, m.shifted_mean) for m in shown}, reference)
-    return to_svg(figure)
+    _label_points(ax, canvas, {m.name: (m.forwards, m.shifted_mean) for m in shown}, [reference, *(m.name for m in front)])
+    return figure
 
 
-def _label_points(ax: Axes, canvas: FigureCanvasAgg, shown: Mapping[str, tuple[float, float]], reference: str) -> None:
-    """Writes every name beside its point, at the nearest place where it hides no other name or point."""
+def _label_points(ax: Axes, canvas: FigureCanvasAgg, shown: Mapping[str, tuple[float, float]], first: Sequence[str]) -> None:
+    """Writes the names beside their points, where they hide no other name or point.
+
+    Args:
+        first: names that choose their places before the others; the very first is printed bold.
+    """
     canvas.draw()
     renderer, unit = canvas.get_renderer(), canvas.figure.dpi / 72
     frame = ax.get_window_extent(renderer)
     points = {name: ax.transData.transform(point) for name, point in shown.items()}
-    taken = [Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit) for x, y in points.values()]
-    heights = [0, *(sign * h for h in range(6, 120, 6) for sign in (1, -1))]
-    for name in sorted(points, key=lambda n: (n != reference, -points[n][1])):  # the reference chooses first
-        for dx, dy in ((dx, dy) for dy in heights for dx in (9, -9, 30, -30)):
+    taken = [Bbox.from_bounds(x - 6 * unit, y - 6 * unit, 12 * unit, 12 * unit) for x, y in points.values()]
+    for name in sorted(points, key=lambda n: (first.index(n) if n in first else len(first), -points[n][1])):
+        for dx, dy, side in _PLACES:
             x, y = ax.transData.inverted().transform(points[name] + np.array([dx, dy]) * unit)
-            text = ax.text(x, y, name, ha="left" if dx > 0 else "right", va="center", fontsize=8.5, zorder=5, color=INK)
-            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-            if name == reference:
+            text = ax.text(x, y, name, ha=side, va="center", fontsize=8.5, zorder=5, color=INK)
+            if name == first[0]:
                 text.set(color=AFTER, fontweight="bold")
             box = text.get_window_extent(renderer).padded(unit)
             inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
-                if abs(dy) > 8 or abs(dx) > 9:
-                    ax.plot([shown[name][0], x], [shown[name][1], y], color=FAINT, lw=0.5, zorder=1)
                 break
             text.remove()
 
 
 @plain_text
 def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
+    """The plot of `shift_plot` as SVG."""
+    return to_svg(shift_plot(summary, shown))
+
+
+@plain_text
+def shift_plot(summary: Mapping[str, Any], shown: Mapping[str, str]) -> Figure:
     """Accuracy per task with 95 % intervals; `shown` is method -> colour, top bar first. Streams are left out."""
     tasks = [task for task in summary["tasks"] if task["kind"] != "stream"]
-    figure = Figure(figsize=(7.4, 1.1 + 0.2 * (len(shown) + 0.7) * len(tasks)), layout="constrained")
+    figure = Figure(figsize=(7.4, 1.1 + max(0.42, 0.2 * (len(shown) + 0.7)) * len(tasks)), layout="constrained")
     ax = figure.subplots()
     step = 1 / (len(shown) + 0.7)
     y, ticks, previous = 0.0, [], None
+    alike = len({task["kind"] for task in tasks}) == 1
     for task in tasks:
         if previous not in (None, task["kind"]):
             y += 0.35
@@ -140,7 +155,7 @@ def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
             ax.barh(at, value, height=step * 0.92, color=colour)
             ax.plot([low, high], [at, at], color=INK, lw=1, solid_capstyle="butt")
             ax.text(101, at, f"{value:.1f}", va="center", fontsize=7.5, color=INK)
-        ticks.append((y, f"{task['name']}\n({task['kind']})"))
+        ticks.append((y, task["name"] if alike else f"{task['name']}\n({task['kind']})"))
         y += 1
     ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
     ax.set_ylim(y - 0.4, -0.6)
@@ -151,7 +166,7 @@ def shift_figure(summary: Mapping[str, Any], shown: Mapping[str, str]) -> str:
     ax.tick_params(axis="y", length=0)
     handles = [Patch(color=colour) for colour in shown.values()]
     figure.legend(handles, list(shown), loc="outside upper left", ncols=len(shown), frameon=False, fontsize=9)
-    return to_svg(figure)
+    return figure
 
 
 @plain_text

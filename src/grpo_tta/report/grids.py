@@ -13,9 +13,14 @@ import numpy as np
 
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.report.tables import ZERO_SHOT, MethodResult, Results
+from grpo_tta.report.words import words_for
 
 PROTOCOLS = {"episodic": "Episodic", "batch": "Per batch", "online": "Online"}
 NONE = "–"
+MOST_TASKS = 8
+"""A page shows more tasks than that as rows, since their columns would not fit."""
+METHODS_ABREAST = 14
+"""Columns of one such table."""
 
 
 @final
@@ -48,9 +53,12 @@ class Block:
 @final
 @dataclass(frozen=True)
 class Grid:
+    """Rows are methods, or whatever `corner` says."""
+
     caption: str
     columns: list[Column]
     blocks: list[Block]
+    corner: str = "method"
 
     def groups(self) -> list[tuple[str, int]]:
         """Runs of columns under one heading: (heading, how many)."""
@@ -69,7 +77,11 @@ class Grid:
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
-    return NONE if np.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    """Rounded, with a true minus sign, and no sign before a zero."""
+    if np.isnan(value):
+        return NONE
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("+-")
 
 
 def blocks_of(results: Results) -> dict[str, list[MethodResult]]:
@@ -118,7 +130,7 @@ def accuracy_grid(results: Results) -> Grid:
     """The field's layout: methods as rows, tasks as columns, the mean over shifted tasks, cost."""
     tasks = results.tasks("source", *SHIFTED_MEAN)
     columns = [Column("reward", is_text=True), *(Column(task, results.kinds[task]) for task in tasks)]
-    columns += [Column("shifted", "mean"), *COST_COLUMNS, Column("errors")]
+    columns += [Column(words_for(results.kinds.values()).adjective.strip() or "all", "mean"), *COST_COLUMNS, Column("errors")]
     blocks = []
     for title, block in blocks_of(results).items():
         rows = []
@@ -130,6 +142,27 @@ def accuracy_grid(results: Results) -> Grid:
     return Grid("Top-1 accuracy in % (best of each block marked)", columns, blocks)
 
 
+def task_grids(results: Results) -> list[Grid]:
+    """The numbers of `accuracy_grid` with tasks as rows, for many tasks: a table for each block of methods, or more."""
+    caption = "Top-1 accuracy in % per task (best of each row and block marked)"
+    mean = words_for(results.kinds.values()).mean
+    grids = []
+    for title, block in blocks_of(results).items():
+        for start in range(0, len(block), METHODS_ABREAST):
+            shown = block[start : start + METHODS_ABREAST]
+            blocks = []
+            for kind in ("source", *SHIFTED_MEAN):
+                rows = [(task, [_accuracy_cell(results, task, m, block) for m in shown]) for task in results.tasks(kind)]
+                blocks += [Block(kind, rows)] if rows else []
+            summary = [(mean, [_mean_cell(results, m, block) for m in shown])]
+            summary += [(column.label, [_cost_cells(m)[place] for m in shown]) for place, column in enumerate(COST_COLUMNS)]
+            summary.append(("errors", [Cell(str(m.errors)) for m in shown]))
+            blocks.append(Block("mean, and cost per image", summary))
+            part = f"{caption}: {title[:1].lower()}{title[1:]} methods" + (", continued" if start else "")
+            grids.append(Grid(part, [Column(m.name) for m in shown], blocks, "task"))
+    return grids
+
+
 def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
     """One row per method that fits a terminal: means by kind, the shifted mean with its interval, calibration, cost.
 
@@ -138,7 +171,10 @@ def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
         ece: method -> calibration error in percent over the shifted tasks.
     """
     kinds = [kind for kind in ("source", *SHIFTED_MEAN) if results.tasks(kind)]
-    columns = [Column("reward", is_text=True), *(Column(kind) for kind in kinds), Column("shifted mean"), Column("ECE")]
+    words = words_for(results.kinds.values())
+    if kinds == ["real"]:
+        kinds = []  # the same as the mean
+    columns = [Column("reward", is_text=True), *(Column(kind) for kind in kinds), Column(words.mean), Column("ECE")]
     columns += [Column(column.label) for column in COST_COLUMNS] + [Column("images"), Column("errors")]
 
     def of_kind(method: MethodResult, kind: str) -> float:
@@ -156,7 +192,8 @@ def compact_grid(results: Results, ece: Mapping[str, float]) -> Grid:
             cells += [_mean_cell(results, m, block, interval=True), Cell(number(ece.get(m.name, np.nan)))]
             rows.append((m.name, [*cells, *_cost_cells(m), Cell(str(m.images)), Cell(str(m.errors))]))
         blocks.append(Block(title, rows))
-    return Grid("Top-1 accuracy in %, mean over the tasks of a kind (in brackets the 95 % interval)", columns, blocks)
+    mean = "mean over the tasks of a kind" if kinds else "mean over the tasks"
+    return Grid(f"Top-1 accuracy in %, {mean} (in brackets the 95 % interval)", columns, blocks)
 
 
 def stream_grid(results: Results, entropy: Mapping[tuple[str, str], float]) -> Grid:

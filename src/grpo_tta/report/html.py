@@ -15,16 +15,29 @@ from grpo_tta.bench.records import find_runs, read_records, read_run, write_json
 from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report import tables
+from grpo_tta.report.commands import Commands
 from grpo_tta.report.embed import data_uri
 from grpo_tta.report.figures import bar_colours, cost_figure, reliability_figure, shift_figure
-from grpo_tta.report.gallery import make_gallery
-from grpo_tta.report.grids import accuracy_grid, compact_grid, latex, markdown, number, stream_grid
+from grpo_tta.report.gallery import OUTCOMES, Material, make_gallery
+from grpo_tta.report.grids import (
+    MOST_TASKS,
+    accuracy_grid,
+    compact_grid,
+    latex,
+    markdown,
+    number,
+    stream_grid,
+    task_grids,
+)
 from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import calibration_error, reliability
 from grpo_tta.report.summary import is_correct, summarize
 from grpo_tta.report.sweep import is_sweep, write_sweep_report
 from grpo_tta.report.terminal import grid_table, p_value, print_comparisons, print_errors
+from grpo_tta.report.words import words_for
 
+CLASSES_SHOWN = 20
+"""Classes of a task that stand on the page from either end, where there are more."""
 MUST_AGREE = ("model", "fingerprint", "views")
 """What runs must share for their rows to stand in one table; seeds, tasks, methods and shards may differ."""
 
@@ -41,6 +54,9 @@ class Runs:
         methods: method -> its declaration in `run.json`.
         classes: task -> class names, in the order of the labels.
         sources: task -> where it comes from (`Task.source`).
+        images: task -> hash of its images (`images_hash`), where a run states it.
+        limits: method -> images per task, where it was given fewer than the others.
+        dtype: of the frozen visual encoder.
         versions: of the software, each once.
         unfinished: a sentence on every task that a run has not finished.
         notes: what was left out of the data, a sentence each.
@@ -52,6 +68,9 @@ class Runs:
     methods: dict[str, Any]
     classes: dict[str, list[str]]
     sources: dict[str, dict[str, Any]]
+    images: dict[str, str]
+    limits: dict[str, int]
+    dtype: str
     versions: list[str]
     unfinished: list[str]
     notes: list[str]
@@ -84,6 +103,9 @@ def read_runs(folders: Sequence[Path]) -> Runs:
         methods,
         classes,
         {task: source for info in infos for task, source in info["sources"].items()},
+        {task: found for info in infos for task, found in info.get("images", {}).items()},
+        {method: limit for info in infos for method, limit in info.get("first_only", {}).items()},
+        str(infos[0].get("dtype", "float32")),
         sorted(set(rows["versions"])),
         _unfinished(rows, infos),
         list(dict.fromkeys(note for info in infos for notes in info.get("notes", {}).values() for note in notes)),
@@ -131,21 +153,30 @@ def _merge_cost(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, *, reference: str = "", photos_root: Path | None = None, console: Console
-) -> None:
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    reference: str = "",
+    photos_root: Path | None = None,
+    images: bool = True,
+    console: Console,
+) -> Path:
     """Writes `summary.json`, the tables and `report.html` into `out`, and prints the compact table; a sweep has its own page.
 
     Args:
         reference: the method that the others are compared with; by default `grpo-tta`, or where that was not run the first
             one but zero-shot.
         photos_root: folder that holds the photographs of the photos suite, to show them in the gallery.
+        images: the page shows images, those of the user among them.
+
+    Returns:
+        The page.
 
     Raises:
         UserError: as `read_runs`, or the reference was not run.
     """
     if any(map(is_sweep, runs)):
-        write_sweep_report(runs, out, console=console)
-        return
+        return write_sweep_report(runs, out, console=console)
     found = read_runs(runs)
     rows = found.rows
     names = list(rows["method"].unique())
@@ -162,6 +193,7 @@ def write_report(
         "flips": tables.flips(rows),
         "collapse": tables.collapse(rows, found.classes),
         "errors": tables.errors(rows),
+        "classes": tables.per_class(rows, found.classes, reference),
     }
     ece = tables.over_shifted(frames["calibration"], {"ece_before": "mean", "ece": "mean"})
     grids = {"compact": compact_grid(results, dict(ece["ece"])), "accuracy": accuracy_grid(results)}
@@ -176,19 +208,21 @@ def write_report(
         _write_csv(out / f"{name}.csv", frame)
     (out / "table.md").write_text("\n".join(map(markdown, shown)), encoding="utf-8")
     (out / "table.tex").write_text("\n".join(map(latex, shown)), encoding="utf-8")
-    page = _page(found, reference, summary, results, frames, grids, photos_root)
-    (out / "report.html").write_text(page, encoding="utf-8")
+    material = Material(found.about["views"], found.classes, found.sources, found.images, photos_root, images)
+    page = out / "report.html"
+    page.write_text(_page(found, reference, summary, results, frames, grids, material), encoding="utf-8")
 
     grid_table(grids["compact"]).print(console)
     if "stream" in grids:
         grid_table(grids["stream"]).print(console)
-    print_comparisons(frames["comparisons"], console)
+    print_comparisons(frames["comparisons"], console, words_for(results.kinds.values()).mean)
     for sentence in found.unfinished:
         console.print(sentence, style="yellow", markup=False)
     for sentence in found.notes:
         console.print(sentence, style="dim", markup=False)
     print_errors(int(frames["errors"]["rows"].sum()), str(out / "errors.csv"), console)
-    console.print(f"Page: {out / 'report.html'}", markup=False)
+    console.print(f"Page: {page}", markup=False)
+    return page
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -202,13 +236,16 @@ def _page(
     results: tables.Results,
     frames: Mapping[str, pd.DataFrame],
     grids: Mapping[str, Any],
-    photos_root: Path | None,
+    material: Material,
 ) -> str:
     """The whole of `report.html`."""
     differences = dict(frames["comparisons"].set_index("other")["difference"])
     baseline = results.best_baseline(reference, differences)
     rows = runs.rows
+    seeds = sorted(int(seed) for seed in rows["seed"].unique())
     figures = _figures(rows, reference, baseline, summary, results)
+    teachers = {name: m.teacher_name for name, m in results.methods.items()}
+    commands = Commands(runs.about["model"], runs.sources, teachers, runs.limits, runs.dtype)
     return (
         environment("grpo_tta.report", {"number": number, "p_value": p_value})
         .get_template("report.html")
@@ -217,7 +254,13 @@ def _page(
             baseline=baseline,
             about=runs.about,
             versions=runs.versions,
-            seeds=sorted(int(seed) for seed in rows["seed"].unique()),
+            seeds=seeds,
+            words=words_for(results.kinds.values()),
+            data=_data(runs.sources),
+            outcomes=OUTCOMES,
+            task_grids=task_grids(results) if len(results.tasks("source", *SHIFTED_MEAN)) > MOST_TASKS else [],
+            classes=_classes(frames["classes"]),
+            commands=_commands(rows, commands),
             tasks=len(results.kinds),
             images=len(rows.drop_duplicates(["task", "image_id"])),
             row_count=len(rows),
@@ -235,13 +278,47 @@ def _page(
             notes=runs.notes,
             diagnostics=_diagnostics(rows, frames).to_dict("records"),
             figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-            gallery=make_gallery(rows, reference, runs.about["views"], runs.classes, runs.sources, photos_root),
+            gallery=make_gallery(rows, reference, material, lambda task, method, seed: commands.lines([task], method, [seed])),
             settings={
                 str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
                 for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
             },
         )
     )
+
+
+def _commands(rows: pd.DataFrame, commands: Commands) -> dict[str, str]:
+    """Method -> what makes its rows again."""
+    out = {}
+    for method, some in rows.groupby("method", sort=False):
+        tasks, seeds = [str(task) for task in some["task"].unique()], sorted(int(seed) for seed in some["seed"].unique())
+        out[str(method)] = commands.lines(tasks, str(method), seeds)
+    return out
+
+
+def _data(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where the images come from, in words for the head of the page; empty where the runs do not say."""
+    named = []
+    for source in sources.values():
+        if "data" in source:
+            named.append(f"your own images in {source['data']}")
+        elif "dataset" in source:
+            named.append(str(source["dataset"]))
+        elif "suite" in source:
+            named.append(f"the {source['suite']} suite")
+    return ", ".join(dict.fromkeys(named))
+
+
+def _classes(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The per-class table by task. Of many classes those that lose most and those that gain most are shown."""
+    out = []
+    for task, some in frame.groupby("task", sort=False):
+        cut = len(some) > 2 * CLASSES_SHOWN
+        if cut:
+            order = some.sort_values("difference", kind="stable")
+            some = pd.concat([order.head(CLASSES_SHOWN), order.tail(CLASSES_SHOWN)])
+        out.append({"task": task, "rows": some.to_dict("records"), "cut": cut})
+    return out
 
 
 def _diagnostics(rows: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import mean_interval
 from grpo_tta.report.summary import is_correct, mean_difference, paired
 from grpo_tta.report.terminal import points_table
+from grpo_tta.report.words import Words, words_for
 
 FILE = "sweep.json"
 
@@ -77,9 +78,8 @@ def _difference(rows: pd.DataFrame, method: str, other: str) -> tuple[float, flo
 def averaged(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The rows that enter the mean, and its name: the shifted tasks, or all where none of them was run."""
     shifted = rows[rows["kind"].isin(SHIFTED_MEAN)]
-    some, kind = (shifted, "shifted ") if len(shifted) else (rows, "")
-    count = some["task"].nunique()
-    return some, f"mean over {count} {kind}task{'s' if count != 1 else ''}"
+    some, words = (shifted, words_for(set(shifted["kind"]))) if len(shifted) else (rows, Words("mean over tasks", ""))
+    return some, f"mean over {words.tasks(some['task'].nunique())}"
 
 
 def sweep_table(sweep: Sweep) -> pd.DataFrame:
@@ -182,8 +182,8 @@ def _surely(table: pd.DataFrame) -> np.ndarray:
     return np.select([table["difference_low"] > 0, table["difference_high"] < 0], ["better", "worse"], "")
 
 
-def write_sweep_report(folders: Sequence[Path], out: Path, *, console: Console) -> None:
-    """Writes `sweep.csv`, `sweep-tasks.csv` and `report.html` into `out`, and prints every axis.
+def write_sweep_report(folders: Sequence[Path], out: Path, *, console: Console) -> Path:
+    """Writes `sweep.csv`, `sweep-tasks.csv` and `report.html` into `out`, and prints every axis. Returns the page.
 
     Raises:
         UserError: more than one sweep, or as `read_sweep`.
@@ -196,9 +196,11 @@ def write_sweep_report(folders: Sequence[Path], out: Path, *, console: Console) 
     out.mkdir(parents=True, exist_ok=True)
     for name, frame in (("sweep", table), ("sweep-tasks", by_task(sweep))):
         frame.to_csv(out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    (out / "report.html").write_text(_page(sweep, table, mean), encoding="utf-8")
+    page = out / "report.html"
+    page.write_text(_page(sweep, table, mean), encoding="utf-8")
     points_table(table.assign(surely=_surely(table)), mean).print(console)
-    console.print(f"Page: {out / 'report.html'}", markup=False)
+    console.print(f"Page: {page}", markup=False)
+    return page
 
 
 def _page(sweep: Sweep, table: pd.DataFrame, mean: str) -> str:

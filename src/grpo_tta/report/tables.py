@@ -102,13 +102,18 @@ class Results:
         baselines = [m for m in self.comparable(reference) if m in differences and m not in NOT_BASELINES and not is_ours(m)]
         return min(baselines, key=lambda m: differences[m], default=None)
 
-    def rank(self, reference: str, differences: Mapping[str, float]) -> int | None:
+    def rank(self, reference: str, differences: Mapping[str, float]) -> tuple[int, int] | None:
         """Its place among the comparable methods, each compared with it on the images that both have seen.
 
-        None where it has no complete shifted mean itself.
+        Returns:
+            (place, how many others share it: differences that are printed as zero). None where it has no complete shifted
+            mean itself.
         """
         comparable = self.comparable(reference)
-        return 1 + sum(differences.get(m, 0.0) < 0 for m in comparable) if reference in comparable else None
+        if reference not in comparable:
+            return None
+        others = [round(differences[m], 1) for m in comparable if m in differences]
+        return 1 + sum(d < 0 for d in others), sum(d == 0 for d in others)
 
 
 def is_ours(method: str) -> bool:
@@ -285,6 +290,36 @@ def collapse(rows: pd.DataFrame, classes: Mapping[str, Sequence[str]]) -> pd.Dat
         values = {k: prediction_entropy(fine[c].to_numpy(), C) if len(fine) else np.nan for k, c in columns.items()}
         out.append(about | {"classes": C} | values)
     return pd.DataFrame(out)
+
+
+def per_class(rows: pd.DataFrame, classes: Mapping[str, Sequence[str]], reference: str) -> pd.DataFrame:
+    """The reference class by class, beside the frozen model on the same rows, in the order of the labels.
+
+    `taken_for` is the class that the reference gives most often to images of this class that it gets wrong, `times` how often.
+
+    Args:
+        classes: task -> class names.
+    """
+    mine = rows[rows["method"] == reference]
+    mine = mine.assign(right=100.0 * is_correct(mine), right_before=100.0 * (mine["prediction_before"] == mine["label"]))
+    out = []
+    for (task, _), some in mine.groupby(["task", "label"], sort=False):
+        wrong = some[(some["right"] == 0) & some["error"].isna()]["prediction"].value_counts(sort=False).sort_index()
+        times = int(wrong.max()) if len(wrong) else 0
+        worst = classes[str(task)][int(wrong.index[wrong.argmax()])] if times else ""
+        before, after = float(some["right_before"].mean()), float(some["right"].mean())
+        out.append(
+            {
+                "task": task,
+                "class": classes[str(task)][int(some["label"].iloc[0])],
+                "rows": len(some),
+                "accuracy_before": before,
+            }
+            | {"accuracy": after, "difference": after - before}
+            | {"taken_for": worst, "times": times}
+        )
+    columns = ["task", "class", "rows", "accuracy_before", "accuracy", "difference", "taken_for", "times"]
+    return pd.DataFrame(out, columns=columns)
 
 
 def errors(rows: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from grpo_tta.errors import counted
 from grpo_tta.report.columns import Column, FittedTable
 from grpo_tta.report.grids import Grid, number
 from grpo_tta.report.summary import paired_difference
+from grpo_tta.report.words import Words, words_for
 
 SURELY = {"better": "green", "worse": "red"}
 """Colours of a difference whose interval excludes zero."""
@@ -64,7 +65,8 @@ def summary_table(summary: Mapping[str, Any], cost: Mapping[str, Mapping[str, fl
     table.add_section()
     if means := summary["shifted_mean"]:
         count = next(iter(means.values()))["tasks"]
-        table.add_row(Text("shifted mean", "bold"), f"{count} tasks", "", *accuracies(means))
+        words = words_for([task["kind"] for task in summary["tasks"]])
+        table.add_row(Text(words.mean, "bold"), counted(count, "task"), "", *accuracies(means))
         table.add_section()
     passes = [fmean(task["methods"][name]["forwards"] for task in summary["tasks"]) for name in names]
     table.add_row("forward passes", "per image", "", *[f"{mean:.0f}" for mean in passes])
@@ -106,28 +108,30 @@ def _interval(row: Mapping[Any, Any], name: str) -> str:
     return f"{number(row[f'{name}_low'], 1, True)} to {number(row[f'{name}_high'], 1, True)}"
 
 
-def difference_line(method: str, other: str, points: float, detail: str) -> Text:
-    """One paired difference of two methods, in points of the shifted mean."""
+def difference_line(method: str, other: str, points: float, detail: str, mean: str = Words.mean) -> Text:
+    """One paired difference of two methods, in points of `mean`."""
     line = Text(f"{method} − {other}: ").append(number(points, 1, True), "bold")
-    return line.append(" points on the shifted mean ").append(f"({detail})", "dim")
+    return line.append(f" points on the {mean} ").append(f"({detail})", "dim")
 
 
-def print_comparisons(comparisons: pd.DataFrame, console: Console) -> None:
-    """The rows of `tables.comparisons`, a line each."""
+def print_comparisons(comparisons: pd.DataFrame, console: Console, mean: str = Words.mean) -> None:
+    """The rows of `tables.comparisons`, a line each, in points of `mean`."""
     for row in comparisons.to_dict("records"):
         detail = f"{_spread(row['low'], row['high'])}; {row['wins']} won, {row['losses']} lost, p = {p_value(row['p_value'])}"
-        console.print(difference_line(row["method"], row["other"], row["difference"], detail))
+        console.print(difference_line(row["method"], row["other"], row["difference"], detail, mean))
 
 
 def print_differences(rows: pd.DataFrame, method: str, console: Console) -> None:
     """The paired differences of a method to every other one, where the records hold shifted tasks."""
     if not rows["kind"].isin(SHIFTED_MEAN).any():
         return
+    mean = words_for(set(rows["kind"])).mean
     for other in rows["method"].drop_duplicates():
         if other != method:
             found = paired_difference(rows, method, other)
             low, high = (100 * x for x in found["ci95"])
-            console.print(difference_line(method, other, 100 * found["difference"], f"{_spread(low, high)}, same images"))
+            detail = f"{_spread(low, high)}, same images"
+            console.print(difference_line(method, other, 100 * found["difference"], detail, mean))
 
 
 def _spread(low: float, high: float) -> str:

@@ -1,0 +1,52 @@
+"""What the shipped models know, and what to say of images and labels that lie outside. No Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from grpo_tta.data import nano
+
+DRAWINGS, PHOTOGRAPHS = "nano-clip", "photo-clip"
+KNOWS = {
+    DRAWINGS: "nano-clip knows drawings of the nano suite alone: shapes, digits, colours and textures of 64 × 64 pixels.",
+    PHOTOGRAPHS: "photo-clip knows small photographs of 200 everyday classes and of CIFAR-10's ten, and little beyond.",
+}
+"""Model -> a sentence."""
+PHOTO_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""CIFAR-10's classes, which photo-clip has seen most of."""
+_SMALL, _COLOURS = 96, 400
+
+
+def knows(model: str) -> str:
+    """What a model knows, as a sentence; of models that are not shipped, that the page cannot say."""
+    return KNOWS.get(model, f"What {model} knows depends on what it was trained on.")
+
+
+def is_photograph(image: Image.Image) -> bool:
+    """Whether an RGB image looks like a photograph: it is not tiny, and its colours are many."""
+    if min(image.size) < _SMALL:
+        return False
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), dtype=np.int64) >> 3
+    return len(np.unique(small @ np.array([1 << 10, 1 << 5, 1]))) > _COLOURS
+
+
+def warnings_of(model: str, labels: Sequence[str], photograph: bool | None) -> list[str]:
+    """A sentence on whatever lies outside of what a shipped model knows.
+
+    Args:
+        photograph: the image looks like one; None where that cannot be said, since it was shifted.
+    """
+    found = []
+    if model == DRAWINGS:
+        if photograph:
+            found.append(f"This looks like a photograph. {KNOWS[DRAWINGS]} Choose another model for it.")
+        known = {name.casefold() for task in nano.TASKS.values() for name in task.classes}
+        if strange := [label for label in labels if label.casefold() not in known]:
+            names = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+            found.append(f"nano-clip has never met these labels: {names}. Its answer on them is a guess.")
+    elif model == PHOTOGRAPHS and photograph is False:
+        found.append(f"This does not look like a photograph. {KNOWS[PHOTOGRAPHS]}")
+    return found
