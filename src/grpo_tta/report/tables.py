@@ -306,7 +306,7 @@ def per_class(rows: pd.DataFrame, classes: Mapping[str, Sequence[str]], referenc
     for (task, _), some in mine.groupby(["task", "label"], sort=False):
         wrong = some[(some["right"] == 0) & some["error"].isna()]["prediction"].value_counts(sort=False).sort_index()
         times = int(wrong.max()) if len(wrong) else 0
-        worst = classes[str(task)][int(wrong.index[wrong.argmax()])] if times else ""
+        worst = classes[str(task)][int(wrong.index[int(wrong.argmax())])] if times else ""
         before, after = float(some["right_before"].mean()), float(some["right"].mean())
         out.append(
             {
