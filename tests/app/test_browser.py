@@ -209,7 +209,8 @@ def test_a_photograph_of_ones_own(browser: Browser, address: str, tmp_path: Path
     page.wait_for_function("() => document.querySelector('#tta-image img')?.naturalWidth === 640")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     page.close()
-    assert not [text for text in wrong if "mine.tif" not in text]
+    # Gradio answers a request to cancel what is over with 422, and a browser shows no TIFF before it is PNG
+    assert not [text for text in wrong if "mine.tif" not in text and "422" not in text]
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err
 
