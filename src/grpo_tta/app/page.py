@@ -309,8 +309,12 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         question = gr.State(None)  # that the answer belongs to
         inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
         adapted = gr.on(
-            [button.click, kind.input, severity.release, page.load], adapt, inputs, outputs,
-            api_name="adapt", trigger_mode="always_last",
+            [button.click, severity.release, page.load], adapt, inputs, outputs, api_name="adapt", trigger_mode="always_last"
+        )
+        # a change by keyboard is no `input` of Gradio's radio buttons; an upload changes them too, but then nothing was asked
+        again = kind.change(
+            lambda asked, *now: adapt(*now) if asked else tuple(gr.skip() for _ in outputs), [question, *inputs], outputs,
+            trigger_mode="always_last", api_visibility="private",
         )  # fmt: skip
         comparing = side_by_side.click(compare, inputs, compared, api_visibility="private")
         # what stands beside a new image, or other labels, must not be the answer to another question
@@ -318,9 +322,10 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         changes = [labels.change, template.change, model.change, preset.change]
         gr.on(changes, keep_if_asked, [question, *inputs], everything, cancels=[comparing, sorting], **quietly)
-        adapted.then(keep_if_asked, [question, *inputs], everything, **quietly)
-        gr.on([image.clear, image.upload], _nothing, None, everything, cancels=[adapted, comparing], **quietly)
-        gr.on([kind.input, severity.release], lambda: "", None, compared, cancels=comparing, **quietly)
+        for done in (adapted, again):
+            done.then(keep_if_asked, [question, *inputs], everything, **quietly)
+        gr.on([image.clear, image.upload], _nothing, None, everything, cancels=[adapted, again, comparing], **quietly)
+        gr.on([kind.change, severity.release], lambda: "", None, compared, cancels=comparing, **quietly)
         files.change(lambda: "", None, answers, cancels=sorting, **quietly)
         image.upload(
             receive, [image, labels, model, template], [image, kind, model, labels, template, notice, answer, question],
