@@ -85,7 +85,7 @@ def method_figure(path: Path) -> None:
     rewards = [candidate.reward for candidate in explanation.views[0].candidates]
     signs = ["#0f766e" if advantage >= 0 else "#be123c" for advantage in advantages]
     panels = below.subplots(1, 5)
-    bars(panels[0], group, ensemble, OTHER, "steps 2, 3: frozen model, mean of the views, %", named=True)
+    bars(panels[0], group, ensemble, OTHER, "steps 2, 3: mean of the views, %", named=True)
     bars(panels[1], group, rewards, OTHER, "step 4: rewards, nats", 1)
     bars(panels[2], group, advantages, signs, "step 5: advantages", 2)
     bars(panels[3], group, [100 * before[label] for label in group], BEFORE, "zero-shot answer, %")
