@@ -129,10 +129,12 @@ def test_views_made_together_are_those_made_one_by_one(claimed: Backbone, task: 
     with ClaimedDevice():
         there = prepare_images(claimed, images, names, ViewSettings(), 0)
         views, some, free = there.views(range(24)), there.views(range(5, 14), [0, 2]), there.content_free()
+        turned = there.views(range(3), [2, 0, 1])
     for found, expected in (
         (views, here.views(range(24))),
         (free, here.content_free()),
         (some, here.views(range(5, 14), [0, 2])),
+        (turned, here.views(range(3), [2, 0, 1])),
     ):
         assert isinstance(found, Claimed)
         torch.testing.assert_close(found.as_subclass(Tensor), expected, atol=1e-4, rtol=0)

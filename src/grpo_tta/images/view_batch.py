@@ -74,7 +74,8 @@ class ViewBatch:
 
     def _made(self, there: tuple[_Crops, ...], which: range, rows: Sequence[int]) -> Tensor:
         S = self._first.shape[-1]
-        some = slice(None) if len(rows) == len(self._images) else torch.tensor(list(rows)).to(self._first.device)
+        # a run of images needs no index, which would have to be uploaded
+        some = slice(rows.start, rows.stop) if isinstance(rows, range) else torch.tensor(rows).to(self._first.device)
         views = {0: self._first[some]}
         for kind in there:
             begin, end = bisect_left(kind.numbers, which.start), bisect_left(kind.numbers, which.stop)

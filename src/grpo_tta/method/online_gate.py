@@ -64,6 +64,11 @@ class BiasGate:
         return shuffle_patches(batch.views[:, 0], orders.to(batch.views.device), self.grid)
 
 
+def smoothed_mean(sums: Tensor, count: float, pseudo_images: float) -> Tensor:
+    """(sums + n0 / C) / (count + n0), `[C]`: the mean of `count` predictions, and of n0 uniform ones before them."""
+    return (sums + pseudo_images / len(sums)) / (count + pseudo_images)
+
+
 @final
 @dataclass(frozen=True)
 class GateCounts:
@@ -86,8 +91,7 @@ class GateCounts:
 
     def weight(self, gate: BiasGate, pseudo_images: float) -> float:
         """Of the stream prior. Both means start with `pseudo_images` images' worth of a uniform one."""
-        n0, C = pseudo_images, len(self.images)
-        images, coarse = ((sums + n0 / C) / (self.count + n0) for sums in (self.images, self.coarse))
+        images, coarse = (smoothed_mean(sums, self.count, pseudo_images) for sums in (self.images, self.coarse))
         return gate(images, coarse)
 
     def state(self) -> State:

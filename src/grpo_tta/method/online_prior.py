@@ -14,7 +14,7 @@ from torch import Tensor
 from grpo_tta.engine.interface import ImageBatch, State
 from grpo_tta.engine.policy import Policy
 from grpo_tta.method.grpo import reference_pass
-from grpo_tta.method.online_gate import gate_counts_of
+from grpo_tta.method.online_gate import gate_counts_of, smoothed_mean
 from grpo_tta.method.online_settings import StreamSettings
 from grpo_tta.method.types import Reference
 
@@ -63,11 +63,11 @@ def stream_prior(counts: StreamCounts, settings: StreamSettings) -> Tensor:
     one class than of others; content-free views show no object, so what they favour is bias. Hence the guard
     q'_c = min(q_c, max(guard * content_free_c, 1 / C)), renormalised: a class that is merely frequent is not held back for it.
     """
-    C, n0 = len(counts.images), settings.pseudo_images
-    prior = (counts.images + n0 / C) / (counts.count + n0)
+    n0 = settings.pseudo_images
+    prior = smoothed_mean(counts.images, counts.count, n0)
     if settings.guard is not None:
-        content_free = (counts.content_free + n0 / C) / (counts.count + n0)
-        prior = torch.minimum(prior, (settings.guard * content_free).clamp_min(1 / C))
+        content_free = smoothed_mean(counts.content_free, counts.count, n0)
+        prior = torch.minimum(prior, (settings.guard * content_free).clamp_min(1 / len(prior)))
     return (prior / prior.sum()).log()
 
 
