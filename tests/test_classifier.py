@@ -25,7 +25,7 @@ from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.images.read import image_key
 from grpo_tta.method.candidates import Sample
 from grpo_tta.method.grpo import grpo_method
-from grpo_tta.method.online_settings import ON_POLICY_STREAM
+from grpo_tta.method.online_settings import ONLINE
 from grpo_tta.method.prediction import View0
 from grpo_tta.method.settings import DEFAULT, FAST
 
@@ -452,7 +452,7 @@ def drawings() -> list[Image.Image]:
 
 def test_a_stream_is_the_method_of_that_name(classifier: GRPOTTA, drawings: list[Image.Image]) -> None:
     answers = list(classifier.stream(iter(drawings)))
-    method = known_methods()["grpo-tta-stream"]
+    method = known_methods()["grpo-tta-online"]
     keys = [image_key(one) for one in drawings]
     batch = encode_for([method], classifier.policy, drawings, keys, ViewSettings(), classifier.seed)
     adaptation, _ = method(classifier.policy, batch, {})
@@ -481,7 +481,7 @@ def test_a_stream_that_loads_its_state_goes_on_to_identical_answers(
 
 
 def test_a_stream_takes_order_and_settings_seriously(classifier: GRPOTTA, drawings: list[Image.Image]) -> None:
-    few = replace(ON_POLICY_STREAM, update_size=2)
+    few = replace(ONLINE, update_size=2)
     forwards = [answer.probability for answer in classifier.stream(drawings[:6], settings=few)]
     backwards = [answer.probability for answer in classifier.stream(drawings[5::-1], settings=few)][::-1]
     assert max(abs(a - b) for a, b in zip(forwards, backwards, strict=True)) > 1e-3

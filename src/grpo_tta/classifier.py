@@ -30,7 +30,7 @@ from grpo_tta.images.inputs import ImageLike, decode_image, is_one_image, is_sto
 from grpo_tta.images.views import ImageViews, ViewSettings
 from grpo_tta.method.grpo import adapted_features, answer, features_of_view0, grpo_method, update
 from grpo_tta.method.online import stream_method
-from grpo_tta.method.online_settings import ON_POLICY_STREAM, StreamSettings
+from grpo_tta.method.online_settings import ONLINE, StreamSettings
 from grpo_tta.method.settings import PRESETS, GRPOSettings
 from grpo_tta.method.types import Episode, RewardFunction, ScoredGroup
 
@@ -278,14 +278,14 @@ class GRPOTTA:
 
     @overload
     def stream(
-        self, images: Iterable[ImageLike], errors: Literal["raise"] = "raise", *, settings: StreamSettings = ON_POLICY_STREAM
+        self, images: Iterable[ImageLike], errors: Literal["raise"] = "raise", *, settings: StreamSettings = ONLINE
     ) -> Stream[Prediction]: ...
     @overload
     def stream(
-        self, images: Iterable[ImageLike], errors: Literal["return"], *, settings: StreamSettings = ON_POLICY_STREAM
+        self, images: Iterable[ImageLike], errors: Literal["return"], *, settings: StreamSettings = ONLINE
     ) -> Stream[Prediction | UserError]: ...
     def stream(
-        self, images: Iterable[ImageLike], errors: OnError = "raise", *, settings: StreamSettings = ON_POLICY_STREAM
+        self, images: Iterable[ImageLike], errors: OnError = "raise", *, settings: StreamSettings = ONLINE
     ) -> Stream[Prediction] | Stream[Prediction | UserError]:
         """Adapts along a stream of images and classifies them, in order: every answer depends on all images before it.
 
@@ -314,7 +314,7 @@ class GRPOTTA:
     def _stream(
         self, loads: Iterable[Callable[[], ImageLike]], errors: OnError, settings: StreamSettings, workers: int
     ) -> Stream[Any]:
-        method = stream_method(settings, "grpo-tta-stream")
+        method = stream_method(settings, "grpo-tta-online")
         method.cached_blocks(self.backbone)  # refuses what the model cannot tune
 
         def prepare(load: Callable[[], ImageLike]) -> ImageViews:

@@ -24,7 +24,8 @@ from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
-from grpo_tta.method.online import StreamSettings, stream_method
+from grpo_tta.method.online import stream_method
+from grpo_tta.method.online_settings import StreamSettings
 from grpo_tta.method.settings import GRPOSettings
 
 SMALL = GRPOSettings(views=ViewSettings(views=4, content_free=2))

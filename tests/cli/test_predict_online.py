@@ -19,13 +19,13 @@ from grpo_tta.classifier import GRPOTTA
 from grpo_tta.cli.main import main
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
-from grpo_tta.method.online_settings import ON_POLICY_STREAM
+from grpo_tta.method.online_settings import ONLINE
 from grpo_tta.method.parse import change_settings
 
 COUNT = 40
 LABELS = ["star", "heart", "arrow"]
 FEW = ("--labels", ",".join(LABELS), "--set", "views.views=2", "--online", "--quiet")
-SETTINGS = replace(ON_POLICY_STREAM, grpo=change_settings(ON_POLICY_STREAM.grpo, ["views.views=2"]))
+SETTINGS = replace(ONLINE, grpo=change_settings(ONLINE.grpo, ["views.views=2"]))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.controls import reward_argmax_method
 from grpo_tta.method.grpo import adapt, grpo_method
-from grpo_tta.method.online import StreamSettings
+from grpo_tta.method.online_settings import StreamSettings
 from grpo_tta.method.prediction import View0
 from grpo_tta.method.settings import ALONG_A_STREAM, FAST, GRPOSettings, Steps
 from grpo_tta.method.types import Episode

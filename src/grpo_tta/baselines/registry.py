@@ -33,7 +33,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.method.controls import reward_argmax_method
 from grpo_tta.method.grpo import grpo_method
 from grpo_tta.method.online import stream_method
-from grpo_tta.method.online_settings import ON_POLICY_STREAM, StreamSettings
+from grpo_tta.method.online_settings import BATCH, ONLINE
 from grpo_tta.method.settings import DEFAULT, FAST, PAPER
 
 TUNED = "-tuned"
@@ -47,9 +47,8 @@ def our_methods() -> list[Method]:
         grpo_method(PAPER, "grpo-tta-paper"),
         grpo_method(FAST, "grpo-tta-fast"),
         grpo_method(DEFAULT, "grpo-tta"),
-        stream_method(StreamSettings(protocol="batch"), "grpo-tta-batch"),
-        stream_method(StreamSettings(), "grpo-tta-online"),
-        stream_method(ON_POLICY_STREAM, "grpo-tta-stream"),
+        stream_method(BATCH, "grpo-tta-batch"),
+        stream_method(ONLINE, "grpo-tta-online"),
     ]
 
 

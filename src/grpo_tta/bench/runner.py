@@ -182,7 +182,7 @@ def run_chunk(
                 if method.protocol == "episodic":
                     rows += _adapt(policy, part, given, makers[method.name], states)
                 else:
-                    waiting[method.name].append((given, part.first(method.views, method.content_free)))
+                    waiting[method.name].append((given, method.needed(part)))
         rows += [makers[m.name].failed(image, error) for image, error in broken for m in methods if wants(m, image)]
         progress(task.name, len(numbers[some]), False)
     for method in methods:

@@ -18,7 +18,7 @@ from grpo_tta.cli.progress import log
 from grpo_tta.errors import UserError, as_text, counted, sentence
 from grpo_tta.images.inputs import ImageLike
 from grpo_tta.images.remote import Place, place_of
-from grpo_tta.method.online_settings import ON_POLICY_STREAM, StreamSettings
+from grpo_tta.method.online_settings import ONLINE, StreamSettings
 from grpo_tta.method.parse import change_settings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def stream_settings(options: PredictOptions) -> StreamSettings:
         raise UserError("--online has settings of its own; leave out --preset, and change single ones by --set.")
     if options.embeddings is not None:
         raise UserError("--embeddings are of images that are adapted to alone; leave out --online or --embeddings.")
-    return replace(ON_POLICY_STREAM, grpo=change_settings(ON_POLICY_STREAM.grpo, assignments_of(options)))
+    return replace(ONLINE, grpo=change_settings(ONLINE.grpo, assignments_of(options)))
 
 
 @final

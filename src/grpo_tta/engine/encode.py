@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import final
 
 import torch
 from PIL import Image
@@ -56,6 +57,19 @@ def encode_views(
     return EncodedViews(together, policy.log_probs(together), cached, V)
 
 
+@torch.no_grad()
+def tokens_at(backbone: Backbone, views: Tensor, block: int, *, chunk: int = 256) -> Tensor:
+    """Tokens that enter a block, by the frozen blocks before it: `[B, V, 3, S, S]` -> `[B, V, T, W]`."""
+    B, V = views.shape[:2]
+    kept = []
+    for part in views.flatten(0, 1).split(chunk):
+        tokens = backbone.stem(part)
+        for frozen in backbone.blocks[:block]:
+            tokens = frozen(tokens)
+        kept.append(tokens)
+    return torch.cat(kept).unflatten(0, (B, V))
+
+
 def encode_for(
     methods: Sequence[Method],
     policy: Policy,
@@ -73,7 +87,7 @@ def encode_for(
         image_ids, seed: name every random number.
     """
     made = prepare_images(policy.backbone, images, image_ids, views_for(methods, settings), seed)
-    return _encode(policy, made, *_wanted(methods, policy.backbone))
+    return _encode(policy, made, _wanted(methods, policy.backbone))
 
 
 def views_for(methods: Sequence[Method], settings: ViewSettings) -> ViewSettings:
@@ -83,13 +97,28 @@ def views_for(methods: Sequence[Method], settings: ViewSettings) -> ViewSettings
 
 def encode_prepared(methods: Sequence[Method], policy: Policy, made: Sequence[ImageViews]) -> ImageBatch:
     """`encode_for` of B images that were prepared before, with the settings of `views_for`."""
-    return _encode(policy, _batch_of(policy.backbone, made), *_wanted(methods, policy.backbone))
+    return _encode(policy, _batch_of(policy.backbone, made), _wanted(methods, policy.backbone))
 
 
-def _wanted(methods: Sequence[Method], backbone: Backbone) -> tuple[Collection[int], Rounds | None]:
-    """Blocks whose input tokens are kept, and the early exit of a method that runs alone."""
+@final
+@dataclass(frozen=True)
+class _Wanted:
+    """
+    Attributes:
+        cached_blocks: whose input tokens are kept.
+        early_exit: of a method that runs alone.
+        frozen_views: that the frozen model reads; None for all.
+    """
+
+    cached_blocks: Collection[int]
+    early_exit: Rounds | None = None
+    frozen_views: int | None = None
+
+
+def _wanted(methods: Sequence[Method], backbone: Backbone) -> _Wanted:
     cached_blocks = sorted({index for method in methods for index in method.cached_blocks(backbone)})
-    return cached_blocks, methods[0].early_exit if len(methods) == 1 else None
+    early_exit = methods[0].early_exit if len(methods) == 1 else None
+    return _Wanted(cached_blocks, early_exit, max(method.encoded_views for method in methods))
 
 
 def encode_images(
@@ -108,7 +137,8 @@ def encode_images(
     were not read stands view 0; `Rounds.views_read` finds the same counts in the result again. Content-free views are read
     with the first round.
     """
-    return _encode(policy, prepare_images(policy.backbone, images, image_ids, settings, seed), cached_blocks, early_exit)
+    wanted = _Wanted(cached_blocks, early_exit)
+    return _encode(policy, prepare_images(policy.backbone, images, image_ids, settings, seed), wanted)
 
 
 def prepare_images(
@@ -138,13 +168,13 @@ def _batch_of(backbone: Backbone, made: Sequence[ImageViews]) -> ViewBatch:
 
 
 @torch.no_grad()
-def _encode(policy: Policy, made: ViewBatch, cached_blocks: Collection[int], early_exit: Rounds | None) -> ImageBatch:
-    V = made.settings.views
+def _encode(policy: Policy, made: ViewBatch, wanted: _Wanted) -> ImageBatch:
+    V, early_exit = made.settings.views, wanted.early_exit
     ends = [V] if early_exit is None else round_ends(V)
     views, content_free = made.views(range(ends[0])), made.content_free()
-    encoded = encode_views(policy, views, content_free, cached_blocks)
+    encoded = encode_views(policy, views[:, : wanted.frozen_views], content_free, wanted.cached_blocks)
     if early_exit is not None:
-        views, encoded = _read_on(policy, made, V, views, encoded, cached_blocks, early_exit)
+        views, encoded = _read_on(policy, made, V, views, encoded, wanted.cached_blocks, early_exit)
     return ImageBatch(made.image_ids, views, content_free, encoded, made.seed)
 
 

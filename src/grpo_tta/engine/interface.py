@@ -72,7 +72,7 @@ class ImageBatch:
         image_ids: one per image; with the seed they name every random number.
         views: `[B, V, 3, S, S]`, view 0 the model's own preprocessing.
         content_free: `[B, P, 3, S, S]`.
-        encoded: the frozen model's pass over them.
+        encoded: the frozen model's pass over them, or over the first views alone where no method needs more.
         seed: of the run.
     """
 
@@ -82,9 +82,9 @@ class ImageBatch:
     encoded: EncodedViews
     seed: int
 
-    def first(self, views: int, content_free: int) -> ImageBatch:
-        """The same with fewer views and content-free views."""
-        encoded = self.encoded.first(views, content_free)
+    def first(self, views: int, content_free: int, frozen_views: int | None = None) -> ImageBatch:
+        """The same with fewer views and content-free views, `frozen_views` of them encoded (all by default)."""
+        encoded = self.encoded.first(views if frozen_views is None else frozen_views, content_free)
         return ImageBatch(self.image_ids, self.views[:, :views], self.content_free[:, :content_free], encoded, self.seed)
 
     def part(self, rows: slice | list[int]) -> ImageBatch:
@@ -141,6 +141,22 @@ class Trace(Protocol):
 
 @final
 @dataclass(frozen=True)
+class Traces:
+    """Of consecutive minibatches.
+
+    Attributes:
+        parts: in their order, at least one.
+    """
+
+    parts: tuple[Trace, ...]
+
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        each = [part.columns() for part in self.parts]
+        return {name: [value for columns in each for value in columns[name]] for name in each[0]}
+
+
+@final
+@dataclass(frozen=True)
 class Adaptation:
     """The outcome of any method for B images.
 
@@ -159,7 +175,9 @@ class Adaptation:
 
 def concatenate_adaptations(parts: Sequence[Adaptation]) -> Adaptation:
     """The outcome of consecutive minibatches as one; their cost per image is the same."""
-    return Adaptation(torch.cat([p.before for p in parts]), torch.cat([p.after for p in parts]), parts[0].cost)
+    traces = tuple(p.trace for p in parts if p.trace is not None)
+    trace = Traces(traces) if len(traces) == len(parts) else None
+    return Adaptation(torch.cat([p.before for p in parts]), torch.cat([p.after for p in parts]), parts[0].cost, trace)
 
 
 @final
@@ -177,6 +195,7 @@ class Method:
         run: (policy, batch, state) -> (adaptation, new state). The state of an episodic method is empty and stays so.
         teacher: name of the model that scores, where the reward is a teacher's.
         early_exit: when an image needs no more views; None where all are read.
+        frozen_views: how many of the views, from the first, the frozen model is to read; None for all.
         reads_text: it works with text features as such, and so cannot adapt an image classifier.
     """
 
@@ -190,10 +209,20 @@ class Method:
     run: Callable[[Policy, ImageBatch, State], tuple[Adaptation, State]]
     teacher: str | None = None
     early_exit: Rounds | None = None
+    frozen_views: int | None = None
     reads_text: bool = False
 
+    @property
+    def encoded_views(self) -> int:
+        """Views that the frozen model reads."""
+        return self.views if self.frozen_views is None else self.frozen_views
+
+    def needed(self, batch: ImageBatch) -> ImageBatch:
+        """What it reads of a batch that was made for several methods."""
+        return batch.first(self.views, self.content_free, self.frozen_views)
+
     def __call__(self, policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return self.run(policy, batch.first(self.views, self.content_free), state)
+        return self.run(policy, self.needed(batch), state)
 
 
 def no_cached_blocks(backbone: Backbone) -> Sequence[int]:

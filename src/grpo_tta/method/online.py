@@ -4,25 +4,35 @@ The policy step is that of `grpo`, shared: the tuned parameters are one set for 
 their objectives, drawn back towards the frozen model after each step. The dispersion reward is the *stream prior* (see
 `online_prior`).
 
-There are two forms. With *frozen* rewards, all but the step is computed from the frozen model, as in an episode. *On-policy*,
-pi_old, the group, the ensemble prediction and the running mean come from the current model. Its pass over the minibatch also
-carries the gradient of the first step. The frozen model stays as pi_0 of the KL, and as the way back. With more than one step
-per minibatch the ratio leaves 1 and the clip acts. The KL acts from the second minibatch on.
+The step is *on-policy*: pi_old, the group, the ensemble prediction and the running mean come from the current model. Its pass
+over the minibatch gives the answers, and on a few of the views it also carries the gradient of the first step. So the frozen
+model reads view 0 alone, for the zero-shot answer, and coarse content-free views. With more than one step per minibatch the
+ratio leaves 1 and the clip acts. The KL, from the frozen model, acts from the second minibatch on.
 
-Sizes: N images of a minibatch, V views, P content-free views, M selected views, C classes, T tokens, W token width.
+Sizes: N images of a minibatch, V views, n views that carry the gradient, C classes, T tokens, W token width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.engine.distributions import take_views
-from grpo_tta.engine.interface import Adaptation, Cost, EncodedViews, ImageBatch, Method, State, by_minibatches
+from grpo_tta.engine.encode import tokens_at
+from grpo_tta.engine.interface import (
+    Adaptation,
+    Cost,
+    EncodedViews,
+    ImageBatch,
+    Method,
+    State,
+    by_minibatches,
+    no_cached_blocks,
+)
 from grpo_tta.engine.loop import gradient_of, gradient_steps
 from grpo_tta.engine.optim import load_shared, save_shared
 from grpo_tta.engine.policy import Policy
@@ -30,97 +40,92 @@ from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.method.grpo import grpo_objective, reference_pass, score_candidates
 from grpo_tta.method.online_prior import with_stream_prior
 from grpo_tta.method.online_settings import StreamSettings
+from grpo_tta.method.types import Reference
+
+
+@final
+@dataclass(frozen=True)
+class StreamTrace:
+    """What the last step of a minibatch was taken from, per image.
+
+    Attributes:
+        kl: KL(pi_theta || pi_0) on view 0 as the image was answered or, with an answer after the step, before it; `[N]`.
+        clipped: share of clipped ratios at the last step, `[N]`; None without a step.
+    """
+
+    kl: Tensor
+    clipped: Tensor | None
+
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        columns: dict[str, Sequence[Any]] = {"kl": self.kl.tolist()}
+        return columns if self.clipped is None else columns | {"clipped": self.clipped.tolist()}
 
 
 def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
-    """Adapts the shared parameters to one minibatch of N images and predicts them; an empty state starts afresh.
-
-    Rewards are those of the frozen model.
-    """
+    """Adapts the shared parameters to one minibatch of N images and predicts them; an empty state starts afresh."""
     grpo, encoded = settings.grpo, batch.encoded
-    N = len(batch.image_ids)
-
-    # the prior: what the frozen model has predicted so far, this minibatch included
-    reference, prior = with_stream_prior(policy, batch, reference_pass(policy, encoded, grpo), settings, state)
-    scored = score_candidates(reference, grpo, ImageNoise(batch.seed, batch.image_ids))
-
-    # policy steps on shared parameters: to the backbone, the minibatch's views are the views of a single image
-    tunable = grpo.tune(policy.backbone)
-    together = shared_tokens(encoded, tunable.first_block, reference.views)  # [1, N * M, T, W]
-    start, update = tunable.start(1), grpo.steps.optimizer.start()
-
-    def adapted(params: Mapping[str, Tensor]) -> Tensor:
-        return policy.adapted(together, tunable, params)[0].unflatten(0, (N, -1))  # [N, M, C]
-
-    params = gradient_steps(
-        load_shared(state, start, update),
-        gradient_of(lambda params: grpo_objective(adapted(params), scored, grpo.steps)[0].mean()),
-        update,
-        grpo.steps.count,
-        update_mask=scored.update_mask.any()[None],
-    )
-
-    # predict with the moved parameters and the same prior
-    with torch.no_grad():
-        after = grpo.predict(adapted(params), reference, grpo.weighting)
-    M, share = reference.views.shape[1], tunable.share_of(policy.backbone)
-    read = encoded.log_probs.shape[1] + _coarse(settings)
-    cost = Cost(read + share * (grpo.steps.count + 1) * M, share * grpo.steps.count * M)
-    adaptation = Adaptation(encoded.log_probs[:, 0], after, cost)
-    if settings.protocol == "batch":
-        return adaptation, {}
-    return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
-
-
-def on_policy_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
-    """The same with the rewards of the current model."""
-    grpo, encoded = settings.grpo, batch.encoded
-    N, V, count = len(batch.image_ids), encoded.views, grpo.steps.count
+    (N, V), count = batch.views.shape[:2], grpo.steps.count
+    n = min(settings.gradient_views, V)
     tunable = grpo.tune(policy.backbone)
     start, update = tunable.start(1), grpo.steps.optimizer.start()
     params = load_shared(state, start, update)
-    everything = torch.arange(V, device=batch.views.device).expand(N, V)
+    tokens = tokens_at(policy.backbone, batch.views, tunable.first_block)  # [N, V, T, W]
 
-    def adapted(params: Mapping[str, Tensor], views: Tensor) -> Tensor:
-        tokens = shared_tokens(encoded, tunable.first_block, views)  # [1, N * n, T, W]
-        return policy.adapted(tokens, tunable, params)[0].unflatten(0, (N, -1))  # [N, n, C]
+    def adapted(params: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        """The minibatch's views are to the backbone the views of a single image: `[N, m, T, W]` -> `[N, m, C]`."""
+        return policy.adapted(tokens.flatten(0, 1)[None], tunable, params)[0].unflatten(0, (N, -1))
 
-    # the current model's pass over all views: its gradient is that of the first step
+    # the current model's pass over all views: on the first n its gradient is that of the first step
     with torch.set_grad_enabled(count > 0):
-        now = adapted(params, everything)  # [N, V, C]
-    # content-free views are the frozen model's: they say what it favours where there is no object
-    seen = torch.cat([now.detach(), encoded.log_probs[:, V:]], dim=1)  # [N, V + P, C]
-    reference = reference_pass(policy, EncodedViews(encoded.features, seen, encoded.tokens, V), grpo)
+        learning = adapted(params, tokens[:, :n])  # [N, n, C]
+    now = learning.detach()
+    if n < V:
+        with torch.no_grad():
+            now = torch.cat([now, adapted(params, tokens[:, n:])], dim=1)  # [N, V, C]
+
+    # group, rewards and advantages, from the current model's views and the prior of the stream up to this minibatch
+    rewarding = now if settings.on_policy else encoded.log_probs[:, :V]
+    reference = reference_pass(policy, EncodedViews(encoded.features, rewarding, {}, V), grpo)
     reference, prior = with_stream_prior(policy, batch, reference, settings, state)
-    scored = score_candidates(reference, grpo, ImageNoise(batch.seed, batch.image_ids))
+    scored = score_candidates(first_views(reference, settings), grpo, ImageNoise(batch.seed, batch.image_ids))
 
     # pi_old stays in the group; pi_0, from which the KL is measured, is the frozen model's
-    pi_0 = take_views(encoded.log_probs, reference.views)  # [N, M, C]
-    judged = replace(scored, reference=replace(reference, log_probs=pi_0))
-    first = [take_views(now, reference.views)]
+    if grpo.steps.kl:
+        scored = replace(scored, reference=replace(scored.reference, log_probs=encoded.log_probs[:, :n]))
+    first, clipped = [learning], []
 
     def objective(params: Mapping[str, Tensor]) -> Tensor:
-        new = first.pop() if first else adapted(params, reference.views)  # [N, M, C]
-        return grpo_objective(new, judged, grpo.steps)[0].mean()
+        value, _, share = grpo_objective(first.pop() if first else adapted(params, tokens[:, :n]), scored, grpo.steps)
+        clipped.append(share)
+        return value.mean()
 
     params = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
 
     again = settings.answer_after and count > 0
     with torch.no_grad():
-        answering = adapted(params, reference.views) if again else take_views(now.detach(), reference.views)
-        after = grpo.predict(answering, reference, grpo.weighting)
-    M, share = reference.views.shape[1], tunable.share_of(policy.backbone)
-    passes = V + M * (max(count - 1, 0) + again)
-    cost = Cost(encoded.log_probs.shape[1] + _coarse(settings) + share * passes, share * count * M)
-    adaptation = Adaptation(encoded.log_probs[:, 0], after, cost)
+        after = grpo.predict(adapted(params, tokens) if again else now, reference, grpo.weighting)
+    share = tunable.share_of(policy.backbone)
+    passes = V + share * (n * max(count - 1, 0) + V * again)
+    coarse = 0 if settings.gate is None else settings.gate.views
+    cost = Cost(encoded.log_probs.shape[1] + coarse + passes, share * count * n)
+    trace = StreamTrace(_kl(now[:, 0], encoded.log_probs[:, 0]), clipped[-1] if clipped else None)
+    adaptation = Adaptation(encoded.log_probs[:, 0], after, cost, trace)
     if settings.protocol == "batch":
         return adaptation, {}
     return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
 
 
-def _coarse(settings: StreamSettings) -> int:
-    """Passes over coarse content-free views."""
-    return 0 if settings.gate is None else settings.gate.views
+def _kl(new: Tensor, frozen: Tensor) -> Tensor:
+    """KL(new || frozen) of log-probabilities: `[N, C]` twice -> `[N]`."""
+    return (new.exp() * (new - frozen)).sum(-1)
+
+
+def first_views(reference: Reference, settings: StreamSettings) -> Reference:
+    """The views that carry the gradient alone, weighed among themselves. The ensemble prediction stays that of all views."""
+    n = settings.gradient_views
+    log_probs, mask = reference.log_probs[:, :n], reference.view_mask[:, :n]
+    weights = settings.grpo.weighting(log_probs, mask)
+    return replace(reference, log_probs=log_probs, views=reference.views[:, :n], view_mask=mask, weights=weights)
 
 
 def anchored(params: Mapping[str, Tensor], start: Mapping[str, Tensor], anchor: float) -> dict[str, Tensor]:
@@ -128,21 +133,18 @@ def anchored(params: Mapping[str, Tensor], start: Mapping[str, Tensor], anchor: 
     return {name: value.detach().lerp(start[name].detach(), anchor) for name, value in params.items()}
 
 
-def shared_tokens(encoded: EncodedViews, first_block: int, selected: Tensor) -> Tensor:
-    """Tokens of the selected views of all N images, as views of one: `[1, N * M, T, W]`."""
-    return take_views(encoded.tokens[first_block], selected).flatten(0, 1)[None]
-
-
 def stream_method(settings: StreamSettings, name: str) -> Method:
-    """`grpo-tta-stream`, `grpo-tta-online` or `grpo-tta-batch`, by the settings' form and protocol."""
+    """`grpo-tta-online` or `grpo-tta-batch`, by the settings' protocol."""
     grpo = settings.grpo
-    step = on_policy_step if settings.on_policy else stream_step
 
-    def cached_blocks(backbone: Backbone) -> Sequence[int]:
-        return (grpo.tune(backbone).first_block,)
+    def checked_blocks(backbone: Backbone) -> Sequence[int]:
+        grpo.tune(backbone)  # refuses what the model cannot tune
+        return no_cached_blocks(backbone)
 
     def run(policy: Policy, batch: ImageBatch, state: State) -> tuple[Adaptation, State]:
-        return by_minibatches(lambda some, state: step(policy, some, settings, state), batch, settings.update_size, state)
+        return by_minibatches(
+            lambda some, state: stream_step(policy, some, settings, state), batch, settings.update_size, state
+        )
 
-    views = grpo.views
-    return Method(name, settings.protocol, "own", views.views, views.content_free, settings, cached_blocks, run)
+    V, P = grpo.views.views, grpo.views.content_free
+    return Method(name, settings.protocol, "own", V, P, settings, checked_blocks, run, frozen_views=settings.frozen_views)

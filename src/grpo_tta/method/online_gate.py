@@ -1,8 +1,9 @@
-"""Whether a stream's imbalance is bias of the model, by coarse content-free views; and how far to divide it out.
+"""Whether a stream's imbalance is bias of the model or truth, by coarse content-free views; and how far to divide it out.
 
 A shifted model answers with its favourite classes whatever it sees. In coarse content-free views the objects are in pieces, so
-these favourites alone show, and their mean prediction has the *lower* entropy. Where a stream truly holds few classes, its own
-mean has the lower one. So the sign of the difference sets bias apart from truth. It is a lead, measured on small models alone.
+these favourites stand out at least as much as in the images themselves. Where a stream truly holds more of some classes, these
+stand out in its images, and less in pieces of them. So the gate asks: along the direction in which the stream's mean prediction
+leans, how far do content-free views lean?
 
 Sizes: N images of a minibatch, P coarse views, C classes, S pixels.
 """
@@ -15,45 +16,51 @@ from typing import final
 import torch
 from torch import Tensor
 
-from grpo_tta.config.checks import check_at_least, check_positive
-from grpo_tta.engine.distributions import entropy
+from grpo_tta.config.checks import check_at_least
 from grpo_tta.engine.encode import encode_views
-from grpo_tta.engine.interface import ImageBatch, State
+from grpo_tta.engine.interface import ImageBatch
 from grpo_tta.engine.policy import Policy
+from grpo_tta.errors import UserError
 from grpo_tta.images.seeds import image_generator
 from grpo_tta.images.views import shuffle_patches
-
-_GATE = "gate."
 
 
 @final
 @dataclass(frozen=True)
 class BiasGate:
-    """The weight of the stream prior: min(1, gain * max(0, H(mean over images) - H(mean over coarse content-free views))).
+    """The weight of the stream prior: min(1, max(0, (slope - low) / (high - low))).
+
+    With q the stream's mean prediction and g that of its coarse content-free views, slope = <l(q), l(g)> / <l(q), l(q)>, where
+    l(p) = log p less its mean over classes. It is the slope of the regression of l(g) on l(q). It depends neither on the number
+    of classes nor on how far the model leans.
 
     Attributes:
-        gain: weight per nat of difference.
+        low, high: slopes at which the prior is left out, and divided out all the way.
         views: P, coarse content-free views of each image.
-        grid: view 0 is divided into grid x grid patches. A fine grid destroys what the sign lives on.
+        grid: view 0 is divided into grid x grid patches. In a fine grid nothing is left of an object, and every model leans
+            somewhere.
     """
 
-    gain: float = 5.0
+    low: float = 0.8
+    high: float = 1.0
     views: int = 2
     grid: int = 4
 
     def __post_init__(self) -> None:
-        check_positive("gain", self.gain)
+        if not self.low < self.high:
+            raise UserError(f"The gate opens between low and high; low must be below high, not {self.low} and {self.high}.")
         check_at_least("views", self.views, 1)
         check_at_least("grid", self.grid, 2)
 
-    def __call__(self, images: Tensor, coarse: Tensor) -> float:
-        """From 0 to 1.
+    def __call__(self, images: Tensor, coarse: Tensor) -> Tensor:
+        """From 0 to 1, without a dimension. 0 where the stream does not lean at all.
 
         Args:
             images, coarse: mean predictions of the stream so far for its images and their coarse views, `[C]` each.
         """
-        difference = float(entropy(images.log()) - entropy(coarse.log()))
-        return min(1.0, self.gain * max(0.0, difference))
+        leaning, favoured = (p.log() - p.log().mean() for p in (images, coarse))
+        slope = (leaning * favoured).sum() / leaning.square().sum().clamp_min(1e-12)
+        return ((slope - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
 
     def coarse_views(self, batch: ImageBatch) -> Tensor:
         """The views of `ViewSettings(content_free=views, patch_grid=grid)`, whatever grid the batch was made with:
@@ -63,45 +70,7 @@ class BiasGate:
         orders = torch.stack([torch.rand(shape, generator=generator).argsort(-1) for generator in generators])
         return shuffle_patches(batch.views[:, 0], orders.to(batch.views.device), self.grid)
 
-
-def smoothed_mean(sums: Tensor, count: float, pseudo_images: float) -> Tensor:
-    """(sums + n0 / C) / (count + n0), `[C]`: the mean of `count` predictions, and of n0 uniform ones before them."""
-    return (sums + pseudo_images / len(sums)) / (count + pseudo_images)
-
-
-@final
-@dataclass(frozen=True)
-class GateCounts:
-    """Sums over the images of a stream so far, of the frozen model: what it favours does not change while another adapts.
-
-    Attributes:
-        images, coarse: `[C]`, of the ensemble predictions, and of the mean predictions for coarse content-free views.
-        count: how many images.
-    """
-
-    images: Tensor
-    coarse: Tensor
-    count: float
-
-    def add(self, policy: Policy, batch: ImageBatch, gate: BiasGate, ensemble: Tensor) -> GateCounts:
-        """With N more images, whose ensemble predictions by the frozen model are `[N, C]` log-probabilities."""
-        views = gate.coarse_views(batch)
-        coarse = encode_views(policy, views, views[:, :0]).log_probs.exp().mean(1)  # [N, C]
-        return GateCounts(self.images + ensemble.exp().sum(0), self.coarse + coarse.sum(0), self.count + len(coarse))
-
-    def weight(self, gate: BiasGate, pseudo_images: float) -> float:
-        """Of the stream prior. Both means start with `pseudo_images` images' worth of a uniform one."""
-        images, coarse = (smoothed_mean(sums, self.count, pseudo_images) for sums in (self.images, self.coarse))
-        return gate(images, coarse)
-
-    def state(self) -> State:
-        return {_GATE + "images": self.images, _GATE + "coarse": self.coarse, _GATE + "count": torch.tensor(self.count)}
-
-
-def gate_counts_of(state: State, policy: Policy, device: torch.device) -> GateCounts:
-    """What a state holds; an empty one starts afresh."""
-    if not state:
-        zeros = torch.zeros(policy.classes, device=device)
-        return GateCounts(zeros, zeros, 0.0)
-    images, coarse = (state[_GATE + key].to(device) for key in ("images", "coarse"))
-    return GateCounts(images, coarse, float(state[_GATE + "count"]))
+    def favoured(self, policy: Policy, batch: ImageBatch) -> Tensor:
+        """The frozen model's mean predictions for the coarse views of each image, probabilities `[N, C]`."""
+        views = self.coarse_views(batch)
+        return encode_views(policy, views, views[:, :0]).log_probs.exp().mean(1)

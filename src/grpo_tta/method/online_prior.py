@@ -1,4 +1,4 @@
-"""The stream prior: the running mean of ensemble predictions, guarded class by class, and weighed by the gate.
+"""The stream prior: the running mean of ensemble predictions, divided out as far as the gate calls it bias.
 
 Sizes: N images of a minibatch, C classes.
 """
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from grpo_tta.engine.interface import ImageBatch, State
 from grpo_tta.engine.policy import Policy
-from grpo_tta.method.grpo import reference_pass
-from grpo_tta.method.online_gate import gate_counts_of, smoothed_mean
 from grpo_tta.method.online_settings import StreamSettings
 from grpo_tta.method.types import Reference
 
@@ -27,24 +25,22 @@ class StreamCounts:
     """Sums over the images of a stream so far.
 
     Attributes:
-        images, content_free: `[C]`, of the ensemble predictions, and of the mean predictions for content-free views.
+        images: `[C]`, of the ensemble predictions.
+        coarse: `[C]`, of the frozen model's mean predictions for coarse content-free views; zero without a gate.
         count: how many images.
     """
 
     images: Tensor
-    content_free: Tensor
+    coarse: Tensor
     count: float
 
-    def add(self, reference: Reference) -> StreamCounts:
-        """With N more images."""
-        content_free = self.content_free
-        if reference.content_free is not None:
-            content_free = content_free + reference.content_free.exp().sum(0)
-        return StreamCounts(self.images + reference.ensemble.exp().sum(0), content_free, self.count + len(reference.ensemble))
+    def add(self, policy: Policy, batch: ImageBatch, ensemble: Tensor, settings: StreamSettings) -> StreamCounts:
+        """With N more images, whose ensemble predictions are `[N, C]` log-probabilities."""
+        coarse = self.coarse if settings.gate is None else self.coarse + settings.gate.favoured(policy, batch).sum(0)
+        return StreamCounts(self.images + ensemble.exp().sum(0), coarse, self.count + len(ensemble))
 
     def state(self) -> State:
-        count = torch.tensor(self.count)
-        return {_PRIOR + "images": self.images, _PRIOR + "content_free": self.content_free, _PRIOR + "count": count}
+        return {_PRIOR + "images": self.images, _PRIOR + "coarse": self.coarse, _PRIOR + "count": torch.tensor(self.count)}
 
 
 def counts_of(state: State, policy: Policy, device: torch.device) -> StreamCounts:
@@ -52,23 +48,24 @@ def counts_of(state: State, policy: Policy, device: torch.device) -> StreamCount
     if not state:
         zeros = torch.zeros(policy.classes, device=device)
         return StreamCounts(zeros, zeros, 0.0)
-    images, content_free = (state[_PRIOR + key].to(device) for key in ("images", "content_free"))
-    return StreamCounts(images, content_free, float(state[_PRIOR + "count"]))
+    images, coarse = (state[_PRIOR + key].to(device) for key in ("images", "coarse"))
+    return StreamCounts(images, coarse, float(state[_PRIOR + "count"]))
+
+
+def smoothed_mean(sums: Tensor, count: float, pseudo_images: float) -> Tensor:
+    """(sums + n0 / C) / (count + n0), `[C]`: the mean of `count` predictions, and of n0 uniform ones before them."""
+    return (sums + pseudo_images / len(sums)) / (count + pseudo_images)
 
 
 def stream_prior(counts: StreamCounts, settings: StreamSettings) -> Tensor:
-    """The log prior over classes, `[C]`.
+    """The log prior over classes that is divided out, `[C]`: w log q, up to a constant.
 
-    q = (sum of predictions + n0 / C) / (count + n0), and the same for the content-free views. A stream may truly hold more of
-    one class than of others; content-free views show no object, so what they favour is bias. Hence the guard
-    q'_c = min(q_c, max(guard * content_free_c, 1 / C)), renormalised: a class that is merely frequent is not held back for it.
+    q = (sum of predictions + n0 / C) / (count + n0), and w is the gate's weight.
     """
-    n0 = settings.pseudo_images
-    prior = smoothed_mean(counts.images, counts.count, n0)
-    if settings.guard is not None:
-        content_free = smoothed_mean(counts.content_free, counts.count, n0)
-        prior = torch.minimum(prior, (settings.guard * content_free).clamp_min(1 / len(prior)))
-    return (prior / prior.sum()).log()
+    prior = smoothed_mean(counts.images, counts.count, settings.pseudo_images)
+    if settings.gate is None:
+        return prior.log()
+    return settings.gate(prior, smoothed_mean(counts.coarse, counts.count, settings.pseudo_images)) * prior.log()
 
 
 def with_stream_prior(
@@ -76,17 +73,10 @@ def with_stream_prior(
 ) -> tuple[Reference, State]:
     """The reference with the prior of the stream up to this minibatch, and what the stream carries of it.
 
-    Where a gate weighs the prior, its logarithm is multiplied by the weight: 0 leaves no prior at all.
-
     Args:
         reference: of the model whose predictions make the running mean.
         state: as it came with the minibatch; an empty one starts afresh.
     """
-    device = batch.views.device
-    counts = counts_of(state, policy, device).add(reference)
-    prior, kept = stream_prior(counts, settings), counts.state()
-    if settings.gate is not None:
-        frozen = reference_pass(policy, batch.encoded, settings.grpo).ensemble if settings.on_policy else reference.ensemble
-        seen = gate_counts_of(state, policy, device).add(policy, batch, settings.gate, frozen)
-        prior, kept = seen.weight(settings.gate, settings.pseudo_images) * prior, kept | seen.state()
-    return replace(reference, stream=prior.expand(len(reference.ensemble), -1)), kept
+    counts = counts_of(state, policy, batch.views.device).add(policy, batch, reference.ensemble, settings)
+    prior = stream_prior(counts, settings)
+    return replace(reference, stream=prior.expand(len(reference.ensemble), -1)), counts.state()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, final
 
 from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_share
 from grpo_tta.errors import UserError
 from grpo_tta.method.online_gate import BiasGate
-from grpo_tta.method.settings import ALONG_A_STREAM, ON_POLICY, GRPOSettings
+from grpo_tta.method.settings import ALONG_A_STREAM, GRPOSettings
+from grpo_tta.method.weighting import MostConfident
 
 
 @final
@@ -18,43 +19,52 @@ class StreamSettings:
     Attributes:
         grpo: the episode's settings, with the stream prior in reward and prediction.
         update_size: images of a step.
+        gradient_views: n, how many of the views, from the first, carry the gradient; all of them where there are fewer.
         anchor: share of the way back to the frozen model after each minibatch.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
-        guard: a class is held back at most `guard` times as much as the content-free views favour it; None for no
-            guard.
         gate: how far the prior is divided out at all, by whether the stream's imbalance is bias; None for all the way.
-        on_policy: pi_old, group, ensemble prediction and running mean are those of the current model; else of the frozen one.
-        answer_after: the answer is that of the model after the step, for one more pass over the views. Otherwise an on-policy
-            stream answers by the pass before the step, and the step serves the next minibatch.
+        on_policy: pi_old, group, ensemble prediction and running mean are those of the current model; else of the frozen one,
+            which then reads all views.
+        answer_after: the answer is that of the model after the step, for one more pass over the views. Otherwise a stream
+            answers by the pass before the step, and the step serves the next minibatch.
         protocol: `online` carries parameters and prior along the stream; `batch` forgets both after each minibatch.
     """
 
     grpo: GRPOSettings = ALONG_A_STREAM
-    update_size: int = 32
+    update_size: int = 16
+    gradient_views: int = 3
     anchor: float = 0.01
     pseudo_images: float = 16.0
-    guard: float | None = 1.0
-    gate: BiasGate | None = None
-    on_policy: bool = False
-    answer_after: bool = True
+    gate: BiasGate | None = field(default_factory=BiasGate)
+    on_policy: bool = True
+    answer_after: bool = False
     protocol: Literal["batch", "online"] = "online"
 
     def __post_init__(self) -> None:
         check_at_least("update_size", self.update_size, 1)
+        check_at_least("gradient_views", self.gradient_views, 1)
         check_share("anchor", self.anchor)
         check_positive("pseudo_images", self.pseudo_images)
         check_choice("protocol", self.protocol, ("batch", "online"))
-        if self.guard is not None:
-            check_positive("guard", self.guard)
         if self.grpo.early_exit is not None:
             raise UserError("A stream reads all views of every image; set early_exit to None.")
+        if isinstance(self.grpo.weighting, MostConfident):
+            raise UserError("All views of a stream count; use ByEntropy in place of MostConfident.")
         if self.grpo.steps.max_kl is not None:
             raise UserError("A stream has no bound on the KL of a step; set max_kl to None.")
-        if self.guard is not None and self.grpo.views.content_free == 0:
-            raise UserError("The guard needs content-free views; set views.content_free to at least 1, or guard to None.")
-        if not self.answer_after and not self.on_policy:
-            raise UserError("Only an on-policy stream can answer before its step; set on_policy, or answer_after to True.")
+        if self.protocol == "batch" and not self.answer_after:
+            raise UserError("A batch that answers before its step learns for nothing; set answer_after to True.")
+
+    @property
+    def frozen_views(self) -> int:
+        """How many of the views the frozen model reads: view 0 for the zero-shot answer, and those it is compared on."""
+        if not self.on_policy:
+            return self.grpo.views.views
+        return min(self.gradient_views, self.grpo.views.views) if self.grpo.steps.kl else 1
 
 
-ON_POLICY_STREAM = StreamSettings(ON_POLICY, update_size=16, gate=BiasGate(), on_policy=True)
-"""Of `grpo-tta-stream`: on-policy steps on all norms."""
+ONLINE = StreamSettings()
+"""Of `grpo-tta-online`."""
+
+BATCH = StreamSettings(update_size=32, answer_after=True, protocol="batch")
+"""Of `grpo-tta-batch`."""
