@@ -12,6 +12,7 @@ from grpo_tta.engine.distributions import kl_divergence, log_mean_probs
 from grpo_tta.engine.encode import encode_for, encode_views
 from grpo_tta.engine.interface import ImageBatch, Method
 from grpo_tta.engine.optim import SGD
+from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
@@ -21,6 +22,7 @@ from grpo_tta.method.online_gate import BiasGate
 from grpo_tta.method.online_prior import StreamCounts, stream_prior
 from grpo_tta.method.online_settings import BATCH, ONLINE, StreamSettings
 from grpo_tta.method.prediction import StreamEnsemble
+from grpo_tta.method.rewards import Alignment
 from grpo_tta.method.settings import ALONG_A_STREAM, Steps
 from grpo_tta.method.weighting import MostConfident
 
@@ -46,12 +48,30 @@ def test_the_prior_by_hand() -> None:
     # (3 + 4 / 2) / (4 + 4) and (1 + 2) / 8
     counts = StreamCounts(torch.tensor([3.0, 1.0]), torch.tensor([4.0, 0.0]), 4.0)
     settings = replace(STREAM, pseudo_images=4.0, gate=None)
-    torch.testing.assert_close(stream_prior(counts, settings), torch.tensor([0.625, 0.375]).log())
+    prior, weight = stream_prior(counts, settings)
+    torch.testing.assert_close(prior, torch.tensor([0.625, 0.375]).log())
+    assert weight == 1.0
     # content-free views lean further, by log(6 / 2) against log(5 / 3): all of it is bias
-    torch.testing.assert_close(stream_prior(counts, replace(settings, gate=BiasGate())), torch.tensor([0.625, 0.375]).log())
+    assert stream_prior(counts, replace(settings, gate=BiasGate()))[1] == 1.0
     # a slope of log 3 / log(5 / 3) = 2.1507, of which the gate makes (2.1507 - 2) / (3 - 2)
-    wide = stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0)))
-    torch.testing.assert_close(wide, 0.1507 * torch.tensor([0.625, 0.375]).log(), atol=1e-4, rtol=0)
+    assert float(stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0)))[1]) == pytest.approx(0.1507, abs=1e-4)
+
+
+def test_the_gate_is_the_length_of_the_step_too(policy: Policy) -> None:
+    """A gate that never opens learns nothing; one that is half open goes half of the way."""
+    name = "params.blocks.0.ln_1.weight"
+
+    def learnt(gate: BiasGate | None) -> torch.Tensor:
+        settings = with_steps(replace(STREAM, gate=gate, anchor=0.0), Steps(1, SGD(3.0)))
+        method = stream_method(replace(settings, grpo=replace(settings.grpo, reward=Alignment())), "x")
+        start = NormAffine()(policy.backbone).start(1)["blocks.0.ln_1.weight"]
+        return method(policy, batch_of(policy, method, 4), {})[1][name] - start
+
+    full = learnt(None)
+    assert full.abs().max() > 1e-3
+    assert learnt(BiasGate(1e6, 2e6)).abs().max() == 0
+    half = learnt(BiasGate(-1e6, 1e6))  # whatever the slope is, it is close to the middle
+    torch.testing.assert_close(half, full / 2, atol=1e-5, rtol=1e-3)
 
 
 @FORMS

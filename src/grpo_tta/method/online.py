@@ -9,6 +9,8 @@ over the minibatch gives the answers, and on a few of the views it also carries 
 model reads view 0 alone, for the zero-shot answer, and coarse content-free views. With more than one step per minibatch the
 ratio leaves 1 and the clip acts. The KL, from the frozen model, acts from the second minibatch on.
 
+The gate's weight of the prior is also that of the step: without dispersion a stream learns nothing.
+
 Sizes: N images of a minibatch, V views, n views that carry the gradient, C classes, T tokens, W token width.
 """
 
@@ -86,7 +88,7 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     # group, rewards and advantages, from the current model's views and the prior of the stream up to this minibatch
     rewarding = now if settings.on_policy else encoded.log_probs[:, :V]
     reference = reference_pass(policy, EncodedViews(encoded.features, rewarding, {}, V), grpo)
-    reference, prior = with_stream_prior(policy, batch, reference, settings, state)
+    reference, weight, prior = with_stream_prior(policy, batch, reference, settings, state)
     scored = score_candidates(first_views(reference, settings), grpo, ImageNoise(batch.seed, batch.image_ids))
 
     # pi_old stays in the group; pi_0, from which the KL is measured, is the frozen model's
@@ -99,7 +101,9 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
         clipped.append(share)
         return value.mean()
 
-    params = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
+    moved = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
+    # where the gate takes the dispersion away, alignment alone would only follow the stream's favourites
+    params = {name: value.detach().lerp(moved[name].detach(), weight) for name, value in params.items()}
 
     again = settings.answer_after and count > 0
     with torch.no_grad():

@@ -57,26 +57,26 @@ def smoothed_mean(sums: Tensor, count: float, pseudo_images: float) -> Tensor:
     return (sums + pseudo_images / len(sums)) / (count + pseudo_images)
 
 
-def stream_prior(counts: StreamCounts, settings: StreamSettings) -> Tensor:
-    """The log prior over classes that is divided out, `[C]`: w log q, up to a constant.
+def stream_prior(counts: StreamCounts, settings: StreamSettings) -> tuple[Tensor, Tensor]:
+    """The log prior over classes, log q `[C]`, and the gate's weight w from 0 to 1, without a dimension.
 
-    q = (sum of predictions + n0 / C) / (count + n0), and w is the gate's weight.
+    q = (sum of predictions + n0 / C) / (count + n0).
     """
     prior = smoothed_mean(counts.images, counts.count, settings.pseudo_images)
     if settings.gate is None:
-        return prior.log()
-    return settings.gate(prior, smoothed_mean(counts.coarse, counts.count, settings.pseudo_images)) * prior.log()
+        return prior.log(), prior.new_ones(())
+    return prior.log(), settings.gate(prior, smoothed_mean(counts.coarse, counts.count, settings.pseudo_images))
 
 
 def with_stream_prior(
     policy: Policy, batch: ImageBatch, reference: Reference, settings: StreamSettings, state: State
-) -> tuple[Reference, State]:
-    """The reference with the prior of the stream up to this minibatch, and what the stream carries of it.
+) -> tuple[Reference, Tensor, State]:
+    """The reference with the prior of the stream up to this minibatch, w log q; the weight w; and what the stream carries.
 
     Args:
         reference: of the model whose predictions make the running mean.
         state: as it came with the minibatch; an empty one starts afresh.
     """
     counts = counts_of(state, policy, batch.views.device).add(policy, batch, reference.ensemble, settings)
-    prior = stream_prior(counts, settings)
-    return replace(reference, stream=prior.expand(len(reference.ensemble), -1)), counts.state()
+    prior, weight = stream_prior(counts, settings)
+    return replace(reference, stream=(weight * prior).expand(len(reference.ensemble), -1)), weight, counts.state()
