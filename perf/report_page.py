@@ -1,6 +1,6 @@
 """How large the page of a report is, and how long it takes to write and to open.
 
-    python perf/report_page.py --rows 5000 --json build/report_page.json       # half a minute; needs Chromium for the last number
+    python perf/report_page.py --rows 5000 --json build/report_page.json  # needs Chromium
 
 The run is synthetic: rows of ten methods on noisy photographs of one's own, which JPEG compresses worst. So a page of real
 photographs is smaller. Prints one JSON document. `write_seconds` is `grpo-tta report` without the start of Python, and

@@ -8,7 +8,6 @@ Anything else must say in a comment above its block why it is not run here: `<!-
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
 import socket
 import subprocess
@@ -18,12 +17,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import nbformat
-import numpy as np
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
@@ -293,21 +290,3 @@ def test_an_unknown_command_without_a_reason_fails(shell: Shell) -> None:
 def test_commands_are_made_small(line: str, run: str) -> None:
     (words,) = commands(line)
     assert smaller(words) == run.split()
-
-
-def test_figures_are_shown_where_they_are_explained() -> None:
-    assert "](docs/demo.png)" in (ROOT / "README.md").read_text()
-    assert "](method.png)" in (ROOT / "docs" / "method.md").read_text()
-    caption = re.search(r"\*Figure: (.+?)\*", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert caption
-    limit = re.search(r"grpo-tta demo --limit (\d+)", caption[1])
-    assert limit
-    for words in (f"version {version('grpo-tta')}", "nano-clip", f"n = {limit[1]} ", "seed 0"):
-        assert words in caption[1], f"the caption of demo.png does not say {words}"
-
-
-def test_the_figure_can_be_drawn(tmp_path: Path) -> None:
-    runpy.run_path(str(ROOT / "docs" / "make_figures.py"))["method_figure"](tmp_path / "method.png")
-    drawn = np.asarray(Image.open(tmp_path / "method.png").convert("RGB"))
-    assert drawn.shape == np.asarray(Image.open(ROOT / "docs" / "method.png").convert("RGB")).shape
-    assert (drawn < 250).any(-1).mean() > 0.15

@@ -140,5 +140,6 @@ def demo_plot(rows: pd.DataFrame, summary: dict[str, Any], tasks: Sequence[Task]
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     about = f"{model}, {images} images per task, seed {seeds}"
     left.suptitle(f"One unlabelled image at a time: {about}", fontsize=11, fontweight="bold")
-    right.suptitle("Answers that changed (black: for the worse)", fontsize=12, fontweight="bold")
+    title = "Answers that changed (black: for the worse)" if len(chosen) else "No answer changed"
+    right.suptitle(title, fontsize=12, fontweight="bold")
     return figure
