@@ -87,6 +87,11 @@ def _data(source: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(words)
 
 
+def is_variant(method: str) -> bool:
+    """Whether it is grpo-tta with settings of the user's own."""
+    return _WITH_ASSIGNMENTS.fullmatch(method) is not None
+
+
 def _method(method: str) -> list[str]:
     """A method by name, or grpo-tta with the assignments that its name holds."""
     if found := _WITH_ASSIGNMENTS.fullmatch(method):
