@@ -100,7 +100,8 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
     # the configuration is read as plain data, so it may name no Python object
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    assert sorted(files(nav)) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    written = [page.name for page in (ROOT / "docs").glob("*.md")]
+    assert sorted(files(nav)) == sorted([*written, "walkthrough.md"])  # the notebook becomes a page
 
 
 def test_the_api_page_shows_every_public_name_with_its_text(site: Path) -> None:
@@ -110,6 +111,16 @@ def test_the_api_page_shows_every_public_name_with_its_text(site: Path) -> None:
     for name in names:
         assert f'id="grpo_tta.{name}"' in html, f"{name} is public and has no entry, perhaps no docstring"
     assert "Adapts to each image alone and classifies it" in html  # the text of GRPOTTA.predict
+
+
+def test_the_notebook_is_a_page_with_its_outputs(site: Path) -> None:
+    html = (site / "walkthrough" / "index.html").read_text()
+    assert html.count('src="data:image/png') == 2
+    assert "36 forward and 4 backward passes" in html
+    assert html.count("<table") >= 2
+    assert 'href="walkthrough/"' in (site / "index.html").read_text()
+    assert not list(site.rglob("*.ipynb"))
+    assert not list(site.rglob("*.py"))
 
 
 def test_code_and_tables_are_rendered(site: Path) -> None:

@@ -101,7 +101,7 @@ def section(runs: Runs, page: str, machine: str = "") -> str:
     lines += [markdown_table(COLUMNS, [entry.cells() for entry in made], text=(1, 2, 3, 4, 8)), ""]
     lines += [f"- Accuracy is top-1, the {words.mean}. Its interval draws images, each with all its seeds."]
     lines += ["- Places are within one protocol, with or without a teacher. Methods that print the same number share a place."]
-    lines += ["- Two methods are compared by their paired difference, which the report holds. Their intervals say less."]
+    lines += ["- Intervals that overlap leave the order open. The report compares two methods by their paired difference."]
     lines += ["- Passes are forward + backward ones per image. The settings behind a hash stand on the page of the report."]
     measured = f"are per image, each method timed alone on {machine}" if machine else "were not measured"
     lines += [f"- Milliseconds (ms) {measured}."]
