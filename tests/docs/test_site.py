@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from playwright.sync_api import sync_playwright
 
 import grpo_tta
+from tests.report.test_browser import OFFLINE
+from tests.report.test_browser import browser as chromium
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
@@ -79,6 +86,52 @@ def test_no_page_asks_another_host_for_anything(site: Path) -> None:
     sheets = sorted(site.rglob("*.css"))
     assert sheets
     assert not {sheet.name: found for sheet in sheets if (found := outside_css(sheet.read_text()))}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.browser
+def test_a_browser_asks_this_host_alone_and_the_search_finds(site: Path, address: str) -> None:
+    """Scripts, fonts and the search's worker included. No page is wider than its window."""
+    asked: list[str] = []
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu", *OFFLINE[1:]])
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.on("request", lambda request: asked.append(request.url))
+        context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        visited = sorted(site.rglob("index.html"))
+        for file in visited:
+            page.goto(f"{address}{file.relative_to(site).parent.as_posix()}/", wait_until="load")
+            wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wider <= 0, f"{file.parent.name} is {wider} pixels too wide"
+        page.goto(address)
+        page.locator(".md-search__input").click()
+        page.keyboard.type("leaderboard")
+        page.wait_for_selector(".md-search-result__item")
+        assert "leaderboard/" in (page.locator(".md-search-result__link").first.get_attribute("href") or "")
+        browser.close()
+    assert len(visited) > 20
+    assert any("search" in url for url in asked)
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert wrong == []
 
 
 def test_no_page_needs_what_the_theme_would_fetch_from_outside(site: Path) -> None:

@@ -22,8 +22,7 @@ from grpo_tta.report.tables import MethodResult, Results
 from grpo_tta.report.words import words_for
 
 BEGIN, END = "<!-- leaderboard: made by grpo-tta report, changes are lost -->", "<!-- end of the leaderboard -->"
-COLUMNS = ("place", "method", "protocol", "reward", "teacher", "passes", "ms", "accuracy, % (95 % interval)", "settings")
-NOT_MEASURED = "not measured"
+COLUMNS = ("place", "method", "protocol", "reward", "teacher", "passes", "ms", "accuracy", "95 % interval", "settings")
 
 
 @final
@@ -44,11 +43,12 @@ class Entry:
     passes: str
     milliseconds: str
     accuracy: str
+    interval: str
     settings: str
 
     def cells(self) -> tuple[str, ...]:
         start = (self.place, self.method, self.protocol, self.reward, self.teacher, self.passes)
-        return (*start, self.milliseconds, self.accuracy, self.settings)
+        return (*start, self.milliseconds, self.accuracy, self.interval, self.settings)
 
 
 def entries(results: Results, digests: Mapping[str, str], *, timed: bool) -> list[Entry]:
@@ -73,10 +73,20 @@ def entries(results: Results, digests: Mapping[str, str], *, timed: bool) -> lis
 def _entry(m: MethodResult, place: str, digest: str, timed: bool) -> Entry:
     passes = number(m.forwards, 1).removesuffix(".0")
     passes += f" + {number(m.backwards, 1).removesuffix('.0')}" if m.backwards > 0 else ""
-    low, high = number(m.shifted_low), number(m.shifted_high)
-    accuracy = NONE if np.isnan(m.shifted_mean) else f"{number(m.shifted_mean)} ({low}–{high})"
-    took = number(m.ms) if timed and not np.isnan(m.ms) else NOT_MEASURED
-    return Entry(place, m.name, m.protocol, m.reward, m.teacher_name or NONE, passes, took, accuracy, f"`{digest}`")
+    interval = NONE if np.isnan(m.shifted_low) else f"{number(m.shifted_low)}–{number(m.shifted_high)}"
+    took = number(m.ms) if timed and not np.isnan(m.ms) else NONE
+    return Entry(
+        place,
+        m.name,
+        m.protocol,
+        m.reward,
+        m.teacher_name or NONE,
+        passes,
+        took,
+        number(m.shifted_mean),
+        interval,
+        f"`{digest}`",
+    )
 
 
 def section(runs: Runs, page: str, machine: str = "") -> str:
@@ -98,8 +108,8 @@ def section(runs: Runs, page: str, machine: str = "") -> str:
     if commands := _commands(runs, list(digests), found):
         lines += ["<!-- not run: it makes the records of this table -->", "```bash", *commands]
         lines += [f"grpo-tta report {OUT} --leaderboard {page}", "```", ""]
-    lines += [markdown_table(COLUMNS, [entry.cells() for entry in made], text=(1, 2, 3, 4, 8)), ""]
-    lines += [f"- Accuracy is top-1, the {words.mean}. Its interval draws images, each with all its seeds."]
+    lines += [markdown_table(COLUMNS, [entry.cells() for entry in made], text=(1, 2, 3, 4, 9)), ""]
+    lines += [f"- Accuracy is top-1 in %, the {words.mean}. The interval draws images, each with all its seeds."]
     lines += ["- Places are within one protocol, with or without a teacher. Methods that print the same number share a place."]
     lines += ["- Intervals that overlap leave the order open. The report compares two methods by their paired difference."]
     lines += ["- Passes are forward + backward ones per image. The settings behind a hash stand on the page of the report."]
