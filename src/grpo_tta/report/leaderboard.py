@@ -76,16 +76,16 @@ def _entry(m: MethodResult, place: str, digest: str, timed: bool) -> Entry:
     interval = NONE if np.isnan(m.shifted_low) else f"{number(m.shifted_low)}–{number(m.shifted_high)}"
     took = number(m.ms) if timed and not np.isnan(m.ms) else NONE
     return Entry(
-        place,
-        m.name,
-        m.protocol,
-        m.reward,
-        m.teacher_name or NONE,
-        passes,
-        took,
-        number(m.shifted_mean),
-        interval,
-        f"`{digest}`",
+        place=place,
+        method=m.name,
+        protocol=m.protocol,
+        reward=m.reward,
+        teacher=m.teacher_name or NONE,
+        passes=passes,
+        milliseconds=took,
+        accuracy=number(m.shifted_mean),
+        interval=interval,
+        settings=f"`{digest}`",
     )
 
 
