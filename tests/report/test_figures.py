@@ -112,6 +112,13 @@ def test_the_whole_figure_of_the_demo(count: int) -> None:
     assert len(titles) == 1
 
 
+def test_the_figure_of_the_demo_says_where_no_answer_changed() -> None:
+    tasks = nano_tasks(["fog"], "reporting", 4)
+    rows = demo_rows(["fog"])
+    figure = demo_plot(rows.assign(prediction_before=rows["prediction"]), summarize(rows, {}), tasks, "nano-clip")
+    assert any(text.endswith("No answer changed") for text in boxes(figure))
+
+
 @pytest.mark.parametrize("methods", [["zero-shot"], ["zero-shot", "tent", "grpo-tta"], ["zero-shot", "tent", OWN_SETTINGS]])
 @pytest.mark.parametrize("count", [1, 3, 20])
 def test_texts_in_the_plot_of_tasks_do_not_overlap(methods: list[str], count: int) -> None:
