@@ -63,7 +63,7 @@ def test_teachers_and_other_protocols_are_places_of_their_own_and_a_part_has_non
     zero = table(text)["zero"]
     assert (zero["place"], zero["teacher"], zero["reward"]) == ("1", "ViT-L-14/openai", "teacher")
     assert zero["passes"] == "64 + 1.5"
-    assert "--methods zero --teacher ViT-L-14/openai" in text
+    assert "--methods zero-shot,zero,grpo-tta --teacher ViT-L-14/openai --out runs/again" in text
     assert "without a place" not in text
     for task in KINDS:  # the first two images of each task alone
         write_part(part_path(run, task, 0), [r for r in rows_of(task) if r.method != "zero" or r.order < 2])

@@ -14,7 +14,7 @@ import numpy as np
 
 from grpo_tta.errors import UserError
 from grpo_tta.report import tables
-from grpo_tta.report.commands import OUT, Commands, is_variant
+from grpo_tta.report.commands import OUT, Commands
 from grpo_tta.report.grids import NONE, blocks_of, markdown_table, number
 from grpo_tta.report.html import Runs, read_runs
 from grpo_tta.report.summary import summarize
@@ -105,8 +105,8 @@ def section(runs: Runs, page: str, machine: str = "") -> str:
     made = entries(found, digests, timed=bool(machine))
     words = words_for(found.kinds.values())
     lines = [BEGIN, "", _about(runs), ""]
-    if commands := _commands(runs, list(digests), found):
-        lines += ["<!-- not run: it makes the records of this table -->", "```bash", *commands]
+    if commands := _commands(runs, found):
+        lines += ["<!-- not run: it makes the records of this table -->", "```bash", commands]
         lines += [f"grpo-tta report {OUT} --leaderboard {page}", "```", ""]
     lines += [markdown_table(COLUMNS, [entry.cells() for entry in made], text=(1, 2, 3, 4, 9)), ""]
     lines += [f"- Accuracy is top-1 in %, the {words.mean}. The interval draws images, each with all its seeds."]
@@ -134,17 +134,11 @@ def _about(runs: Runs) -> str:
     return f"{about} {len(tasks)} task{'s' if len(tasks) > 1 else ''}{named}."
 
 
-def _commands(runs: Runs, methods: Sequence[str], found: Results) -> list[str]:
-    """The commands that make the records: methods that one command can name together stand in one."""
-    commands = Commands(
-        runs.about["model"], runs.sources, {m.name: m.teacher_name for m in found.methods.values()}, runs.limits, runs.dtype
-    )
-    seeds = sorted(int(seed) for seed in runs.rows["seed"].unique())
-    tasks = list(found.kinds)
-    plain = [m for m in methods if not (is_variant(m) or m in runs.limits or found.methods[m].teacher_name)]
-    groups = [",".join(plain)] if plain else []
-    lines = [commands.lines(tasks, name, seeds) for name in [*groups, *(m for m in methods if m not in plain)]]
-    return [line for line in lines if line]
+def _commands(runs: Runs, found: Results) -> str:
+    """The commands that make the records; empty where there are none that `report` could put together again."""
+    teachers = {m.name: m.teacher_name for m in found.methods.values()}
+    commands = Commands(runs.about["model"], runs.sources, teachers, runs.limits, runs.dtype)
+    return commands.lines(list(found.kinds), list(found.methods), sorted(int(seed) for seed in runs.rows["seed"].unique()))
 
 
 def write_leaderboard(folders: Sequence[Path], page: Path, *, machine: str = "") -> None:
