@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from grpo_tta.backbones.base import load_backbone
 from grpo_tta.baselines.registry import known_methods
+from grpo_tta.baselines.teacher import taught_methods
 from grpo_tta.config.serialise import short_hash
 from grpo_tta.report.leaderboard import BEGIN, COLUMNS, END
 from tests.docs.sentences import ROOT
@@ -15,7 +17,7 @@ def test_the_leaderboard_is_of_the_present_version() -> None:
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
     assert tuple(lines[0]) == COLUMNS
     rows = [dict(zip(COLUMNS, line, strict=True)) for line in lines[2:]]
-    methods = known_methods()
+    methods = known_methods() | {method.name: method for method in taught_methods(["rlcf"], load_backbone("photo-clip"))}
     assert len(rows) > 10
     for row in rows:
         method = methods[row["method"]]
