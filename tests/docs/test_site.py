@@ -120,8 +120,10 @@ def test_a_browser_asks_this_host_alone_and_the_search_finds(site: Path, address
         visited = sorted(site.rglob("index.html"))
         for file in visited:
             page.goto(f"{address}{file.relative_to(site).parent.as_posix()}/", wait_until="load")
-            wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wider <= 0, f"{file.parent.name} is {wider} pixels too wide"
+            for width in (390, 1280):
+                page.set_viewport_size({"width": width, "height": 900})
+                wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                assert wider <= 0, f"{file.parent.name} is {wider} pixels wider than {width}"
         page.goto(address)
         page.locator(".md-search__input").click()
         page.keyboard.type("leaderboard")
