@@ -1,97 +1,130 @@
-"""Draws the figure of docs/method.md: one image's episode on nano-clip. `python docs/make_figures.py [FOLDER]`"""
+"""Draws the figures of README and docs from the present version.
+
+    python docs/make_figures.py                                                     # docs/demo.png, docs/method.png
+    python docs/make_figures.py --out build/figures --limit 2 --tasks source,fog    # a small sample, elsewhere
+
+The first command takes two minutes on two cores. `demo.png` is what `grpo-tta demo --limit 60` draws, without the methods
+that are not in it. The tests run the second one.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
 from grpo_tta import GRPOTTA
+from grpo_tta.backbones.base import load_backbone
+from grpo_tta.baselines.registry import choose_methods
+from grpo_tta.bench.records import read_records
+from grpo_tta.bench.runner import RunSettings, run
 from grpo_tta.data import nano
+from grpo_tta.data.tasks import nano_tasks
 from grpo_tta.engine.encode import encode_images
 from grpo_tta.images.read import image_key
-from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER
+from grpo_tta.method.grpo import reference_pass
+from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER, demo_plot
+from grpo_tta.report.grids import number
+from grpo_tta.report.summary import summarize
 
+MODEL, SEED, LIMIT = "nano-clip", 0, 60
 TASK, NUMBER = "fog", 61
-SHOWN = 6
+SHOWN, SHUFFLED = 6, 3
 
 
-def bars(
-    ax: Axes, names: list[str], values: list[float], colour: str | list[str], title: str, digits: int = 0, named: bool = False
-) -> None:
-    """One bar per candidate; the names stand beside the first panel alone."""
-    places = range(len(names), 0, -1)
+def bars(ax: Axes, values: list[float], colour: str, title: str, digits: int = 0, sign: bool = False) -> None:
+    """One bar per candidate, the first one above."""
+    places = range(len(values), 0, -1)
     ax.barh(list(places), values, color=colour, height=0.62)
     span = max(map(abs, values)) or 1.0
     for y, value in zip(places, values, strict=True):
-        side = "left" if value >= 0 else "right"
-        ax.text(
-            value + (0.04 if value >= 0 else -0.04) * span,
-            y,
-            f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}"),
-            va="center",
-            ha=side,
-            fontsize=8,
-        )
-    ax.set_yticks(list(places), names if named else [""] * len(names), fontsize=8)
-    ax.set_xlim((min(0.0, *values) - 0.45 * span) if min(values) < 0 else 0.0, max(0.0, *values) + 0.45 * span)
+        beside = 0.04 * span if value >= 0 else -0.04 * span
+        ax.text(value + beside, y, number(value, digits, sign), va="center", ha="left" if value >= 0 else "right", fontsize=8)
+    ax.set_yticks([])
+    ax.set_xlim(min(0.0, *values) - (0.45 * span if min(values) < 0 else 0), max(0.0, *values) + 0.45 * span)
     ax.set_xticks([])
     ax.axvline(0, color=GRID, lw=1, zorder=0)
     ax.set_title(title, fontsize=9, loc="left")
-    ax.tick_params(axis="y", length=0)
-    for side in ("top", "right", "bottom", "left"):
-        ax.spines[side].set_visible(False)
+    ax.spines[:].set_visible(False)
 
 
-def method_figure(path: Path) -> None:
-    """Views and content-free views above; ensemble prediction, rewards, advantages, prediction below."""
-    spec = nano.TASKS[TASK]
-    image = Image.fromarray(nano.item(TASK, "tuning", NUMBER).image)
-    classifier = GRPOTTA("nano-clip", spec.classes, templates=spec.template)
-    backbone, explanation = classifier.backbone, classifier.explain(image)
-    batch = encode_images(classifier.policy, [image], [image_key(image)], classifier.settings.views, classifier.seed)
-
-    def show(ax: Axes, pixels: torch.Tensor | np.ndarray, title: str) -> None:
-        if isinstance(pixels, torch.Tensor):
-            pixels = (pixels * backbone.std[:, None, None] + backbone.mean[:, None, None]).clamp(0, 1).permute(1, 2, 0).numpy()
+def show(panel: SubFigure, views: list[np.ndarray], title: str) -> None:
+    """Views side by side."""
+    panel.suptitle(title, fontsize=9, x=0.01, ha="left")
+    for ax, pixels in zip(panel.subplots(1, len(views)), views, strict=True):
         ax.imshow(pixels)
         ax.set_axis_off()
-        ax.set_title(title, fontsize=9, loc="left")
 
-    figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
+
+def method_plot() -> Figure:
+    """One image's episode: views above; ensemble prediction, rewards, advantages and both answers below."""
+    spec, item = nano.TASKS[TASK], nano.item(TASK, "tuning", NUMBER)
+    image = Image.fromarray(item.image)
+    classifier = GRPOTTA(MODEL, spec.classes, templates=spec.template, seed=SEED)
+    backbone, settings, explanation = classifier.backbone, classifier.settings, classifier.explain(image)
+    batch = encode_images(classifier.policy, [image], [image_key(image)], settings.views, SEED)
+    ensemble = reference_pass(classifier.policy, batch.encoded, settings).ensemble[0].exp()
+    shares = dict(zip(spec.classes, ensemble.tolist(), strict=True))
+
+    def shown(views: torch.Tensor) -> list[np.ndarray]:
+        pixels = (views[0] * backbone.std[:, None, None] + backbone.mean[:, None, None]).clamp(0, 1)
+        return list(pixels.permute(0, 2, 3, 1).numpy())
+
+    figure = Figure(figsize=(12, 4.6), dpi=130, layout="constrained")
+    truth = spec.classes[item.label]
+    about = f"{MODEL}, one image of the task {TASK} (n = 1, seed {SEED}), truth: {truth}"
+    figure.suptitle(f"One episode: {about}", fontsize=11, fontweight="bold")
     above, below = figure.subfigures(2, 1, height_ratios=[0.78, 1.15])
-    row = above.subplots(1, SHOWN + 4)
-    show(row[0], np.asarray(image), "image")
-    for number in range(SHOWN):
-        show(
-            row[1 + number],
-            batch.views[0, number],
-            f"step 1: views ({SHOWN} of {classifier.settings.views.views})" if number == 0 else "",
-        )
-    for number in range(3):
-        show(row[1 + SHOWN + number], batch.content_free[0, number], "step 1: content-free views" if number == 0 else "")
+    left, right = above.subfigures(1, 2, width_ratios=[SHOWN, SHUFFLED])
+    counted = f"1. {SHOWN} of {settings.views.views} views; the first is view 0, the image as the model reads it"
+    show(left, shown(batch.views[:, :SHOWN]), counted)
+    counted = f"1. {SHUFFLED} of {settings.views.content_free} content-free views"
+    show(right, shown(batch.content_free[:, :SHUFFLED]), counted)
 
-    group = [candidate.label for candidate in explanation.views[0].candidates]
-    before, after = explanation.prediction.probabilities_before, explanation.prediction.probabilities
+    group = explanation.views[0].candidates
+    names = [candidate.label for candidate in group]
     advantages = [float(np.mean([view.candidates[k].advantage for view in explanation.views])) for k in range(len(group))]
-    ensemble = [
-        100 * float(np.mean([view.candidates[k].probabilities[0] for view in explanation.views])) for k in range(len(group))
-    ]
-    rewards = [candidate.reward for candidate in explanation.views[0].candidates]
-    signs = ["#0f766e" if advantage >= 0 else "#be123c" for advantage in advantages]
+    before, after = explanation.prediction.probabilities_before, explanation.prediction.probabilities
     panels = below.subplots(1, 5)
-    bars(panels[0], group, ensemble, OTHER, "steps 2, 3: mean of the views, %", named=True)
-    bars(panels[1], group, rewards, OTHER, "step 4: rewards, nats", 1)
-    bars(panels[2], group, advantages, signs, "step 5: advantages", 2)
-    bars(panels[3], group, [100 * before[label] for label in group], BEFORE, "zero-shot answer, %")
-    bars(panels[4], group, [100 * after[label] for label in group], AFTER, "steps 6, 7: adapted answer, %")
-    figure.savefig(path)
+    bars(panels[0], [100 * shares[name] for name in names], OTHER, f"2, 3. ensemble prediction, top {len(group)}, %")
+    bars(panels[1], [candidate.reward for candidate in group], OTHER, "4. reward, nats", 1)
+    bars(panels[2], advantages, OTHER, "5. advantage, mean over views", 2, sign=True)
+    bars(panels[3], [100 * before[name] for name in names], BEFORE, "zero-shot answer, %")
+    bars(panels[4], [100 * after[name] for name in names], AFTER, "6, 7. adapted answer, %")
+    labels = [f"{name} \N{CHECK MARK}" if name == truth else name for name in names]
+    panels[0].set_yticks(range(len(names), 0, -1), labels, fontsize=8)
+    panels[0].tick_params(axis="y", length=0)
+    return figure
+
+
+def demo_figure(limit: int, names: list[str] | None) -> Figure:
+    """Zero-shot against `grpo-tta` on the tasks of the nano suite, all but the streams where none is named."""
+    tasks = nano_tasks(names, "reporting", limit)
+    with tempfile.TemporaryDirectory() as folder:
+        methods = choose_methods(["zero-shot", "grpo-tta"])
+        run(load_backbone(MODEL), tasks, methods, Path(folder), RunSettings(seed=SEED), timed=False)
+        rows = read_records([Path(folder)])
+    return demo_plot(rows, summarize(rows, {}), tasks, MODEL)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--limit", type=int, default=LIMIT, help="images per task of demo.png")
+    parser.add_argument("--tasks", default="", help="of demo.png, separated by commas")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    figures = {"demo": demo_figure(options.limit, options.tasks.split(",") if options.tasks else None), "method": method_plot()}
+    for name, figure in figures.items():
+        figure.savefig(options.out / f"{name}.png", metadata={"Software": f"grpo-tta {version('grpo-tta')}"})
 
 
 if __name__ == "__main__":
-    method_figure(Path(sys.argv[1] if len(sys.argv) > 1 else "docs") / "method.png")
+    main()

@@ -12,7 +12,7 @@ from tests.docs.sentences import LONGEST_90TH, ROOT, pages, percentile_90, sente
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 CARDS = sorted((ROOT / "src" / "grpo_tta" / "models").glob("*/README.md"))
 BESIDE = [*CARDS, ROOT / "CONTRIBUTING.md", ROOT / "perf" / "README.md"]
-CODE = [*EXAMPLES, *sorted((ROOT / "docs").glob("*.ipynb")), ROOT / "docs" / "make_figures.py"]
+CODE = [*EXAMPLES, *sorted((ROOT / "docs").glob("*.ipynb")), *sorted((ROOT / "docs").glob("*.py"))]
 RATED = r"(?:\d|points|passes|images|photographs|milliseconds|seconds?|ms|GB|MB|settings?)"
 RATES = r"(?:image|task|view|second|chunk|class|batch|step|method)"
 RETIRED = {

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from playwright.sync_api import sync_playwright
 
 import grpo_tta
+from tests.report.test_browser import OFFLINE
+from tests.report.test_browser import browser as chromium
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
@@ -81,6 +88,54 @@ def test_no_page_asks_another_host_for_anything(site: Path) -> None:
     assert not {sheet.name: found for sheet in sheets if (found := outside_css(sheet.read_text()))}
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.browser
+def test_a_browser_asks_this_host_alone_and_the_search_finds(site: Path, address: str) -> None:
+    """Scripts, fonts and the search's worker included. No page is wider than its window."""
+    asked: list[str] = []
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu", *OFFLINE[1:]])
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context.on("request", lambda request: asked.append(request.url))
+        context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        visited = sorted(site.rglob("index.html"))
+        for file in visited:
+            page.goto(f"{address}{file.relative_to(site).parent.as_posix()}/", wait_until="load")
+            for width in (390, 1280):
+                page.set_viewport_size({"width": width, "height": 900})
+                wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                assert wider <= 0, f"{file.parent.name} is {wider} pixels wider than {width}"
+        page.goto(address)
+        page.locator(".md-search__input").click()
+        page.keyboard.type("leaderboard")
+        page.wait_for_selector(".md-search-result__item")
+        assert "leaderboard/" in (page.locator(".md-search-result__link").first.get_attribute("href") or "")
+        browser.close()
+    assert len(visited) > 20
+    assert any("search" in url for url in asked)
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert wrong == []
+
+
 def test_no_page_needs_what_the_theme_would_fetch_from_outside(site: Path) -> None:
     """The theme's script knows two addresses: of mermaid, for diagrams, and of the repository's host, for its stars."""
     for page in site.rglob("*.html"):
@@ -100,7 +155,8 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
     # the configuration is read as plain data, so it may name no Python object
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    assert sorted(files(nav)) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    written = [page.name for page in (ROOT / "docs").glob("*.md")]
+    assert sorted(files(nav)) == sorted([*written, "walkthrough.md"])  # the notebook becomes a page
 
 
 def test_the_api_page_shows_every_public_name_with_its_text(site: Path) -> None:
@@ -110,6 +166,16 @@ def test_the_api_page_shows_every_public_name_with_its_text(site: Path) -> None:
     for name in names:
         assert f'id="grpo_tta.{name}"' in html, f"{name} is public and has no entry, perhaps no docstring"
     assert "Adapts to each image alone and classifies it" in html  # the text of GRPOTTA.predict
+
+
+def test_the_notebook_is_a_page_with_its_outputs(site: Path) -> None:
+    html = (site / "walkthrough" / "index.html").read_text()
+    assert html.count('src="data:image/png') == 2
+    assert "36 forward and 4 backward passes" in html
+    assert html.count("<table") >= 2
+    assert 'href="walkthrough/"' in (site / "index.html").read_text()
+    assert not list(site.rglob("*.ipynb"))
+    assert not list(site.rglob("*.py"))
 
 
 def test_code_and_tables_are_rendered(site: Path) -> None:

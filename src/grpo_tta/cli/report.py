@@ -25,6 +25,12 @@ def report(
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Show images on the page, your own among them, or none.")
     ] = True,
+    leaderboard: Annotated[
+        Path | None, typer.Option(help="Markdown page that gets the leaderboard, between its two marks or as a new page.")
+    ] = None,
+    machine: Annotated[
+        str, typer.Option(help="What the milliseconds were measured on, for the leaderboard. Without it none are shown there.")
+    ] = "",
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser at the end.")] = False,
 ) -> None:
     """Turn records into tables, paired tests and one self-contained HTML page."""
@@ -38,6 +44,10 @@ def report(
         images=images,
         console=make_console(),
     )
+    if leaderboard:
+        from grpo_tta.report.leaderboard import write_leaderboard
+
+        write_leaderboard(runs, leaderboard, machine=machine)
     if show:
         import webbrowser
 

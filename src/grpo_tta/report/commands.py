@@ -33,31 +33,40 @@ class Commands:
     limits: Mapping[str, int] = field(default_factory=dict)
     dtype: str = "float32"
 
-    def lines(self, tasks: Sequence[str], method: str, seeds: Sequence[int]) -> str:
-        """One command per kind of data, a line each; empty where the records do not say where the images came from."""
+    def lines(self, tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> str:
+        """One command per kind of data, a line each. A run has a folder of its own, so several lie below one.
+
+        Empty where the records do not say where the images came from, or where no command runs the methods together: it takes
+        one teacher, one limit for expensive methods, and one set of the user's own settings.
+        """
+        taught = {teacher for name in methods if (teacher := self.teachers.get(name))}
+        limits = {self.limits[name] for name in methods if name in self.limits}
+        own = [found[1] for name in methods if (found := _WITH_ASSIGNMENTS.fullmatch(name))]
+        if max(len(taught), len(limits), len(own)) > 1:
+            return ""
+        how = [*self._model(), *_methods([name.removesuffix(f"+{self.teachers.get(name)}") for name in methods], own)]
+        how += ["--limit-heavy", *map(str, limits)] if limits else []
+        how += ["--teacher", *taught] if taught else []
+        how += ["--dtype", self.dtype] if self.dtype != "float32" else []
+        commands = [["grpo-tta", "bench", *data, *how, *_seeds(seeds)] for data in self._data(tasks)]
+        folders = [OUT] if len(commands) == 1 else [f"{OUT}/{number}" for number in range(1, len(commands) + 1)]
+        return "\n".join(shlex.join([*words, "--out", folder]) for words, folder in zip(commands, folders, strict=True))
+
+    def _data(self, tasks: Sequence[str]) -> list[list[str]]:
+        """The options that name the images, for each kind of data."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for task in tasks:
             source = self.sources.get(task) or {}
-            if (words := _data(source)) is None:
-                continue
-            groups.setdefault(words, []).append(str(source["task"]) if _SUITE in source else "")
-        how = [*self._model(), *_method(method), *self._cost(method), *_seeds(seeds), "--out", OUT]
-        out = []
-        for words, names in groups.items():
-            of_suite = ["--tasks", ",".join(dict.fromkeys(names))] if any(names) else []
-            out.append(shlex.join(["grpo-tta", "bench", *words, *of_suite, *how]))
-        return "\n".join(out)
+            if (words := _data(source)) is not None:
+                groups.setdefault(words, []).append(str(source["task"]) if _SUITE in source else "")
+        of_suite = {words: ["--tasks", ",".join(dict.fromkeys(names))] if any(names) else [] for words, names in groups.items()}
+        return [[*words, *more] for words, more in of_suite.items()]
 
     def _model(self) -> list[str]:
         """The option that names the model; a checkpoint beside an architecture is written `NAME (FILE)`."""
         if found := re.fullmatch(r"(.+) \((.+)\)", self.model):
             return ["--model", found[1], "--weights", found[2]]
         return ["--model", self.model]
-
-    def _cost(self, method: str) -> list[str]:
-        words = ["--limit-heavy", str(self.limits[method])] if method in self.limits else []
-        words += ["--teacher", teacher] if (teacher := self.teachers.get(method)) else []
-        return words + (["--dtype", self.dtype] if self.dtype != "float32" else [])
 
 
 def _data(source: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -87,11 +96,10 @@ def _data(source: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(words)
 
 
-def _method(method: str) -> list[str]:
-    """A method by name, or grpo-tta with the assignments that its name holds."""
-    if found := _WITH_ASSIGNMENTS.fullmatch(method):
-        return ["--methods", "zero-shot", *(word for one in split_outside(found[1]) for word in ("--set", one))]
-    return ["--methods", method]
+def _methods(names: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Methods by name, and grpo-tta with the assignments that a name holds."""
+    plain = [name for name in dict.fromkeys(names) if not _WITH_ASSIGNMENTS.fullmatch(name)] or ["zero-shot"]
+    return ["--methods", ",".join(plain), *(word for text in own for one in split_outside(text) for word in ("--set", one))]
 
 
 def split_outside(text: str) -> list[str]:

@@ -113,7 +113,13 @@ def _episode(shown: Axes, bars: Axes, row: pd.Series, task: Task) -> None:
 
 @matplotlib.rc_context({"text.parse_math": False})  # a dollar sign in a name is no formula
 def demo_figure(rows: pd.DataFrame, summary: dict[str, Any], tasks: Sequence[Task], path: Path, model: str) -> None:
-    """Left: what adaptation does to every task; right: images whose answer it changed. Written as PNG.
+    """The plot of `demo_plot`, written as PNG."""
+    demo_plot(rows, summary, tasks, model).savefig(path)
+
+
+@matplotlib.rc_context({"text.parse_math": False})
+def demo_plot(rows: pd.DataFrame, summary: dict[str, Any], tasks: Sequence[Task], model: str) -> Figure:
+    """Left: what adaptation does to every task; right: images whose answer it changed.
 
     Args:
         model: its name, for the title.
@@ -134,5 +140,6 @@ def demo_figure(rows: pd.DataFrame, summary: dict[str, Any], tasks: Sequence[Tas
     images = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     about = f"{model}, {images} images per task, seed {seeds}"
     left.suptitle(f"One unlabelled image at a time: {about}", fontsize=11, fontweight="bold")
-    right.suptitle("Answers that changed (black: for the worse)", fontsize=12, fontweight="bold")
-    figure.savefig(path)
+    title = "Answers that changed (black: for the worse)" if len(chosen) else "No answer changed"
+    right.suptitle(title, fontsize=12, fontweight="bold")
+    return figure

@@ -26,8 +26,18 @@ _PLACES = (*((dx, dy, side) for dy in (0.0, 4.0, -4.0, 7.0, -7.0) for dx, side i
 """Where a name may stand: points to the right and up of the middle of its point, and which end of it stands there."""
 
 
+_LONGEST = 30
+"""Characters of a name in a plot."""
+
+
 plain_text = matplotlib.rc_context({"text.parse_math": False})
 """Decorates what draws names: a dollar sign in one is no formula."""
+
+
+def short(name: str, longest: int = _LONGEST) -> str:
+    """A name that fits into a plot, its middle left out where it is longer. What tells settings apart is often at the end."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: longest - half - 1]}…{name[-half:]}"
 
 
 def to_svg(figure: Figure) -> str:
@@ -85,7 +95,7 @@ def cost_plot(results: Results, reference: str) -> Figure:
         ax.plot([], [], "o", color=COLOURS[protocol], label=protocol)
     if any(m.teacher for m in shown):
         ax.plot([], [], "o", color=FAINT, mfc="white", label="with a teacher")
-    ax.plot([], [], "o", color=AFTER, label=reference)
+    ax.plot([], [], "o", color=AFTER, label=short(reference))
     ax.plot([], [], "o", color=INK, mfc="none", ms=10, label="front of its block")
     ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, frameon=False, fontsize=8.5, columnspacing=1.2)
     words = words_for(results.kinds.values())
@@ -115,7 +125,7 @@ def _label_points(ax: Axes, canvas: FigureCanvasAgg, shown: Mapping[str, tuple[f
     for name in sorted(points, key=lambda n: (first.index(n) if n in first else len(first), -points[n][1])):
         for dx, dy, side in _PLACES:
             x, y = ax.transData.inverted().transform(points[name] + np.array([dx, dy]) * unit)
-            text = ax.text(x, y, name, ha=side, va="center", fontsize=8.5, zorder=5, color=INK)
+            text = ax.text(x, y, short(name), ha=side, va="center", fontsize=8.5, zorder=5, color=INK)
             if name == first[0]:
                 text.set(color=AFTER, fontweight="bold")
             box = text.get_window_extent(renderer).padded(unit)
@@ -155,7 +165,7 @@ def shift_plot(summary: Mapping[str, Any], shown: Mapping[str, str]) -> Figure:
             ax.barh(at, value, height=step * 0.92, color=colour)
             ax.plot([low, high], [at, at], color=INK, lw=1, solid_capstyle="butt")
             ax.text(101, at, f"{value:.1f}", va="center", fontsize=7.5, color=INK)
-        ticks.append((y, task["name"] if alike else f"{task['name']}\n({task['kind']})"))
+        ticks.append((y, short(task["name"]) if alike else f"{short(task['name'])}\n({task['kind']})"))
         y += 1
     ax.set_yticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
     ax.set_ylim(y - 0.4, -0.6)
@@ -165,12 +175,18 @@ def shift_plot(summary: Mapping[str, Any], shown: Mapping[str, str]) -> Figure:
     bare(ax, "top", "right", "left")
     ax.tick_params(axis="y", length=0)
     handles = [Patch(color=colour) for colour in shown.values()]
-    figure.legend(handles, list(shown), loc="outside upper left", ncols=len(shown), frameon=False, fontsize=9)
+    figure.legend(handles, list(map(short, shown)), loc="outside upper left", ncols=len(shown), frameon=False, fontsize=9)
     return figure
 
 
 @plain_text
 def reliability_figure(panels: Mapping[str, tuple[list[Bin], float]]) -> str:
+    """The plot of `reliability_plot` as SVG."""
+    return to_svg(reliability_plot(panels))
+
+
+@plain_text
+def reliability_plot(panels: Mapping[str, tuple[list[Bin], float]]) -> Figure:
     """Accuracy within bins of confidence; `panels` is title -> (bins, expected calibration error in percent)."""
     figure = Figure(figsize=(7.4, 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -183,14 +199,14 @@ def reliability_figure(panels: Mapping[str, tuple[list[Bin], float]]) -> str:
             ax.plot([middle - width / 2, middle + width / 2], [100 * b.confidence] * 2, color=INK, lw=1.6)
             ax.text(middle, 2, f"{100 * b.count / total:.0f}%", ha="center", fontsize=7, color=INK)
         ax.plot([0, 100], [0, 100], color=FAINT, lw=1, ls="--")
-        ax.set_title(f"{title}\ncalibration error {error:.1f} %", fontsize=10, loc="left")
+        ax.set_title(f"{short(title, 40)}\ncalibration error {error:.1f} %", fontsize=10, loc="left")
         ax.set_xlim(0, 100)
         ax.set_ylim(0, 100)
         ax.set_xlabel("confidence, %")
         ax.grid(color=GRID)
         bare(ax, "top", "right")
     axes[0].set_ylabel("accuracy, %")
-    return to_svg(figure)
+    return figure
 
 
 def bar_colours(reference: str, baseline: str | None, run: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -223,18 +223,24 @@ def stream_grid(results: Results, entropy: Mapping[tuple[str, str], float]) -> G
     return Grid("Streams (in no mean): top-1 accuracy in %, points to zero-shot, entropy of the predictions", columns, blocks)
 
 
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[int]) -> str:
+    """A pipe table; the columns whose places are in `text` hold words, the others numbers."""
+    marks = [":--" if place in text else "--:" for place in range(len(columns))]
+    return "\n".join(map(_line, [columns, marks, *rows]))
+
+
 def markdown(grid: Grid) -> str:
     """A pipe table under its caption; blocks begin with a line in italics."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
     width = len(grid.columns)
-    lines = [f"**{grid.caption}**", "", line(["method", *grid.labels()]), line([":--", *["--:"] * width])]
+    rows: list[list[str]] = []
     for block in grid.blocks:
-        lines.append(line([f"*{block.title}*", *[""] * width]))
-        lines += [line([name, *(f"**{c.text}**" if c.best else c.text for c in cells)]) for name, cells in block.rows]
-    return "\n".join(lines) + "\n"
+        rows.append([f"*{block.title}*", *[""] * width])
+        rows += [[name, *(f"**{c.text}**" if c.best else c.text for c in cells)] for name, cells in block.rows]
+    return f"**{grid.caption}**\n\n{markdown_table(['method', *grid.labels()], rows, (0,))}\n"
 
 
 def _tex(text: str) -> str:

@@ -278,7 +278,9 @@ def _page(
             notes=runs.notes,
             diagnostics=_diagnostics(rows, frames).to_dict("records"),
             figures={name: data_uri("image/svg+xml", svg.encode()) for name, svg in figures.items()},
-            gallery=make_gallery(rows, reference, material, lambda task, method, seed: commands.lines([task], method, [seed])),
+            gallery=make_gallery(
+                rows, reference, material, lambda task, method, seed: commands.lines([task], [method], [seed])
+            ),
             settings={
                 str(method): (str(digest), json.dumps(runs.methods.get(str(method), {}).get("settings"), indent=1))
                 for method, digest in rows.groupby("method", sort=False)["settings_hash"].first().items()
@@ -292,7 +294,7 @@ def _commands(rows: pd.DataFrame, commands: Commands) -> dict[str, str]:
     out = {}
     for method, some in rows.groupby("method", sort=False):
         tasks, seeds = [str(task) for task in some["task"].unique()], sorted(int(seed) for seed in some["seed"].unique())
-        out[str(method)] = commands.lines(tasks, str(method), seeds)
+        out[str(method)] = commands.lines(tasks, [str(method)], seeds)
     return out
 
 

@@ -18,7 +18,7 @@ from grpo_tta.data.tasks import SHIFTED_MEAN
 from grpo_tta.errors import UserError
 from grpo_tta.report.demo_figure import AFTER, GRID, OTHER
 from grpo_tta.report.embed import data_uri
-from grpo_tta.report.figures import FAINT, INK, bare, plain_text, to_svg
+from grpo_tta.report.figures import FAINT, INK, bare, plain_text, short, to_svg
 from grpo_tta.report.grids import number
 from grpo_tta.report.pages import environment
 from grpo_tta.report.statistics import mean_interval
@@ -27,6 +27,12 @@ from grpo_tta.report.terminal import points_table
 from grpo_tta.report.words import Words, words_for
 
 FILE = "sweep.json"
+LONGEST_VALUE = 32
+"""Characters of a value under its plot."""
+ABREAST = 40
+"""Characters that fit below a plot side by side; more stand upright."""
+LEAST_GAP = 0.05
+"""Share of an axis between two values; closer ones are drawn at equal distances."""
 
 
 @final
@@ -135,15 +141,33 @@ def by_task(sweep: Sweep) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def _crowded(places: np.ndarray) -> bool:
+    """Whether values lie so close on their axis that their labels would lie on each other."""
+    return bool(np.diff(places).min() < LEAST_GAP * (places.max() - places.min()))
+
+
 @plain_text
 def axis_figure(axis: pd.DataFrame) -> str:
-    """Points to the base over the values of one axis: a curve for numbers, bars for choices, with paired 95 % intervals."""
-    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    """The plot of `axis_plot` as SVG."""
+    return to_svg(axis_plot(axis))
+
+
+@plain_text
+def axis_plot(axis: pd.DataFrame) -> Figure:
+    """Points to the base over the values of one axis: a curve for numbers, bars for choices, with paired 95 % intervals.
+
+    Numbers that would lie on each other stand at equal distances.
+    """
+    names = [short(str(value), LONGEST_VALUE) for value in axis["value"]]
+    upright = max(map(len, names)) * len(names) > ABREAST
+    figure = Figure(figsize=(4.6, 3.2 + (0.06 * max(map(len, names)) if upright else 0)), layout="constrained")
     ax = figure.subplots()
     ax.axhline(0, color=FAINT, lw=0.8)
     curve = axis["kind"].iloc[0] == "number" and len(axis) > 1
-    x = axis["value"].astype(float).to_numpy() if curve else np.arange(len(axis), dtype=float)
-    log = curve and x.min() > 0 and x.max() / x.min() >= 8
+    values = axis["value"].astype(float).to_numpy() if curve else np.arange(len(axis), dtype=float)
+    log = curve and values.min() > 0 and values.max() / values.min() >= 8
+    equal = curve and _crowded(np.log(values) if log else values)
+    x = np.arange(len(axis), dtype=float) if equal else values
     sides = axis["difference"] - axis["difference_low"], axis["difference_high"] - axis["difference"]
     spread = [side.clip(lower=0).to_numpy() for side in sides]
     # the control is drawn on the same scale: its distance below the method is the paired difference of the two
@@ -153,16 +177,15 @@ def axis_figure(axis: pd.DataFrame) -> str:
         ax.errorbar(
             x, axis["difference"], spread, fmt="-o", color=AFTER, ms=4.5, lw=1.4, elinewidth=1, capsize=2.5, label="method"
         )
-        if log:
+        if log and not equal:
             ax.set_xscale("log")
-        ax.set_xticks(x, axis["value"], rotation=30 if len(axis) > 6 else 0)
         ax.set_xticks([], minor=True)
     else:
         ax.bar(x, axis["difference"], width=0.55, color=AFTER, alpha=0.85, label="method")
         ax.errorbar(x, axis["difference"], spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
         ax.plot(x, control, "D", color=OTHER, ms=4.5, mfc="white", label="same rewards, no update")
-        ax.set_xticks(x, [text if len(text) <= 14 else f"{text[:13]}…" for text in axis["value"]])
         ax.set_xlim(-0.6, max(len(axis) - 0.4, 1.6))
+    ax.set_xticks(x, names, rotation=90 if upright else 0, fontsize=8 if upright else 9)
     here = x[axis["base"].to_numpy()]
     ax.plot(here, np.zeros(len(here)), "o", ms=10, mfc="none", mec=INK, mew=1, zorder=5)
     low = min(0.0, *(axis["difference"] - spread[0]), *control)
@@ -174,7 +197,7 @@ def axis_figure(axis: pd.DataFrame) -> str:
     ax.grid(axis="y", color=GRID)
     bare(ax, "top", "right")
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
-    return to_svg(figure)
+    return figure
 
 
 def _surely(table: pd.DataFrame) -> np.ndarray:
