@@ -12,25 +12,20 @@ import pytest
 from PIL import Image
 
 from grpo_tta import GRPOTTA, UserError
-from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
-from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
-from grpo_tta.app.page import (
+from grpo_tta.app.draw import (
     EMPTY,
-    EXAMPLES,
-    Answered,
-    Classifiers,
     Compared,
-    example,
     heading,
-    keep_if_asked,
-    model_for,
-    read,
     render,
     render_comparison,
     render_error,
     render_several,
 )
+from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
+from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
+from grpo_tta.app.page import EXAMPLES, Classifiers, example, keep_if_asked, model_for, read
 from grpo_tta.app.reproduce import Asked, command, python_lines
+from grpo_tta.app.several import Answered
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.data import nano
@@ -306,13 +301,13 @@ def test_an_answer_to_another_question_is_removed() -> None:
     assert keep_if_asked(question, "a.png", "star", *question[2:])[0] == EMPTY
     assert keep_if_asked(question, "b.png", *question[1:])[0] == EMPTY
     for kept in (keep_if_asked(question, *question), keep_if_asked(None, *question)):
-        assert len(kept) == 6
+        assert len(kept) == 5
         assert EMPTY not in kept
 
 
 def test_several_images_are_counted() -> None:
     rows = [Answered("a.png", "star", "heart", 60.0), Answered("<b>.png", "heart", "heart", 70.0), Answered("c", error="c: no")]
-    page = render_several(rows, 4)
+    page = render_several(rows, 4, "grpo-tta predict a.png")
     assert "<b>3 of 4</b> images: heart 2. Adaptation changed 1." in page
     assert "&lt;b&gt;.png" in page
     assert '<td colspan="3">c: no</td>' in page

@@ -50,3 +50,18 @@ def warnings_of(model: str, labels: Sequence[str], photograph: bool | None) -> l
     elif model == PHOTOGRAPHS and photograph is False:
         found.append(f"This does not look like a photograph. {KNOWS[PHOTOGRAPHS]}")
     return found
+
+
+def warnings_of_many(model: str, labels: Sequence[str], photographs: Sequence[bool]) -> list[str]:
+    """The same of several images.
+
+    Args:
+        photographs: which of the images that could be read look like one.
+    """
+    found = warnings_of(model, labels, None)
+    count, total = sum(photographs), len(photographs)
+    if model == DRAWINGS and count:
+        found.insert(0, f"{count} of {total} images look like photographs. {KNOWS[DRAWINGS]} Choose another model for them.")
+    elif model == PHOTOGRAPHS and count < total:
+        found.append(f"{total - count} of {total} images do not look like photographs. {KNOWS[PHOTOGRAPHS]}")
+    return found
