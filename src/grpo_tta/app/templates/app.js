@@ -21,4 +21,9 @@
     input.files = named(event.dataTransfer.files);
     input.dispatchEvent(new Event('change', {bubbles: true}));
   }, true);
+
+  // On a phone the answer stands far below its button
+  document.querySelector('#tta-adapt').addEventListener('click', () => {
+    if (matchMedia('(max-width: 640px)').matches) document.querySelector('#tta-answer').scrollIntoView();
+  });
 }
