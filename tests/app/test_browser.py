@@ -261,6 +261,9 @@ def test_whatever_is_uploaded_is_shown_or_gets_a_sentence(
         "empty.jpg": "the file is empty; copy it again.",
     }
     clear(page)
+    upload(page, tmp_path / "mine.jpg")  # a file before must not change what becomes of the next one
+    expect(page.locator("#tta-notice")).to_contain_text("photo-clip")
+    clear(page)
     for name, sentence in sentences.items():
         upload(page, tmp_path / name)
         expect(page.locator("#tta-notice [role=alert]")).to_contain_text(

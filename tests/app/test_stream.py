@@ -47,7 +47,7 @@ def test_a_stream_gives_the_answers_of_the_library_minibatch_by_minibatch(nano_b
             assert row.error == "03.png: not an image in a known format; remove it or convert it to PNG or JPEG."
     assert [row for row in rows if row.kl > 1e-8]  # the parameters have moved
     again = next(follow(classifier, paths))
-    assert [row.after for row in again] == [row.after for row in minibatches[0]]  # nothing is carried from one stream to the next
+    assert [row.after for row in again] == [row.after for row in minibatches[0]]  # each begins anew
 
 
 def test_the_kl_is_that_of_the_moved_model(nano_backbone: Backbone, paths: list[Path]) -> None:
