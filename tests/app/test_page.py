@@ -205,18 +205,25 @@ def colourful(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack(waves, -1).astype(np.uint8))
 
 
-def test_photographs_are_told_from_drawings_by_size_and_colours() -> None:
-    assert is_photograph(colourful(320, 240))
-    assert not is_photograph(colourful(90, 60))
-    assert not is_photograph(photo(320, 240))
-    assert not is_photograph(drawing(3, "source").resize((256, 256)))
+def test_photographs_are_known_by_colours_or_by_fine_detail() -> None:
+    assert is_photograph(colourful(320, 240)) is True
+    assert is_photograph(photo(320, 240)) is False
+    assert is_photograph(drawing(3, "source").resize((256, 256))) is False
+    rng = np.random.default_rng(0)
+    light = np.linspace(0.3, 1.5, 320)[None, :, None] + rng.normal(0, 0.1, (240, 320, 1))
+    brown = np.clip(np.array([140, 110, 80]) * light, 0, 255).astype(np.uint8)  # sand, or plumage
+    assert is_photograph(Image.fromarray(brown)) is True
+    assert is_photograph(Image.fromarray(brown).resize((20, 15)).resize((320, 240))) is False
+    lines = np.where(np.arange(320) % 4 < 2, 0, 255) * np.ones((240, 1))  # detail without colours: a bar code
+    assert is_photograph(Image.fromarray(lines.astype(np.uint8)).convert("RGB")) is False
+    assert is_photograph(colourful(90, 60)) is None
 
 
 def test_an_upload_gets_a_model_that_may_know_it() -> None:
     offered = ["nano-clip", "photo-clip", "other"]
     assert model_for(True, "nano-clip", offered) == "photo-clip"
     assert model_for(True, "other", offered) == "other"
-    assert model_for(False, "nano-clip", offered) == "nano-clip"
+    assert model_for(False, "nano-clip", offered) == model_for(None, "nano-clip", offered) == "nano-clip"
     assert model_for(True, "nano-clip", ["nano-clip"]) == "nano-clip"
 
 

@@ -101,11 +101,11 @@ def example(task: str, number: int) -> tuple[Image.Image, str, str]:
     return Image.fromarray(nano.item(task, "tuning", number).image), ", ".join(spec.classes), spec.template
 
 
-def model_for(photograph: bool, model: str, models: Sequence[str]) -> str:
+def model_for(photograph: bool | None, model: str, models: Sequence[str]) -> str:
     """The model for an upload: of photographs the first that is offered and does not know drawings alone.
 
     Args:
-        photograph: the upload looks like one.
+        photograph: the upload looks like one; None where that cannot be said.
         model: that is chosen now.
         models: that are offered.
     """

@@ -25,7 +25,7 @@ class Answered:
     before: str = ""
     after: str = ""
     percent: float = 0.0
-    photograph: bool = False
+    photograph: bool | None = None
     error: str = ""
 
 

@@ -42,7 +42,7 @@ class Streamed:
         kl: KL(pi_theta || pi_0) in nats, the mean over the views.
         others: views in which the model names another label than the answer.
         views: how many there are.
-        photograph: it looks like one.
+        photograph: it looks like one; None where that cannot be said.
     """
 
     file: str
@@ -52,7 +52,7 @@ class Streamed:
     kl: float = 0.0
     others: int = 0
     views: int = 0
-    photograph: bool = False
+    photograph: bool | None = None
     error: str = ""
 
 
