@@ -32,7 +32,7 @@ def is_photograph(image: Image.Image) -> bool | None:
     On 500 photographs of ImageNet 98 % do, and 30 % of the nano suite's drawings when they are enlarged.
 
     Returns:
-        None where the shorter side is below 96 pixels, where drawings and photographs cannot be told apart.
+        None where the shorter side is below 96 pixels: so small a drawing has as much detail as a photograph.
     """
     if min(image.size) < _SMALL:
         return None
