@@ -5,6 +5,7 @@ Needs Chromium as `test_browser` does; absent means failed, never skipped.
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 
 from grpo_tta import GRPOTTA
 from grpo_tta.app.run import create_app
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.classifier import Prediction
 from tests.app.test_page import colourful
-from tests.report.test_browser import browser as chromium
+from tests.axe import SCHEMES, WIDTHS, barriers, launched, overflow
 from tests.service.conftest import drawing, serving
 
 LABELS = ["star", "heart", "fish", "<b>cup</b> ${1+1}"]
@@ -49,16 +51,22 @@ def address(nano_backbone: Backbone) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+def browser(address: str) -> Iterator[Browser]:
+    """Closed before the server, which waits for the last of its visitors."""
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-def opened(browser: Browser, address: str, width: int, height: int) -> tuple[Page, list[str], list[str]]:
+@pytest.fixture(autouse=True)
+def _no_page_stays_open(browser: Browser) -> Iterator[None]:
+    yield
+    for context in browser.contexts:
+        context.close()
+
+
+def opened(browser: Browser, address: str, width: int, height: int, scheme: str = "light") -> tuple[Page, list[str], list[str]]:
     """The page with its first episode, every address it asked for, and what it complained of."""
-    page = browser.new_page(viewport={"width": width, "height": height})
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
     asked: list[str] = []
@@ -73,6 +81,56 @@ def opened(browser: Browser, address: str, width: int, height: int) -> tuple[Pag
     page.goto(address)
     page.wait_for_selector("#tta-trace table")
     return page, asked, wrong
+
+
+def hosts(asked: list[str]) -> set[str]:
+    """What was asked, without the paths."""
+    return {re.match(r"\w+://[^/]+|data:|blob:", url)[0] for url in asked}  # type: ignore[index]
+
+
+STILL = """() => !document.querySelector('[data-testid=status-tracker]:not(.hide), .pending, .generating')
+    && document.getAnimations().every(animation => animation.playState !== 'running')"""
+"""Nothing on the page waits for the server, or fades."""
+
+
+def lasting_barriers(page: Page) -> list[str]:
+    """Those that stay: Gradio makes faint whatever it is about to replace, and one event may follow another."""
+    found: list[str] = []
+    for _ in range(6):
+        page.wait_for_function(STILL)
+        found = barriers(page)
+        if not found:
+            break
+        page.wait_for_timeout(500)
+    return found
+
+
+def clear(page: Page) -> None:
+    page.locator("#tta-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
+    expect(page.locator("#tta-image input[type=file]")).to_have_count(1)
+
+
+def upload(page: Page, path: Path) -> None:
+    page.locator("#tta-image input[type=file]").set_input_files(path)
+
+
+def drop(page: Page, path: Path) -> None:
+    """Onto the image. Of a name that says nothing the browser knows no type."""
+    page.evaluate(
+        """([name, data]) => {
+          const dropped = new DataTransfer();
+          dropped.items.add(new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], name));
+          const target = document.querySelector('#tta-image input[type=file]').parentElement;
+          target.dispatchEvent(new DragEvent('drop', {dataTransfer: dropped, bubbles: true, cancelable: true}));
+        }""",
+        [path.name, base64.b64encode(path.read_bytes()).decode()],
+    )
+
+
+def add_to_list(page: Page, paths: list[Path]) -> None:
+    """To the list of several images, which must be open."""
+    page.locator("#tta-files input[type=file]").set_input_files(paths)
+    expect(page.locator("#tta-files tr.file")).to_have_count(len(paths))
 
 
 def bars(page: Page) -> dict[str, list[str]]:
@@ -92,8 +150,8 @@ def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_backbone
     image = drawing(3, "gaussian-noise")
     image.save(tmp_path / "mine.png")
     first = bars(page)
-    page.locator("#tta-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
-    page.locator("#tta-image input[type=file]").set_input_files(tmp_path / "mine.png")
+    clear(page)
+    upload(page, tmp_path / "mine.png")
     page.wait_for_selector("#tta-image img")
     expect(page.locator("#tta-shift").get_by_label("none")).to_be_checked()
     page.locator("#tta-labels textarea").fill(", ".join(LABELS))
@@ -131,8 +189,7 @@ def test_upload_labels_adapt_watch(browser: Browser, address: str, nano_backbone
     page.get_by_role("button", name="Adapt").click()
     expect(page.locator("#tta-answer [role=alert]")).to_contain_text("classification needs at least two")
     assert not wrong
-    assert {re.match(r"\w+://[^/]+|data:|blob:", url)[0] for url in asked} <= {address, "data:", "blob:"}  # type: ignore[index]
-    page.close()
+    assert hosts(asked) <= {address, "data:", "blob:"}
 
 
 def test_an_example_is_one_click(browser: Browser, address: str) -> None:
@@ -141,7 +198,6 @@ def test_an_example_is_one_click(browser: Browser, address: str) -> None:
     page.wait_for_function("() => document.querySelector('#tta-labels textarea').value.startsWith('0, 1, 2')")
     page.wait_for_function("() => document.querySelector('table.tta-bars th[scope=row]')?.innerText.length === 1")
     assert not wrong
-    page.close()
 
 
 def test_the_keyboard_is_enough(browser: Browser, address: str) -> None:
@@ -156,7 +212,6 @@ def test_the_keyboard_is_enough(browser: Browser, address: str) -> None:
     tab_to(page, "document.activeElement.value === 'blur'")
     page.keyboard.press("Space")
     wait_for_answer(page, "blur, severity 4")
-    page.close()
 
 
 def tab_to(page: Page, where: str) -> None:
@@ -167,65 +222,194 @@ def tab_to(page: Page, where: str) -> None:
     raise AssertionError(f"not reached: {where}")
 
 
-def test_a_photograph_of_ones_own(browser: Browser, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It is not shifted, gets a model of photographs, and whatever cannot be decoded is a sentence."""
+CONTROLS = """() => [...document.querySelectorAll(
+    'button, a[href], input:not([type=hidden]), textarea, select, summary, [tabindex="0"]')].filter(
+  e => e.checkVisibility({visibilityProperty: true}) && e.getClientRects().length && !e.disabled && e.tabIndex >= 0)"""
+"""Everything that can be pressed, chosen or typed into, and boxes that scroll."""
+NAMED = "e => e.name && e.type === 'radio' ? e.name : (e.dataset.control ??= String(Math.random()))"
+"""Of radio buttons the keyboard reaches one, and the arrows the others."""
+MISSED = f"reached => ({CONTROLS})().filter(e => !reached.includes(({NAMED})(e))).map(e => e.outerHTML.slice(0, 200))"
+
+
+def test_the_keyboard_reaches_everything(browser: Browser, address: str, tmp_path: Path) -> None:
+    page, _, _ = opened(browser, address, 1280, 900)
+    page.get_by_role("button", name="Model, preset, prompt").press("Enter")
+    page.get_by_role("button", name="Several images").press("Enter")
+    drawing(0).save(tmp_path / "a.png")
+    add_to_list(page, [tmp_path / "a.png"])
+    page.locator("#tta-adapt-each").press("Enter")
+    page.wait_for_selector("#tta-answers table")
+    for summary in page.locator("summary").all():
+        summary.press("Enter")
+    page.wait_for_function(STILL)
+    page.evaluate("document.activeElement.blur()")
+    reached: set[str] = set()
+    missed = page.evaluate(MISSED, [])
+    assert len(missed) > 25
+    for _ in range(3):  # the page may replace a part of itself on the way
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate(f"() => document.activeElement && ({NAMED})(document.activeElement)"))
+        missed = page.evaluate(MISSED, list(reached))
+        if not missed:
+            break
+    assert not missed
+
+
+def test_whatever_is_uploaded_is_shown_or_gets_a_sentence(
+    browser: Browser, address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     page, _, wrong = opened(browser, address, 1280, 900)
-    for name in ("adapt", "answer"):
-        box = page.locator(f"#tta-{name}").bounding_box()
-        assert box is not None
-        assert 0 <= box["y"] < box["y"] + min(box["height"], 300) <= 900  # the first screen
     image = colourful(640, 480)
     image.save(tmp_path / "mine.jpg")
     image.save(tmp_path / "mine.tif")
+    image.save(tmp_path / "without-suffix", "PNG")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "mine.jpg").read_bytes()[:4000])
-
-    def upload(name: str) -> None:
-        page.locator("#tta-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    unknown = "not an image in a known format; remove it or convert it to PNG or JPEG."
+    sentences = {
+        "cut.jpg": "copy or export it again",
+        "text.jpg": unknown,
+        "notes.txt": unknown,
+        "empty.jpg": "the file is empty; copy it again.",
+    }
+    clear(page)
+    upload(page, tmp_path / "mine.jpg")  # a file before must not change what becomes of the next one
+    expect(page.locator("#tta-notice")).to_contain_text("photo-clip")
+    clear(page)
+    for name, sentence in sentences.items():
+        upload(page, tmp_path / name)
+        expect(page.locator("#tta-notice [role=alert]")).to_contain_text(
+            re.compile(f"^{re.escape(name)}: .*{re.escape(sentence)}")
+        )
         expect(page.locator("#tta-answer .tta-empty")).to_be_visible()
-        page.locator("#tta-image input[type=file]").set_input_files(tmp_path / name)
+        expect(page.locator("#tta-image img")).to_have_count(0)  # the field is free for another file
+    drop(page, tmp_path / "notes.txt")
+    expect(page.locator("#tta-notice [role=alert]")).to_contain_text("notes.txt")
+    for name in ("mine.tif", "without-suffix"):
+        drop(page, tmp_path / name)
+        page.wait_for_function("() => document.querySelector('#tta-image img')?.naturalWidth === 640")
+        expect(page.locator("#tta-notice [role=alert]")).to_have_count(0)
+        clear(page)
+    assert page.locator(".toast-body").count() == 0  # Gradio's own errors
+    # a browser shows no TIFF before it is PNG
+    assert not [text for text in wrong if "mine.tif" not in text]
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err
 
-    upload("mine.jpg")
+
+def test_a_photograph_of_ones_own(browser: Browser, address: str, tmp_path: Path) -> None:
+    """It is not shifted, and gets a model of photographs."""
+    page, _, wrong = opened(browser, address, 1280, 900)
+    colourful(640, 480).save(tmp_path / "mine.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "mine.jpg").read_bytes()[:4000])
+    clear(page)
+    expect(page.locator("#tta-answer .tta-empty")).to_be_visible()
+    upload(page, tmp_path / "mine.jpg")
     expect(page.locator("#tta-notice")).to_contain_text("so photo-clip was chosen")
     expect(page.locator("#tta-shift").get_by_label("none")).to_be_checked()
     expect(page.locator("#tta-answer .tta-empty")).to_be_visible()
     assert page.locator("#tta-labels textarea").input_value().startswith("airplane, automobile")
-    page.get_by_role("button", name="Adapt").click()
+    page.get_by_role("button", name="Adapt", exact=True).click()
     wait_for_answer(page, "untouched")
     page.get_by_text("The same answer in Python").click()
     expect(page.locator("#tta-answer pre").last).to_contain_text("grpo-tta predict mine.jpg --labels airplane,")
     page.get_by_role("button", name="Compare presets").click()
     expect(page.locator("#tta-compared tbody tr")).to_have_count(4)
+    clear(page)
+    upload(page, tmp_path / "cut.jpg")
+    expect(page.locator("#tta-notice [role=alert]")).to_contain_text("cut.jpg")
+    expect(page.locator("#tta-compared table")).to_have_count(0)
 
-    for name in ("cut.jpg",):
-        upload(name)
-        expect(page.locator("#tta-answer [role=alert]")).to_contain_text(name)
-        expect(page.locator("#tta-compared table")).to_have_count(0)
     page.get_by_role("button", name="Several images").click()
-    page.locator("#tta-several input[type=file]").set_input_files([tmp_path / "mine.jpg", tmp_path / "cut.jpg"])
+    add_to_list(page, [tmp_path / "mine.jpg", tmp_path / "cut.jpg"])
     page.get_by_role("button", name="Adapt to each").click()
     expect(page.locator("#tta-answers tbody tr")).to_have_count(2)
     expect(page.locator("#tta-answers")).to_contain_text("cut.jpg: truncated or damaged")
-    upload("mine.tif")
-    page.wait_for_function("() => document.querySelector('#tta-image img')?.naturalWidth === 640")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-    page.close()
-    # Gradio answers a request to cancel what is over with 422, and a browser shows no TIFF before it is PNG
-    assert not [text for text in wrong if "mine.tif" not in text and "422" not in text]
+    # Gradio answers a request to cancel what is over with 422
+    assert not [text for text in wrong if "422" not in text]
+
+
+def test_a_stream(
+    browser: Browser, address: str, nano_backbone: Backbone, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page, asked, wrong = opened(browser, address, 390, 844)
+    page.locator("#tta-labels textarea").fill("star, heart, fish")
+    page.get_by_role("button", name="Several images").click()
+    page.get_by_role("button", name="Adapt along the stream").click()
+    expect(page.locator("#tta-answers [role=alert]")).to_contain_text("drop some")
+    paths = [tmp_path / f"{i:02d}.png" for i in range(18)]
+    for i, path in enumerate(paths):
+        drawing(i).save(path)
+    paths[3].write_text("no image")
+    add_to_list(page, paths)
+    page.get_by_role("button", name="Adapt along the stream").click()
+    images, minibatches = (
+        page.get_by_role("region", name=name) for name in ("images of the stream", "where the stream stands")
+    )
+    expect(images.locator("tbody tr")).to_have_count(18)
+    assert minibatches.locator("tbody th").all_inner_texts() == ["16", "18"]
+    answers = list(GRPOTTA(nano_backbone, ["star", "heart", "fish"]).stream(paths, errors="return"))
+    for i, (row, answer) in enumerate(zip(images.locator("tbody tr").all(), answers, strict=True)):
+        cells = row.locator("td").all_inner_texts()
+        if isinstance(answer, Prediction):
+            assert cells[:3] == [answer.label_before, answer.label, f"{100 * answer.probability:.1f}\u00a0%"]
+        else:
+            assert i == 3
+            assert cells == ["03.png: not an image in a known format; remove it or convert it to PNG or JPEG."]
+    assert not lasting_barriers(page)
+    assert overflow(page) <= 0
+    page.locator("#tta-answers summary").click()
+    expect(page.locator("#tta-answers pre")).to_contain_text("00.png 01.png 02.png")
+    expect(page.locator("#tta-answers pre")).to_contain_text("--online")
+    page.locator("#tta-labels textarea").fill("star, heart")
+    expect(page.locator("#tta-answers table")).to_have_count(0)  # they were answers to other labels
+    assert hosts(asked) <= {address, "data:", "blob:"}
+    assert not [text for text in wrong if "422" not in text]
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_can_read_it(browser: Browser, address: str, tmp_path: Path, scheme: str) -> None:
-    page, _, wrong = opened(browser, f"{address}/?__theme={scheme}", 390, 844)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("width", "height"), WIDTHS)
+def test_on_every_screen(browser: Browser, address: str, tmp_path: Path, width: int, height: int, scheme: str) -> None:
+    """With an answer, after another choice of labels, empty, with an error, with a warning: no barrier, nothing sticks out."""
+
+    def check() -> None:
+        assert not lasting_barriers(page)
+        assert overflow(page) <= 0
+
+    page, asked, _ = opened(browser, address, width, height, scheme)
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    assert dark == (scheme == "dark")
+    if width > 640:
+        for name in ("adapt", "answer"):  # the first screen
+            box = page.locator(f"#tta-{name}").bounding_box()
+            assert box is not None
+            assert 0 <= box["y"] < box["y"] + min(box["height"], 600) <= height
     small = page.evaluate(
         """() => [...document.querySelectorAll('#tta-answer *, #tta-trace *')]
             .filter(e => e.children.length === 0 && e.innerText && parseFloat(getComputedStyle(e).fontSize) < 12)
             .map(e => e.innerText)"""
     )
     assert not small
-    assert page.evaluate("matchMedia('(max-width: 640px)').matches")
-    page.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
-    assert not wrong
-    page.close()
+    check()
+    page.locator("#tta-labels textarea").fill("star, heart")
+    expect(page.locator("#tta-answer .tta-empty")).to_be_visible()
+    check()
+    clear(page)
+    colourful(640, 480).save(tmp_path / "mine.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "mine.jpg").read_bytes()[:4000])
+    upload(page, tmp_path / "cut.jpg")
+    expect(page.locator("#tta-notice [role=alert]")).to_be_in_viewport()
+    check()
+    upload(page, tmp_path / "mine.jpg")
+    expect(page.locator("#tta-notice")).to_contain_text("so photo-clip was chosen")
+    expect(page.locator("#tta-shift").get_by_label("none")).to_be_checked()
+    page.get_by_role("button", name="Adapt", exact=True).click()
+    wait_for_answer(page, "untouched")
+    expect(page.locator("#tta-answer figure")).to_be_in_viewport()
+    check()
+    assert hosts(asked) <= {address, "data:", "blob:"}

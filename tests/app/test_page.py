@@ -12,25 +12,20 @@ import pytest
 from PIL import Image
 
 from grpo_tta import GRPOTTA, UserError
-from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
-from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
-from grpo_tta.app.page import (
+from grpo_tta.app.draw import (
     EMPTY,
-    EXAMPLES,
-    Answered,
-    Classifiers,
     Compared,
-    example,
     heading,
-    keep_if_asked,
-    model_for,
-    read,
     render,
     render_comparison,
     render_error,
     render_several,
 )
+from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
+from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
+from grpo_tta.app.page import EXAMPLES, Classifiers, example, keep_if_asked, model_for, read
 from grpo_tta.app.reproduce import Asked, command, python_lines
+from grpo_tta.app.several import Answered
 from grpo_tta.app.shifts import SHIFTS, shift
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.data import nano
@@ -210,18 +205,25 @@ def colourful(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack(waves, -1).astype(np.uint8))
 
 
-def test_photographs_are_told_from_drawings_by_size_and_colours() -> None:
-    assert is_photograph(colourful(320, 240))
-    assert not is_photograph(colourful(90, 60))
-    assert not is_photograph(photo(320, 240))
-    assert not is_photograph(drawing(3, "source").resize((256, 256)))
+def test_photographs_are_known_by_colours_or_by_fine_detail() -> None:
+    assert is_photograph(colourful(320, 240)) is True
+    assert is_photograph(photo(320, 240)) is False
+    assert is_photograph(drawing(3, "source").resize((256, 256))) is False
+    rng = np.random.default_rng(0)
+    light = np.linspace(0.3, 1.5, 320)[None, :, None] + rng.normal(0, 0.1, (240, 320, 1))
+    brown = np.clip(np.array([140, 110, 80]) * light, 0, 255).astype(np.uint8)  # sand, or plumage
+    assert is_photograph(Image.fromarray(brown)) is True
+    assert is_photograph(Image.fromarray(brown).resize((20, 15)).resize((320, 240))) is False
+    lines = np.where(np.arange(320) % 4 < 2, 0, 255) * np.ones((240, 1))  # detail without colours: a bar code
+    assert is_photograph(Image.fromarray(lines.astype(np.uint8)).convert("RGB")) is False
+    assert is_photograph(colourful(90, 60)) is None
 
 
 def test_an_upload_gets_a_model_that_may_know_it() -> None:
     offered = ["nano-clip", "photo-clip", "other"]
     assert model_for(True, "nano-clip", offered) == "photo-clip"
     assert model_for(True, "other", offered) == "other"
-    assert model_for(False, "nano-clip", offered) == "nano-clip"
+    assert model_for(False, "nano-clip", offered) == model_for(None, "nano-clip", offered) == "nano-clip"
     assert model_for(True, "nano-clip", ["nano-clip"]) == "nano-clip"
 
 
@@ -306,13 +308,13 @@ def test_an_answer_to_another_question_is_removed() -> None:
     assert keep_if_asked(question, "a.png", "star", *question[2:])[0] == EMPTY
     assert keep_if_asked(question, "b.png", *question[1:])[0] == EMPTY
     for kept in (keep_if_asked(question, *question), keep_if_asked(None, *question)):
-        assert len(kept) == 6
+        assert len(kept) == 5
         assert EMPTY not in kept
 
 
 def test_several_images_are_counted() -> None:
     rows = [Answered("a.png", "star", "heart", 60.0), Answered("<b>.png", "heart", "heart", 70.0), Answered("c", error="c: no")]
-    page = render_several(rows, 4)
+    page = render_several(rows, 4, "grpo-tta predict a.png")
     assert "<b>3 of 4</b> images: heart 2. Adaptation changed 1." in page
     assert "&lt;b&gt;.png" in page
     assert '<td colspan="3">c: no</td>' in page

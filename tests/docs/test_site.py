@@ -19,6 +19,7 @@ import yaml
 from playwright.sync_api import sync_playwright
 
 import grpo_tta
+from tests.axe import SCHEMES, barriers, launched, overflow
 from tests.report.test_browser import OFFLINE
 from tests.report.test_browser import browser as chromium
 
@@ -199,3 +200,17 @@ def test_code_and_tables_are_rendered(site: Path) -> None:
 )
 def test_what_counts_as_a_request(html: str, found: list[str]) -> None:
     assert requests(html) == found
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_pages_have_no_serious_barrier(site: Path, scheme: str) -> None:
+    with launched() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+        for name in ("index.html", "method/index.html", "page-and-service/index.html"):
+            page.goto((site / name).as_uri())
+            assert not barriers(page)
+            assert overflow(page) <= 0
+            light = page.evaluate("getComputedStyle(document.body).getPropertyValue('color-scheme')") != "dark"
+            assert light == (scheme == "light")
+        page.close()

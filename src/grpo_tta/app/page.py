@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from html import escape
-from importlib.resources import files
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, final
@@ -17,30 +13,49 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image
 
-from grpo_tta.app.episode import SHOWN_VIEWS, Episode, make_episode, split_labels
-from grpo_tta.app.knowledge import DRAWINGS, KNOWS, PHOTO_LABELS, PHOTOGRAPHS, is_photograph, knows, warnings_of
-from grpo_tta.app.reproduce import Asked, command, python_lines
+from grpo_tta.app.draw import (
+    EMPTY,
+    Compared,
+    heading,
+    render,
+    render_comparison,
+    render_error,
+    render_several,
+    render_stream,
+    render_warnings,
+    script,
+)
+from grpo_tta.app.episode import make_episode, split_labels
+from grpo_tta.app.knowledge import (
+    DRAWINGS,
+    PHOTO_LABELS,
+    PHOTOGRAPHS,
+    is_photograph,
+    knows,
+    warnings_of,
+    warnings_of_many,
+)
+from grpo_tta.app.reproduce import Asked, command_of_many
+from grpo_tta.app.several import answer_each, check_images
 from grpo_tta.app.shifts import SHIFTS, Shift, shift
+from grpo_tta.app.stream import Streamed, follow
+from grpo_tta.app.uploads import decode_upload, load_upload
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.classifier import GRPOTTA
 from grpo_tta.data import nano
 from grpo_tta.errors import UserError
-from grpo_tta.images.read import DecodedImage, read_decoded, read_image
+from grpo_tta.images.read import DecodedImage
 from grpo_tta.method.settings import PRESETS
-from grpo_tta.report.grids import number
-from grpo_tta.report.pages import environment
 
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Images of the nano suite's tuning split, by task and number."""
-NAMES = """() => document.querySelectorAll('#tta-examples button')
-    .forEach((button, i) => button.setAttribute('aria-label', `example ${i + 1}`))"""
-"""Gradio gives the buttons of examples no name that a screen reader could say."""
-MOST_IMAGES = 100
-"""Of several that are dropped at once."""
+SEVERAL = (
+    '<p class="tta-note">Each image by itself, as above. Or all of them as one stream, in the order of the list: every answer '
+    "then depends on the images before it. A stream has its own settings, whatever the preset, and begins anew each time.</p>"
+)
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 """Uploads of other formats are shown as PNG."""
-EMPTY = '<p class="tta-empty">Choose an image and press <b>Adapt</b>.</p>'
 
 
 @final
@@ -69,80 +84,6 @@ class Classifiers:
             return found
 
 
-def _percent(value: float) -> str:
-    return f"{number(value)}\N{NO-BREAK SPACE}%"
-
-
-_TEMPLATES = environment("grpo_tta.app", {"percent": _percent, "number": number})
-
-
-@final
-@dataclass(frozen=True)
-class Compared:
-    """The answer of one preset, in percent, and what it cost."""
-
-    preset: str
-    label: str
-    percent: float
-    forwards: float
-    backwards: float
-    milliseconds: float
-
-
-def render(episode: Episode, asked: Asked, device: str, size: int) -> tuple[str, str]:
-    """Answer and trace as HTML. Labels are escaped.
-
-    Args:
-        episode: of one image.
-        asked: what was asked.
-        device: that the model is on.
-        size: side of the model's input in pixels.
-    """
-    caption = "untouched" if asked.kind == "none" else f"{asked.kind}, severity {asked.severity}"
-    answer = _TEMPLATES.get_template("app_answer.html").render(
-        e=episode, caption=caption, device=device, python=python_lines(asked, size), command=command(asked)
-    )
-    return answer, _TEMPLATES.get_template("app_trace.html").render(e=episode, shown=SHOWN_VIEWS)
-
-
-def render_warnings(sentences: Sequence[str]) -> str:
-    """Sentences as HTML; nothing where there are none."""
-    return "".join(f'<p class="tta-warning" role="status">{escape(sentence)}</p>' for sentence in sentences)
-
-
-def render_error(sentence: str) -> str:
-    """What stands in place of an answer."""
-    return f'<p class="tta-error" role="alert">{escape(sentence)}</p>'
-
-
-def render_comparison(zero_shot: tuple[str, float], answers: Sequence[Compared]) -> str:
-    """The presets side by side, as HTML."""
-    return _TEMPLATES.get_template("app_presets.html").render(zero_shot=zero_shot, answers=answers)
-
-
-@final
-@dataclass(frozen=True)
-class Answered:
-    """One of several images: both answers and the adapted one's percent, or an error in their place."""
-
-    file: str
-    before: str = ""
-    after: str = ""
-    percent: float = 0.0
-    error: str = ""
-
-
-def render_several(rows: Sequence[Answered], total: int) -> str:
-    """Answers to several images as HTML: how often each label was given, and a row per image."""
-    answers = Counter(row.after for row in rows if not row.error)
-    return _TEMPLATES.get_template("app_several.html").render(
-        rows=rows,
-        total=total,
-        mix=answers.most_common(8),
-        changed=sum(row.before != row.after for row in rows),
-    )
-
-
 def read(asked: Asked, path: Path, classifier: GRPOTTA) -> DecodedImage | Image.Image:
     """The image as the classifier gets it: an untouched one is decoded as `predict` does it.
 
@@ -150,8 +91,8 @@ def read(asked: Asked, path: Path, classifier: GRPOTTA) -> DecodedImage | Image.
         UserError: it cannot be decoded.
     """
     if asked.kind == "none":
-        return read_decoded(path, asked.file, classifier.least_side)
-    return shift(read_image(path, asked.file), asked.kind, asked.severity, classifier.backbone.image_size)
+        return decode_upload(path, classifier.least_side)
+    return shift(load_upload(path), asked.kind, asked.severity, classifier.backbone.image_size)
 
 
 def example(task: str, number: int) -> tuple[Image.Image, str, str]:
@@ -160,17 +101,11 @@ def example(task: str, number: int) -> tuple[Image.Image, str, str]:
     return Image.fromarray(nano.item(task, "tuning", number).image), ", ".join(spec.classes), spec.template
 
 
-def heading(models: Sequence[str]) -> str:
-    """The head of the page as HTML, with what each model knows."""
-    text = "A zero-shot model adapts itself to one unlabelled image, answers, and forgets. Shift the image and watch."
-    return f"<h1>grpo-tta</h1><p>{text}</p><p>{' '.join(KNOWS[model] for model in models if model in KNOWS)}</p>"
-
-
-def model_for(photograph: bool, model: str, models: Sequence[str]) -> str:
+def model_for(photograph: bool | None, model: str, models: Sequence[str]) -> str:
     """The model for an upload: of photographs the first that is offered and does not know drawings alone.
 
     Args:
-        photograph: the upload looks like one.
+        photograph: the upload looks like one; None where that cannot be said.
         model: that is chosen now.
         models: that are offered.
     """
@@ -226,43 +161,53 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
             return render_error(str(error))
         return render_comparison(zero_shot, answers)
 
-    def several(paths: list[str] | None, labels: str, model: str, preset: str, template: str) -> Iterator[str]:
+    def each(paths: Sequence[Path], classifier: GRPOTTA, asked: Asked) -> Iterator[str]:
         """The table of answers, again after each image."""
-        if not paths:
-            yield ""
-            return
-        if len(paths) > MOST_IMAGES:
-            yield render_error(f"{len(paths)} images are more than the page takes; use at most {MOST_IMAGES}, or predict.")
-            return
-        rows: list[Answered] = []
-        for path in map(Path, paths):
-            try:
-                classifier = classifiers.get(model, split_labels(labels), template, preset)
-            except UserError as error:
-                yield render_error(str(error))
-                return
-            try:
-                said = classifier.predict(read_decoded(path, path.name, classifier.least_side))
-                rows.append(Answered(path.name, said.label_before, said.label, 100 * said.probability))
-            except UserError as error:
-                rows.append(Answered(path.name, error=str(error)))
-            yield render_several(rows, len(paths))
+        again = command_of_many([path.name for path in paths], asked)
+        for rows in answer_each(classifier, paths):
+            found = warnings_of_many(asked.model, asked.labels, [row.photograph for row in rows if not row.error])
+            yield render_several(rows, len(paths), again, found)
+
+    def along(paths: Sequence[Path], classifier: GRPOTTA, asked: Asked) -> Iterator[str]:
+        """The tables of a stream, again after each minibatch."""
+        again = command_of_many([path.name for path in paths], asked, stream=True)
+        minibatches: list[tuple[Streamed, ...]] = []
+        for some in follow(classifier, paths):
+            minibatches.append(some)
+            seen = [row.photograph for rows in minibatches for row in rows if not row.error]
+            yield render_stream(minibatches, len(paths), again, warnings_of_many(asked.model, asked.labels, seen))
+
+    def several(
+        answers: Callable[[Sequence[Path], GRPOTTA, Asked], Iterator[str]],
+        files: list[str] | None, labels: str, model: str, preset: str, template: str,
+    ) -> Iterator[tuple[str, tuple[Any, ...]]]:  # fmt: skip
+        """What `answers` draws, and what it answers to."""
+        question = (labels, model, preset, template)
+        paths = [Path(file) for file in files or ()]
+        try:
+            check_images(paths)
+            asked = Asked("", split_labels(labels), "none", 1, model, preset, template)
+            for drawn in answers(paths, classifiers.get(model, asked.labels, template, preset), asked):
+                yield drawn, question
+        except UserError as error:
+            yield render_error(str(error)), question
 
     def receive(path: str | None, labels: str, model: str, template: str) -> tuple[Any, ...]:
         """What an upload changes: the image as a browser shows it, shift, model, labels, template, warnings, answer."""
         file = Path(path or "")
         try:
-            image = read_image(file, file.name)
+            image = load_upload(file)
             photograph = is_photograph(image)
             chosen = model_for(photograph, model, models)
             if chosen == PHOTOGRAPHS and labels in of_examples:  # the labels of drawings would be nonsense
                 labels, template = ", ".join(PHOTO_LABELS), DEFAULT_TEMPLATE
             found = warnings_of(chosen, split_labels(labels), photograph)
         except UserError as error:
-            return gr.skip(), "none", model, labels, template, "", render_error(str(error)), None
+            return None, "none", model, labels, template, render_error(str(error)), EMPTY, None
         if chosen != model:
             found.insert(0, f"This looks like a photograph, so {chosen} was chosen. {knows(chosen)}")
-        shown = gr.skip() if file.suffix.lower() in SHOWN_BY_BROWSERS else image
+        # an update without a value would make the component anew, without our `preprocess`
+        shown = path if file.suffix.lower() in SHOWN_BY_BROWSERS else image
         return shown, "none", chosen, labels, template, render_warnings(found), EMPTY, None
 
     def choose(number: int) -> tuple[Image.Image, str, str, str, str]:
@@ -278,6 +223,7 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
                     height=200, buttons=[], elem_id="tta-image", alt_text="the image to adapt to",
                 )  # fmt: skip
                 image.preprocess = _path_of  # type: ignore[method-assign]
+                notice = gr.HTML("", elem_id="tta-notice")
                 thumbnail = gr.Image(visible=False, type="pil", format="png")
                 examples = gr.Dataset(
                     components=[thumbnail], samples=[[example(*each)[0]] for each in EXAMPLES], type="index",
@@ -296,16 +242,29 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
                     preset = gr.Radio(list(PRESETS), value="default", label="Preset", elem_id="tta-preset")
                     template = gr.Textbox(first_template, label="Prompt with {} for the label", elem_id="tta-template")
             with gr.Column(scale=6, min_width=300):
-                notice = gr.HTML("", elem_id="tta-notice")
                 answer = gr.HTML(EMPTY, elem_id="tta-answer")
                 compared = gr.HTML("", elem_id="tta-compared")
         trace = gr.HTML("", elem_id="tta-trace")
-        with gr.Accordion("Several images", open=False, elem_id="tta-several"):
-            files = gr.File(label="Images, with the labels and the model above", file_count="multiple", height=120)
-            many = gr.Button("Adapt to each", elem_id="tta-adapt-each")
+        with gr.Accordion("Several images, or a stream", open=False, elem_id="tta-several"):
+            gr.HTML(SEVERAL, elem_id="tta-several-note")
+            files = gr.File(
+                label="Images, in order", file_count="multiple", height=140, allow_reordering=True, elem_id="tta-files"
+            )
+            with gr.Row():
+                many = gr.Button("Adapt to each", elem_id="tta-adapt-each", min_width=120)
+                streaming = gr.Button("Adapt along the stream", elem_id="tta-adapt-stream", min_width=120)
             answers = gr.HTML("", elem_id="tta-answers")
-        sorting = many.click(several, [files, labels, model, preset, template], answers, api_visibility="private")
-        page.load(None, None, None, js=NAMES, api_visibility="private")
+        question_of_many = gr.State(None)  # that the answers belong to
+        chosen_for_many = [labels, model, preset, template]
+        sorting = many.click(
+            partial(several, each), [files, *chosen_for_many], [answers, question_of_many], api_visibility="private"
+        )
+        following = streaming.click(
+            partial(several, along), [files, *chosen_for_many], [answers, question_of_many], api_visibility="private"
+        )
+        many.click(None, None, None, cancels=following, api_visibility="private")
+        streaming.click(None, None, None, cancels=sorting, api_visibility="private")
+        page.load(None, None, None, js=script(), api_visibility="private")
         question = gr.State(None)  # that the answer belongs to
         inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
         adapted = gr.on(
@@ -318,15 +277,17 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         )  # fmt: skip
         comparing = side_by_side.click(compare, inputs, compared, api_visibility="private")
         # what stands beside a new image, or other labels, must not be the answer to another question
-        everything = [answer, trace, notice, question, compared, answers]
+        everything = [answer, trace, notice, question, compared]
         quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         changes = [labels.change, template.change, model.change, preset.change]
-        gr.on(changes, keep_if_asked, [question, *inputs], everything, cancels=[comparing, sorting], **quietly)
+        gr.on(changes, keep_if_asked, [question, *inputs], everything, cancels=comparing, **quietly)
         for done in (adapted, again):
             done.then(keep_if_asked, [question, *inputs], everything, **quietly)
         gr.on([image.clear, image.upload], _nothing, None, everything, cancels=[adapted, again, comparing], **quietly)
         gr.on([kind.change, severity.release], lambda: "", None, compared, cancels=comparing, **quietly)
-        files.change(lambda: "", None, answers, cancels=sorting, **quietly)
+        of_many = [answers, question_of_many]
+        gr.on(changes, keep_many, [question_of_many, *chosen_for_many], of_many, cancels=[sorting, following], **quietly)
+        files.change(lambda: ("", None), None, of_many, cancels=[sorting, following], **quietly)
         image.upload(
             receive, [image, labels, model, template], [image, kind, model, labels, template, notice, answer, question],
             api_visibility="private",
@@ -349,17 +310,21 @@ def _asked(path: str | None, labels: str, kind: Shift, severity: int, model: str
 
 
 def _nothing() -> tuple[Any, ...]:
-    """In place of answer, trace, warnings, question, comparison, and the answers to several images."""
-    return EMPTY, "", "", None, "", ""
+    """In place of answer, trace, warnings, question and comparison."""
+    return EMPTY, "", "", None, ""
 
 
 def keep_if_asked(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
     """Leaves everything where the answer on the page belongs to what is chosen now, or where there is none."""
+    return _kept(_nothing(), answered, now)
+
+
+def keep_many(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
+    """The same of the answers to several images, and their question."""
+    return _kept(("", None), answered, now)
+
+
+def _kept(nothing: tuple[Any, ...], answered: tuple[Any, ...] | None, now: tuple[Any, ...]) -> tuple[Any, ...]:
     if answered is None or tuple(answered) == now:
-        return tuple(gr.skip() for _ in _nothing())
-    return _nothing()
-
-
-def style() -> str:
-    """The page's own CSS."""
-    return (files("grpo_tta.app") / "templates" / "app.css").read_text()
+        return tuple(gr.skip() for _ in nothing)
+    return nothing

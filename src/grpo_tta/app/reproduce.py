@@ -51,10 +51,22 @@ def python_lines(asked: Asked, size: int) -> str:
 
 def command(asked: Asked) -> str:
     """The command; empty where the image was shifted, which no command does."""
-    if asked.kind != "none":
-        return ""
-    file = f"./{asked.file}" if asked.file.startswith("-") else asked.file
-    words = ["grpo-tta", "predict", file, "--labels", ",".join(asked.labels), "--model", asked.model]
+    return command_of_many([asked.file], asked) if asked.kind == "none" else ""
+
+
+def command_of_many(files: Sequence[str], asked: Asked, *, stream: bool = False) -> str:
+    """The command for several images.
+
+    Args:
+        files: their names, in order.
+        asked: model, labels, template and preset; its own file does not count.
+        stream: the images are one stream, which no preset changes.
+    """
+    words = ["grpo-tta", "predict", *(f"./{file}" if file.startswith("-") else file for file in files)]
+    words += ["--labels", ",".join(asked.labels), "--model", asked.model]
     words += ["--template", asked.template] if asked.template != DEFAULT_TEMPLATE else []
-    words += ["--preset", asked.preset] if asked.preset != "default" else []
+    if stream:
+        words.append("--online")
+    elif asked.preset != "default":
+        words += ["--preset", asked.preset]
     return shlex.join(words)

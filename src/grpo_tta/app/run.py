@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from grpo_tta.app.page import make_page, style
+from grpo_tta.app.draw import style
+from grpo_tta.app.page import make_page
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.service.listen import address, open_socket
 
