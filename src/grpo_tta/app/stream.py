@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -25,10 +25,9 @@ from grpo_tta.engine.distributions import kl_divergence
 from grpo_tta.engine.encode import encode_images
 from grpo_tta.engine.optim import load_shared
 from grpo_tta.images.read import DecodedImage
-from grpo_tta.method.online import shared_tokens
-from grpo_tta.method.online_settings import ON_POLICY_STREAM
+from grpo_tta.method.online_settings import ONLINE
 
-SETTINGS = ON_POLICY_STREAM
+SETTINGS = ONLINE
 
 
 @final
@@ -124,12 +123,10 @@ def watch(classifier: GRPOTTA, images: Sequence[DecodedImage], state: Mapping[st
     policy, grpo = classifier.policy, SETTINGS.grpo
     tunable = grpo.tune(policy.backbone)
     params = load_shared(state, tunable.start(1), grpo.steps.optimizer.start())
-    views = replace(grpo.views, content_free=0)
     kept = [tunable.first_block]
     given, names = [each.image for each in images], [each.key for each in images]
-    encoded = encode_images(policy, given, names, views, classifier.seed, cached_blocks=kept).encoded
-    everything = torch.arange(encoded.views, device=policy.backbone.device).expand(len(images), -1)
-    tokens = shared_tokens(encoded, tunable.first_block, everything)
+    encoded = encode_images(policy, given, names, grpo.views, classifier.seed, cached_blocks=kept).encoded
+    tokens = encoded.tokens[tunable.first_block].flatten(0, 1)[None]  # to the backbone, views of a single image
     now = policy.adapted(tokens, tunable, params)[0].unflatten(0, (len(images), -1))  # [N, V, C]
     moved = kl_divergence(now, encoded.log_probs).mean(-1).tolist()
     return [(kl, [classifier.labels[c] for c in row]) for kl, row in zip(moved, now.argmax(-1).tolist(), strict=True)]
