@@ -33,7 +33,7 @@ from grpo_tta.errors import UserError
 from grpo_tta.method.controls import reward_argmax_method
 from grpo_tta.method.grpo import grpo_method
 from grpo_tta.method.online import stream_method
-from grpo_tta.method.online_settings import BATCH, ONLINE
+from grpo_tta.method.online_settings import BATCH, NO_STEP, ONLINE
 from grpo_tta.method.settings import DEFAULT, FAST, PAPER
 
 TUNED = "-tuned"
@@ -41,13 +41,14 @@ TUNED = "-tuned"
 
 
 def our_methods() -> list[Method]:
-    """GRPO-TTA in its forms, and its control."""
+    """GRPO-TTA in its forms, and its controls."""
     return [
         reward_argmax_method(DEFAULT),
         grpo_method(PAPER, "grpo-tta-paper"),
         grpo_method(FAST, "grpo-tta-fast"),
         grpo_method(DEFAULT, "grpo-tta"),
         stream_method(BATCH, "grpo-tta-batch"),
+        stream_method(NO_STEP, "online-no-step"),
         stream_method(ONLINE, "grpo-tta-online"),
     ]
 

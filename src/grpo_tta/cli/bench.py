@@ -178,7 +178,7 @@ def _model(options: BenchOptions) -> str:
     suite = "" if options.data is not None or options.dataset else options.suite
     if suite == "imagenet-sample" and not options.model:
         raise UserError("No shipped model knows ImageNet's 1,000 classes; name one with --model (see docs/imagenet-sample.md).")
-    return options.model or ("photo-clip" if suite == "photos" else "nano-clip")
+    return options.model or ("photo-clip" if suite == "photos" or options.photos_root is not None else "nano-clip")
 
 
 def _names(options: BenchOptions) -> list[str]:

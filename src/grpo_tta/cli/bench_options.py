@@ -30,10 +30,13 @@ class BenchOptions(RayOptions):
 
     suite: Annotated[
         str,
-        typer.Option(help="nano (shipped), photos or imagenet-sample (need --photos-root). Not used with --data or --dataset."),
+        typer.Option(
+            help="nano (shipped), photos or imagenet-sample (need --photos-root), streams (with or without it). Not used with "
+            "--data or --dataset."
+        ),
     ] = "nano"
     photos_root: Annotated[
-        Path | None, typer.Option(help="Folder of the photographs of --suite photos or imagenet-sample.")
+        Path | None, typer.Option(help="Folder of the photographs of --suite photos, imagenet-sample or streams.")
     ] = None
     dataset: Annotated[
         str, typer.Option(help="Comma-separated names from 'grpo-tta datasets', or fifteen for all of these. Needs --root.")

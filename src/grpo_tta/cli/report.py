@@ -20,7 +20,7 @@ def report(
     ] = "",
     photos_root: Annotated[
         Path | None,
-        typer.Option(help="Folder of the photographs of the suites photos and imagenet-sample, to show them on the page."),
+        typer.Option(help="Folder of the photographs of photos, imagenet-sample and streams, to show them on the page."),
     ] = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Show images on the page, your own among them, or none.")

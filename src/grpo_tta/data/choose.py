@@ -13,6 +13,7 @@ from grpo_tta.data.imagenet_sample import imagenet_sample_tasks
 from grpo_tta.data.photos import photo_tasks
 from grpo_tta.data.public.corrupted import corrupted_tasks
 from grpo_tta.data.public.load import benchmark_tasks, corruptions_named, part_named
+from grpo_tta.data.streams import stream_tasks
 from grpo_tta.data.tasks import Task, nano_tasks
 from grpo_tta.errors import UserError
 
@@ -22,8 +23,8 @@ from grpo_tta.errors import UserError
 class Choice:
     """
     Attributes:
-        suite, tasks: nano, photos or imagenet-sample, and which of its tasks (None for all but the streams).
-        photos_root: folder that holds the photographs of the suites photos and imagenet-sample.
+        suite, tasks: nano, photos, imagenet-sample or streams, and which of its tasks (None for its usual ones).
+        photos_root: folder that holds the photographs of the suites photos, imagenet-sample and streams.
         split: reporting or tuning; of a user's own images, the folder of a part.
         limit: images per task.
         data, labels_file: a user's own images and the names of their labels.
@@ -85,8 +86,8 @@ def choose_tasks(choice: Choice) -> list[Task]:
         raise UserError("--root, --official-split and --allow-missing belong to --dataset; name one.")
     if choice.data is None and (choice.labels_file is not None or choice.template != Choice.template):
         raise UserError("--labels-file and --template belong to your own images or to --dataset; name --data or --dataset.")
-    if choice.photos_root is not None and choice.suite not in ("photos", "imagenet-sample"):
-        raise UserError("--photos-root belongs to --suite photos or imagenet-sample.")
+    if choice.photos_root is not None and choice.suite not in ("photos", "imagenet-sample", "streams"):
+        raise UserError("--photos-root belongs to --suite photos, imagenet-sample or streams.")
     if choice.data is not None:
         tasks = custom_tasks(
             choice.data,
@@ -103,9 +104,11 @@ def choose_tasks(choice: Choice) -> list[Task]:
         tasks = photo_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
     elif choice.suite == "imagenet-sample":
         tasks = imagenet_sample_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
+    elif choice.suite == "streams":
+        tasks = stream_tasks(choice.photos_root, choice.tasks, choice.split, choice.limit)
     else:
         raise UserError(
-            f"Unknown suite {choice.suite!r}; use nano, photos, imagenet-sample, --dataset for benchmarks, or --data for your "
-            "own images."
+            f"Unknown suite {choice.suite!r}; use nano, photos, imagenet-sample, streams, --dataset for benchmarks, or --data "
+            "for your own images."
         )
     return corrupted_tasks(tasks, names, severities) if names else tasks

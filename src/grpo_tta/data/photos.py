@@ -164,15 +164,20 @@ def photo_tasks(
     photos: dict[Which, Photos] = {
         which: read_photos(root, which, split) for which in FILES if any(name.startswith(which) for name in wanted)
     }
-    tiny_names = _tiny_names(root) if "tiny" in photos else {}
-    return [_task(name, known[name], photos[_which(name)], tiny_names, split, limit) for name in wanted]
+    of_tiny = tiny_names(root) if "tiny" in photos else {}
+    return [_task(name, known[name], photos[_which(name)], of_tiny, split, limit) for name in wanted]
 
 
 def _which(task: str) -> Which:
     return "tiny" if task.startswith("tiny") else "cifar"
 
 
-def _tiny_names(root: Path) -> dict[str, str]:
+def tiny_names(root: Path) -> dict[str, str]:
+    """WordNet id -> the usual name, of the classes of Tiny-ImageNet.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     file = root / "tiny-imagenet-classes.json"
     try:
         return {str(label): str(names[0]) for label, names in json.loads(file.read_text()).items()}
@@ -180,8 +185,8 @@ def _tiny_names(root: Path) -> dict[str, str]:
         raise UserError(f"{file}: not a readable object of label and names ({error}).") from None
 
 
-def _task(name: str, kind: Kind, photos: Photos, tiny_names: dict[str, str], split: str, limit: int | None) -> Task:
-    named = tiny_names if _which(name) == "tiny" else {label: label for label in sorted(set(photos.labels))}
+def _task(name: str, kind: Kind, photos: Photos, of_tiny: dict[str, str], split: str, limit: int | None) -> Task:
+    named = of_tiny if _which(name) == "tiny" else {label: label for label in sorted(set(photos.labels))}
     if name == "tiny-as-cifar":
         named = {wordnet: cifar for cifar, (_, ids) in SHARED.items() for wordnet in ids}
     elif name == "cifar-as-tiny":
@@ -224,7 +229,7 @@ def _change(name: str, photos: Photos) -> Change:
         kind = "gaussian_noise-3"
     corruption, _, severity = kind.rpartition("-")
     if corruption in CORRUPTIONS:
-        return lambda image, key: _corrupted(image, corruption, int(severity), key)
+        return lambda image, key: corrupted(image, corruption, int(severity), key)
     if kind == "sketch":
         return lambda image, _: renditions.edge_sketch(image)
     if kind == "posterised":
@@ -239,7 +244,12 @@ def _change(name: str, photos: Photos) -> Change:
     return lambda image, _: image
 
 
-def _corrupted(image: Image.Image, name: str, severity: int, key: str) -> Image.Image:
+def corrupted(image: Image.Image, name: str, severity: int, key: str) -> Image.Image:
+    """A small photograph under a corruption of ImageNet-C: enlarged, corrupted and brought back, where that leaves any of it.
+
+    Args:
+        key: of the photograph; the same key gives the same corruption.
+    """
     if name in _AT_OWN_SIZE:
         return corrupt(image, name, severity, key)
     large = image.resize((_ENLARGED, _ENLARGED), Image.Resampling.BICUBIC)

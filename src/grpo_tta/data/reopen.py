@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_tta.data import imagenet_sample, nano
+from grpo_tta.data import imagenet_sample, nano, streams
 from grpo_tta.data.custom import custom_task
 from grpo_tta.data.photos import names_of_tasks, photo_tasks
 from grpo_tta.data.tasks import Task, nano_tasks, suite_source
@@ -23,7 +23,7 @@ def reopen(source: Mapping[str, Any], photos_root: Path | None, name: str | None
 
     Args:
         source: `Task.source` of the task.
-        photos_root: folder that holds the photographs of the suites photos and imagenet-sample; None where the reader has none.
+        photos_root: folder that holds the photographs of photos, imagenet-sample and streams; None where the reader has none.
         name: of the task, where the images are the user's own.
 
     Raises:
@@ -38,6 +38,8 @@ def reopen(source: Mapping[str, Any], photos_root: Path | None, name: str | None
         return nano_tasks([name], split, limit)[0]
     if suite == "photos" and name in names_of_tasks() and photos_root is not None:
         return photo_tasks(photos_root, [name], split, limit)[0]
+    if suite == streams.SUITE and (name.startswith("nano-") or photos_root is not None):
+        return streams.stream_tasks(None if name.startswith("nano-") else photos_root, [name], split, limit)[0]
     if suite == imagenet_sample.SUITE and name in imagenet_sample.names_of_tasks() and photos_root is not None:
         return imagenet_sample.imagenet_sample_tasks(photos_root, [name], split, limit)[0]
     return None

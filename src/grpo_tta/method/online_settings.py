@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_share
 from grpo_tta.errors import UserError
 from grpo_tta.method.online_gate import BiasGate
-from grpo_tta.method.settings import ALONG_A_STREAM, GRPOSettings
+from grpo_tta.method.settings import ALONG_A_STREAM, GRPOSettings, Steps
 from grpo_tta.method.weighting import MostConfident
 
 
@@ -65,6 +65,9 @@ class StreamSettings:
 
 ONLINE = StreamSettings()
 """Of `grpo-tta-online`."""
+
+NO_STEP = replace(ONLINE, grpo=replace(ALONG_A_STREAM, steps=Steps(0)))
+"""Of `online-no-step`, the control: the same rewards and the same prior without an update."""
 
 BATCH = StreamSettings(update_size=32, answer_after=True, protocol="batch")
 """Of `grpo-tta-batch`."""

@@ -107,7 +107,7 @@ class Material:
         classes: task -> class names.
         sources: task -> where it comes from (`Task.source`).
         images: task -> what distinguishes its images from others (`images_hash`), where that is known.
-        photos_root: folder that holds the photographs of the suites photos and imagenet-sample; None leaves them out.
+        photos_root: folder that holds the photographs of the suites photos, imagenet-sample and streams; None leaves them out.
         shown: images are shown at all.
     """
 

@@ -19,9 +19,9 @@ from grpo_tta.report.summary import is_correct, mean_difference, paired
 
 KINDS = ("source", "shifted", "cross-domain", "real", "stream")
 ZERO_SHOT = "zero-shot"
-CONTROLS = (ZERO_SHOT, "view-mean", "reward-argmax")
+CONTROLS = (ZERO_SHOT, "view-mean", "reward-argmax", "online-no-step")
 """Methods without an update: whoever updates a model has to beat them on every task, or say where it does not."""
-NOT_BASELINES = (ZERO_SHOT, "reward-argmax")
+NOT_BASELINES = (ZERO_SHOT, "reward-argmax", "online-no-step")
 """What is no method of its own: the frozen model, and our rewards without our update."""
 
 Cost = Mapping[str, Mapping[str, float]]

@@ -1,0 +1,128 @@
+"""The suite of streams: orders, conditions by place, names, and images that are the same in every run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grpo_tta.data.reopen import reopen
+from grpo_tta.data.small_corruptions import STRENGTHS, clouds, corrupt_small
+from grpo_tta.data.streams import default_tasks, labels_of, names_of_tasks, stream_tasks
+from grpo_tta.errors import UserError
+
+PHOTOS = Path(os.environ.get("GRPO_TTA_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+needs_photos = pytest.mark.skipif(not (PHOTOS / "cifar10-test.parquet").is_file(), reason="the photographs are not here")
+
+
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_orders() -> None:
+    assert len(set(labels_of("iid", 400, 24, generator()))) == 24
+    assert len(set(labels_of("single", 50, 24, generator()))) == 1
+    assert len(set(labels_of("few", 200, 24, generator()))) == 2
+    assert len(set(labels_of("few", 50, 5, generator()))) == 1
+    runs = labels_of("correlated", 60, 24, generator())
+    assert [len(set(runs[i : i + 20])) for i in (0, 20, 40)] == [1, 1, 1]
+    assert len(set(runs)) == 3
+    counts = [count for _, count in Counter(labels_of("zipf", 6000, 10, generator()).tolist()).most_common()]
+    assert counts[0] / counts[1] == pytest.approx(2, abs=0.25)
+    assert counts[0] / counts[4] == pytest.approx(5, abs=1)
+
+
+def test_drawings_are_the_same_however_many_are_asked_for() -> None:
+    (short,), (long,) = (stream_tasks(None, ["nano-fog-5-zipf"], limit=n) for n in (4, 12))
+    for number in range(4):
+        (image, label), (same, other) = short.load(number), long.load(number)
+        assert image.tobytes() == same.tobytes()
+        assert label == other
+    assert short.ordered
+    assert short.kind == "stream"
+    (tuning,) = stream_tasks(None, ["nano-fog-5-zipf"], split="tuning", limit=4)
+    assert tuning.load(0)[0].tobytes() != short.load(0)[0].tobytes()
+    again = reopen(short.source, None)
+    assert again is not None
+    assert again.load(1)[0].tobytes() == short.load(1)[0].tobytes()
+
+
+def test_a_recurring_stream_is_noise_fog_clean_noise() -> None:
+    (task,) = stream_tasks(None, ["nano-recurring-5"], limit=40)
+    assert len(task.image_ids) == 40
+
+    def roughness(number: int) -> float:
+        pixels = np.asarray(task.load(number)[0], dtype=float)
+        return float(np.abs(np.diff(pixels, axis=0)).mean())
+
+    noise, fog, clean, again = (np.median([roughness(at + i) for i in range(5)]) for at in (0, 10, 20, 30))
+    assert min(noise, again) > 2 * clean
+    assert clean > fog
+
+
+def test_lengths_and_names() -> None:
+    (iid,), (zipf,), (recurring,) = (
+        stream_tasks(None, [f"nano-{name}"]) for name in ("clean-iid", "clean-zipf", "recurring-3")
+    )
+    assert [len(task.image_ids) for task in (iid, zipf, recurring)] == [2000, 500, 500]
+    assert len(set(iid.image_ids)) == 2000
+    for world in ("nano", "cifar", "tiny"):
+        assert set(default_tasks(world)) <= set(names_of_tasks(world))
+    assert [task.name for task in stream_tasks(None, limit=1)] == default_tasks("nano")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["nano-snow-5-iid"], "Unknown stream"), (["cifar-clean-iid"], "need --photos-root"), ([], "No stream was named")],
+)
+def test_unknown_streams_name_the_remedy(names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stream_tasks(None, names)
+
+
+@needs_photos
+def test_photographs() -> None:
+    names = ["cifar-fog-5-single", "tiny-clean-few", "cifar-recurring-3"]
+    single, few, recurring = stream_tasks(PHOTOS, names, limit=40)
+    assert len({single.load(number)[1] for number in range(40)}) == 1
+    assert len({few.load(number)[1] for number in range(40)}) <= 20
+    assert len(few.classes) == 200
+    assert len(set(recurring.image_ids)) == 40
+    assert single.load(3)[0].tobytes() == stream_tasks(PHOTOS, names[:1], limit=4)[0].load(3)[0].tobytes()
+    again = reopen(single.source, PHOTOS)
+    assert again is not None
+    assert again.load(3)[0].tobytes() == single.load(3)[0].tobytes()
+    assert reopen(single.source, None) is None
+    with pytest.raises(UserError, match="Unknown stream 'nano-clean-iid'"):
+        stream_tasks(PHOTOS, ["nano-clean-iid"])
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_small_corruptions_grow_with_their_severity(name: str) -> None:
+    smooth = Image.fromarray(np.uint8(generator().integers(60, 200, (8, 8, 3)))).resize((32, 32), Image.Resampling.BICUBIC)
+    before = np.asarray(smooth, dtype=float)
+
+    def distance(severity: int) -> float:
+        return float(np.abs(np.asarray(corrupt_small(smooth, name, severity, generator()), dtype=float) - before).mean())
+
+    assert distance(5) > 1.2 * distance(1) > 0
+    assert corrupt_small(smooth, name, 3, generator()).tobytes() == corrupt_small(smooth, name, 3, generator()).tobytes()
+    with pytest.raises(UserError, match="severity from 1 to 5"):
+        corrupt_small(smooth, name, 6, generator())
+
+
+def test_strengths_by_hand() -> None:
+    grey = Image.new("RGB", (32, 32), (128, 128, 128))
+    noisy = np.asarray(corrupt_small(grey, "gaussian_noise", 5, generator()), dtype=float) / 255
+    assert noisy.std() == pytest.approx(0.10, abs=0.01)
+    hit = np.asarray(corrupt_small(grey, "impulse_noise", 5, generator()))
+    assert np.isin(hit, (0, 255)).mean() == pytest.approx(0.07, abs=0.015)
+    two = Image.fromarray(np.uint8(np.repeat([[[0], [200]]], 3, axis=2).repeat(2, axis=0)))
+    assert set(np.asarray(corrupt_small(two, "contrast", 2, generator())).ravel()) <= {49, 50, 149, 150}
+    field = clouds(32, 2.0, generator())
+    assert field.shape == (32, 32)
+    assert (field.min(), field.max()) == (0.0, 1.0)
