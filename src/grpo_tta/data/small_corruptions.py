@@ -52,7 +52,7 @@ def corrupt_small(image: Image.Image, name: str, severity: int, generator: np.ra
     else:
         mean = x.mean((0, 1), keepdims=True)
         x = (x - mean) * strength + mean
-    return Image.fromarray(np.uint8(np.clip(x, 0, 1) * 255))
+    return Image.fromarray((np.clip(x, 0, 1) * 255).astype(np.uint8))
 
 
 def clouds(side: int, decay: float, generator: np.random.Generator) -> np.ndarray:
