@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_tta.images.restoration import acutance, blur, restore_contrast, restore_sharpness
+from grpo_tta.images.restoration import acutance, blur, restore_contrast, restore_sharpness, stretch
 
 
 def noise(seed: int = 0, side: int = 40) -> torch.Tensor:
     return torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def test_contrast_is_restored_about_each_channels_middle() -> None:
+def test_a_veiled_image_is_stretched_about_each_channels_middle() -> None:
     ramp = torch.linspace(0, 1, 101).expand(3, 1, 101)
     dull = ramp * 0.19 + torch.tensor([0.2, 0.4, 0.6])[:, None, None]
     found = restore_contrast(dull, tail=0.0)
@@ -25,6 +25,42 @@ def test_contrast_is_restored_about_each_channels_middle() -> None:
     torch.testing.assert_close(found[1], ((dull[1] - 0.495) * 5 + 0.499).clamp(0, 1))
     torch.testing.assert_close(restore_contrast(ramp), ramp)
     assert torch.equal(restore_contrast(torch.full((3, 4, 4), 0.25)), torch.full((3, 4, 4), 0.5 - 0.25 / 8))
+
+
+def test_an_image_that_shows_its_own_colours_is_stretched_as_a_whole() -> None:
+    """Red ground from dark to light with a grey spot: from 0.1 to 0.6 in all, so a gain of 0.95 / 0.5 = 1.9 about 0.35."""
+    ramp = torch.linspace(0, 1, 101)[None]
+    image = torch.stack([0.2 + 0.4 * ramp, 0.1 + 0.2 * ramp, 0.1 + 0.2 * ramp])
+    image[:, 0, 40] = 0.3
+    found = restore_contrast(image, tail=0.0)
+    centre = 0.5 + (0.35 - 0.5) / 1.9
+    torch.testing.assert_close(found, ((image - 0.35) * 1.9 + centre).clamp(0, 1))
+    torch.testing.assert_close(found[:, 0, 40], torch.full((3,), -0.05 * 1.9 + centre))  # grey, not cyan
+
+
+@given(st.integers(0, 1000), st.floats(0.4, 0.9), st.floats(0.0, 1.0))
+@settings(max_examples=25, deadline=None)
+def test_hues_are_kept_where_nothing_is_cut_off(seed: int, span: float, at: float) -> None:
+    """Hue is the ratio of the differences between channels; one gain and one middle for all keep it."""
+    image = (1 - span) * at + span * noise(seed, side=8)
+    found = restore_contrast(image, tail=0.0)
+    inside = ((found > 0) & (found < 1)).all(0)
+    before, after = image[:, inside].diff(dim=0), found[:, inside].diff(dim=0)
+    torch.testing.assert_close(before[0] * after[1], before[1] * after[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("spans", "alike"), [((0.37, 0.3, 0.2), False), ((0.39, 0.3, 0.2), True)])
+def test_both_kinds_may_lie_in_one_batch(spans: tuple[float, float, float], alike: bool) -> None:
+    """The middles of a veiled image are moved on their own; those of another together."""
+    low = torch.tensor([0.1, 0.3, 0.5])
+    of = torch.stack([low, low + torch.tensor(spans)])
+    middle = of.mean(0)[:, None, None].expand(3, 2, 2)
+    other = torch.tensor([[0.0] * 3, [1.0] * 3])
+    found = stretch(torch.stack([middle, middle]), torch.stack([of, other]))
+    torch.testing.assert_close(found[1], middle)
+    gain = 0.95 / (0.7 - 0.1) if alike else 0.95 / 0.37
+    expected = (middle - 0.4) * gain + 0.5 + (0.4 - 0.5) / gain if alike else 0.5 + (middle - 0.5) / gain
+    torch.testing.assert_close(found[0], expected)
 
 
 def test_acutance_by_hand() -> None:

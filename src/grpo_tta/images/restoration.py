@@ -12,15 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_VEILED = 0.38
+"""An image whose widest channel spans less of 0..1 lacks contrast; one that spans more shows its own colours."""
+
 
 def restore_contrast(pixels: Tensor, tail: float = 0.01, max_gain: float = 8.0) -> Tensor:
     """The image with its contrast restored: what fog, glare and a dim sensor take away.
 
-    Each channel is stretched about its own middle by a gain that all channels share, so large that the widest channel
-    fills 95 % of the range between its `tail` quantiles. One gain for all keeps the differences within an image as they
-    stand to each other, and so its hues; the middles come nearer to grey by the same gain, so that an image of next to no
-    contrast loses most of the colour that all of it has. An image that fills the range already stays nearly as it is. In the
-    spirit of AugMix's autocontrast (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
+    All channels share one gain, so large that 95 % of the range is filled between the `tail` quantiles. An image that fills
+    it already stays nearly as it is. There are two cases:
+
+    - The widest channel spans 0.38 or more: what an image shows are its own colours. The three channels are stretched
+      together, about one middle and between the least and the greatest of their quantiles. Every pixel keeps its hue, and
+      grey stays grey.
+    - It spans less: what all pixels have in common is taken for a veil or a cast. Each channel is stretched about its own
+      middle, until the widest one fills the range. Differences within the image keep their proportions, and the middles come
+      nearer to grey.
+
+    In the spirit of AugMix's autocontrast (arXiv 1912.02781), which stretches every channel for itself and so loses colour.
     """
     return stretch(pixels, contrast_range(pixels, tail), max_gain)
 
@@ -48,6 +57,9 @@ def contrast_range_of(histogram: Sequence[int], tail: float = 0.01) -> Tensor:
 def stretch(pixels: Tensor, of: Tensor, max_gain: float = 8.0) -> Tensor:
     """Stretches images between known quantiles, as `restore_contrast` does: `[..., 3, H, W]` and `[..., 2, 3]` -> the same."""
     low, high = of.unbind(-2)
+    veiled = (high - low).amax(-1, keepdim=True) < _VEILED
+    low = torch.where(veiled, low, low.amin(-1, keepdim=True))
+    high = torch.where(veiled, high, high.amax(-1, keepdim=True))
     gain = (0.95 / (high - low).amax(-1).clamp_min(1e-6)).clamp(1.0, max_gain)[..., None, None, None]
     middle = ((low + high) / 2)[..., None, None]
     return ((pixels - middle) * gain + 0.5 + (middle - 0.5) / gain).clamp(0.0, 1.0)
