@@ -30,7 +30,7 @@ SUITE = "streams"
 ORDERS = ("iid", "zipf", "correlated", "single", "few")
 SEVERITIES = (3, 5)
 LONG, SHORT = 2000, 500
-"""Images of a stream: i.i.d., and of the other orders."""
+"""Images of a stream: i.i.d., where no limit asks for more, and of the other orders."""
 _RUN = 20
 CORRUPTIONS: dict[str, tuple[str, ...]] = {
     "nano": ("gaussian-noise", "impulse-noise", "fog", "contrast", "pixelate", "jpeg"),
@@ -124,8 +124,9 @@ def _at(world: str, condition: str, place: int, n: int) -> tuple[str, int]:
 
 
 def _length(order: str, condition: str, limit: int | None) -> int:
-    n = LONG if order == "iid" and not condition.startswith("recurring") else SHORT
-    return n if limit is None else min(n, limit)
+    if order == "iid" and not condition.startswith("recurring"):
+        return LONG if limit is None else limit  # as many as are asked for; drawings never end
+    return SHORT if limit is None else min(SHORT, limit)
 
 
 @final
