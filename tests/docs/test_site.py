@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import sync_playwright
 
 import grpo_tta
@@ -24,6 +26,7 @@ from tests.report.test_browser import OFFLINE
 from tests.report.test_browser import browser as chromium
 
 ROOT = Path(__file__).parents[2]
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 OUTSIDE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
 
 
@@ -123,7 +126,9 @@ def test_a_browser_asks_this_host_alone_and_the_search_finds(site: Path, address
             page.goto(f"{address}{file.relative_to(site).parent.as_posix()}/", wait_until="load")
             for width in (390, 1280):
                 page.set_viewport_size({"width": width, "height": 900})
-                wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                with contextlib.suppress(PlaywrightTimeout):  # a busy machine lays the page out later
+                    page.wait_for_function(f"() => {WIDER} <= 0", timeout=5_000)
+                wider = page.evaluate(WIDER)
                 assert wider <= 0, f"{file.parent.name} is {wider} pixels wider than {width}"
         page.goto(address)
         page.locator(".md-search__input").click()
