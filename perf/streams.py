@@ -69,6 +69,7 @@ FORMS: dict[str, StreamSettings] = {
     "minibatches of 8": replace(ONLINE, update_size=8),
     "minibatches of 32": replace(ONLINE, update_size=32),
     "no anchor": replace(ONLINE, anchor=0.0),
+    "no bound on the drift": replace(ONLINE, max_kl=None),
     "one view with a gradient": replace(ONLINE, gradient_views=1),
     "4 views": _with(views=replace(ONLINE.grpo.views, views=4)),
     "answer after": replace(ONLINE, answer_after=True),

@@ -17,7 +17,7 @@ from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.grpo import reference_pass
-from grpo_tta.method.online import first_views, stream_method
+from grpo_tta.method.online import first_views, room_left, stream_method
 from grpo_tta.method.online_gate import BiasGate
 from grpo_tta.method.online_prior import StreamCounts, stream_prior
 from grpo_tta.method.online_settings import BATCH, ONLINE, StreamSettings
@@ -147,6 +147,20 @@ def test_without_a_step_all_forms_answer_alike(policy: Policy) -> None:
     assert (early[4:] - found[1][4:]).abs().max() > 1e-4
 
 
+def test_the_drift_is_bounded(policy: Policy) -> None:
+    assert [float(room_left(torch.tensor(kl), 2.0)) for kl in (0.0, 1.0, 1.5, 2.0, 9.0)] == [1.0, 1.0, 0.5, 0.0, 0.0]
+    assert float(room_left(torch.tensor(9.0), None)) == 1.0
+    name, free = "params.blocks.0.ln_1.weight", with_steps(replace(STREAM, anchor=0.0, gate=None), Steps(1, SGD(3.0)))
+
+    def moved(max_kl: float | None) -> float:
+        method = stream_method(replace(free, max_kl=max_kl), "x")
+        _, state = method(policy, batch_of(policy, method, 4), {})
+        _, later = method(policy, batch_of(policy, method, 4, start=4), state)
+        return float((later[name] - state[name]).detach().abs().max())
+
+    assert moved(1e-6) == 0 < moved(None)
+
+
 def test_views_beyond_the_first_vote_and_carry_no_gradient(policy: Policy) -> None:
     """The group and its rewards come from all views; the step is taken on the first ones."""
     settings = with_steps(replace(STREAM, gradient_views=1), Steps(1, SGD(3.0)))
@@ -229,6 +243,7 @@ def test_a_stream_reads_few_views_with_the_frozen_model(policy: Policy, image) -
         ({"gradient_views": 0}, "gradient_views"),
         ({"anchor": 2.0}, "anchor"),
         ({"pseudo_images": 0.0}, "pseudo"),
+        ({"max_kl": 0.0}, "max_kl"),
         ({"protocol": "episodic"}, "choose batch or online"),
         ({"grpo": replace(SMALL, weighting=MostConfident(2))}, "All views of a stream count"),
         ({"grpo": replace(SMALL, steps=Steps(max_kl=0.1))}, "max_kl"),

@@ -9,7 +9,8 @@ over the minibatch gives the answers, and on a few of the views it also carries 
 model reads view 0 alone, for the zero-shot answer, and coarse content-free views. With more than one step per minibatch the
 ratio leaves 1 and the clip acts. The KL, from the frozen model, acts from the second minibatch on.
 
-The gate's weight of the prior is also that of the step: without dispersion a stream learns nothing.
+The gate's weight of the prior is also that of the step: without dispersion a stream learns nothing. Nor does it where the model
+is as far from the frozen one as it may go.
 
 Sizes: N images of a minibatch, V views, n views that carry the gradient, C classes, T tokens, W token width.
 """
@@ -103,7 +104,9 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
 
     moved = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
     # where the gate takes the dispersion away, alignment alone would only follow the stream's favourites
-    params = {name: value.detach().lerp(moved[name].detach(), weight) for name, value in params.items()}
+    kl = _kl(now[:, 0], encoded.log_probs[:, 0])  # [N]
+    length = weight * room_left(kl.mean(), settings.max_kl)
+    params = {name: value.detach().lerp(moved[name].detach(), length) for name, value in params.items()}
 
     again = settings.answer_after and count > 0
     with torch.no_grad():
@@ -112,7 +115,7 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     passes = V + share * (n * max(count - 1, 0) + V * again)
     coarse = 0 if settings.gate is None else settings.gate.views
     cost = Cost(encoded.log_probs.shape[1] + coarse + passes, share * count * n)
-    trace = StreamTrace(_kl(now[:, 0], encoded.log_probs[:, 0]), clipped[-1] if clipped else None)
+    trace = StreamTrace(kl, clipped[-1] if clipped else None)
     adaptation = Adaptation(encoded.log_probs[:, 0], after, cost, trace)
     if settings.protocol == "batch":
         return adaptation, {}
@@ -122,6 +125,11 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
 def _kl(new: Tensor, frozen: Tensor) -> Tensor:
     """KL(new || frozen) of log-probabilities: `[N, C]` twice -> `[N]`."""
     return (new.exp() * (new - frozen)).sum(-1)
+
+
+def room_left(kl: Tensor, max_kl: float | None) -> Tensor:
+    """The share of a step that is taken: 1 up to half of the bound, 0 from the bound on, linear between."""
+    return torch.ones_like(kl) if max_kl is None else (2 - 2 * kl / max_kl).clamp(0.0, 1.0)
 
 
 def first_views(reference: Reference, settings: StreamSettings) -> Reference:

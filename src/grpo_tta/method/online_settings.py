@@ -21,6 +21,8 @@ class StreamSettings:
         update_size: images of a step.
         gradient_views: n, how many of the views, from the first, carry the gradient; all of them where there are fewer.
         anchor: share of the way back to the frozen model after each minibatch.
+        max_kl: no step is taken where KL(pi_theta || pi_0), the mean over view 0 of a minibatch, is this far in nats; from half
+            of it on steps are shorter. None for no bound.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
         gate: how far the prior is divided out at all, by whether the stream's imbalance is bias; None for all the way.
         on_policy: pi_old, group, ensemble prediction and running mean are those of the current model; else of the frozen one,
@@ -34,6 +36,7 @@ class StreamSettings:
     update_size: int = 16
     gradient_views: int = 3
     anchor: float = 0.01
+    max_kl: float | None = 1.5
     pseudo_images: float = 16.0
     gate: BiasGate | None = field(default_factory=BiasGate)
     on_policy: bool = True
@@ -45,13 +48,15 @@ class StreamSettings:
         check_at_least("gradient_views", self.gradient_views, 1)
         check_share("anchor", self.anchor)
         check_positive("pseudo_images", self.pseudo_images)
+        if self.max_kl is not None:
+            check_positive("max_kl", self.max_kl)
         check_choice("protocol", self.protocol, ("batch", "online"))
         if self.grpo.early_exit is not None:
             raise UserError("A stream reads all views of every image; set early_exit to None.")
         if isinstance(self.grpo.weighting, MostConfident):
             raise UserError("All views of a stream count; use ByEntropy in place of MostConfident.")
         if self.grpo.steps.max_kl is not None:
-            raise UserError("A stream has no bound on the KL of a step; set max_kl to None.")
+            raise UserError("A stream bounds the KL by StreamSettings(max_kl=...), not by its steps; set steps.max_kl to None.")
         if self.protocol == "batch" and not self.answer_after:
             raise UserError("A batch that answers before its step learns for nothing; set answer_after to True.")
 
