@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
+from grpo_tta.cli.loading import loading
 from grpo_tta.cli.options import (
     class_names_of,
     make_console,
@@ -52,14 +53,15 @@ def bench(options: BenchOptions) -> None:
 
 
 def _bench_here(options: BenchOptions, console: Console) -> None:
-    from grpo_tta.backbones.base import load_backbone
-    from grpo_tta.backbones.hardware import set_threads
-    from grpo_tta.baselines.fitting import fitting_methods
-    from grpo_tta.baselines.teacher import taught_methods
-    from grpo_tta.bench.records import read_errors
-    from grpo_tta.bench.table import TablePlan, run_table
-    from grpo_tta.bench.workers import worker_commands
-    from grpo_tta.data.choose import choose_tasks
+    with loading():
+        from grpo_tta.backbones.base import load_backbone
+        from grpo_tta.backbones.hardware import set_threads
+        from grpo_tta.baselines.fitting import fitting_methods
+        from grpo_tta.baselines.teacher import taught_methods
+        from grpo_tta.bench.records import read_errors
+        from grpo_tta.bench.table import TablePlan, run_table
+        from grpo_tta.bench.workers import worker_commands
+        from grpo_tta.data.choose import choose_tasks
 
     set_threads(options.threads)
     precision = precision_of(options.dtype, options.device, say)

@@ -13,6 +13,7 @@ from grpo_tta.cli.command import command_of
 from grpo_tta.cli.config_file import without_those_of
 from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.interrupts import Interrupts, Stopped
+from grpo_tta.cli.loading import loading
 from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions, assignments_of, workers_of
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
@@ -90,38 +91,14 @@ def _given(options: PredictOptions, names: Mapping[str, str]) -> Mapping[str, st
 
 def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupts: Interrupts) -> int:
     """Answers all images and returns the exit status."""
-    from grpo_tta.backbones.base import load_backbone
-    from grpo_tta.backbones.hardware import set_threads
-    from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
-    from grpo_tta.bench.embeddings import check_file
-    from grpo_tta.bench.predictions import Wanted
-    from grpo_tta.classifier import GRPOTTA
-    from grpo_tta.cli.inputs import find_inputs
-    from grpo_tta.cli.predictions import FolderOutput
+    with loading():
+        from grpo_tta.bench.predictions import Wanted
+        from grpo_tta.cli.inputs import find_inputs
+        from grpo_tta.cli.predictions import FolderOutput
 
-    set_threads(options.threads)
-    wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
-    stream = _stream_settings(options)
-    if options.embeddings is not None:
-        check_file(options.embeddings)  # before the model is loaded
-    classifier = GRPOTTA(
-        load_backbone(
-            options.model,
-            device=options.device,
-            download=options.download,
-            dtype=precision_of(options.dtype, options.device, log.info),
-            weights=options.weights,
-            class_names=class_names_of(options.class_names),
-        ),
-        names,
-        templates=options.template or DEFAULT_TEMPLATE,
-        settings="default" if stream else settings_of(options.preset, assignments_of(options)),
-        seed=options.seed,
-        batch=options.batch,
-        workers=workers_of(options),
-    )
-    if options.embeddings is not None:
-        classifier = classifier.with_embeddings()
+        wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
+        stream = _stream_settings(options)
+        classifier = _load(options, names, stream)
     backbone = classifier.backbone
     log.debug(
         f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {str(backbone.dtype).removeprefix('torch.')}."
@@ -147,6 +124,36 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
     status = run.answer(interrupts)
     total = run.tally if folder is None else folder.tally
     return finish(status, run.tally, total, len(left), run.per_second, resumable=folder is not None)
+
+
+def _load(options: PredictOptions, names: Labels, stream: StreamSettings | None) -> GRPOTTA:
+    """The model over these classes."""
+    from grpo_tta.backbones.base import load_backbone
+    from grpo_tta.backbones.hardware import set_threads
+    from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
+    from grpo_tta.bench.embeddings import check_file
+    from grpo_tta.classifier import GRPOTTA
+
+    set_threads(options.threads)
+    if options.embeddings is not None:
+        check_file(options.embeddings)  # before the model is loaded
+    classifier = GRPOTTA(
+        load_backbone(
+            options.model,
+            device=options.device,
+            download=options.download,
+            dtype=precision_of(options.dtype, options.device, log.info),
+            weights=options.weights,
+            class_names=class_names_of(options.class_names),
+        ),
+        names,
+        templates=options.template or DEFAULT_TEMPLATE,
+        settings="default" if stream else settings_of(options.preset, assignments_of(options)),
+        seed=options.seed,
+        batch=options.batch,
+        workers=workers_of(options),
+    )
+    return classifier if options.embeddings is None else classifier.with_embeddings()
 
 
 def _open_output(
