@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """For imports and models. What is loaded inside is never searched for garbage, neither now nor later: nearly all of it stays.
+    """For imports and models. What is loaded inside is never searched for garbage, now or later: nearly all of it stays.
 
     torch and the libraries of models make millions of objects. To look for cycles among them again and again takes a fifth of
     a short command's time.

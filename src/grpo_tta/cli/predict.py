@@ -14,7 +14,7 @@ from grpo_tta.cli.config_file import without_those_of
 from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.interrupts import Interrupts, Stopped
 from grpo_tta.cli.loading import loading
-from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, settings_of, split_list
+from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, read_batch, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions, assignments_of, workers_of
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
@@ -110,7 +110,7 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
     left = found if folder is None else [path for path in found if as_text(str(path)) not in folder.done]
     if len(left) < len(found):
         log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
-    source: _Source = _Episodes(classifier, left, options.batch)
+    source: _Source = _Episodes(classifier, left, classifier.batch)
     if stream is not None:
         from grpo_tta.cli.predict_online import OnlineRun
 
@@ -150,9 +150,11 @@ def _load(options: PredictOptions, names: Labels, stream: StreamSettings | None)
         templates=options.template or DEFAULT_TEMPLATE,
         settings="default" if stream else settings_of(options.preset, assignments_of(options)),
         seed=options.seed,
-        batch=options.batch,
+        batch=read_batch(options.batch),
         workers=workers_of(options),
     )
+    if options.batch == "auto" and stream is None:
+        log.info(f"--batch auto: {counted(classifier.batch, 'image')} in flight.")
     return classifier if options.embeddings is None else classifier.with_embeddings()
 
 

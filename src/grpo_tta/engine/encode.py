@@ -20,10 +20,13 @@ from grpo_tta.errors import UserError
 from grpo_tta.images.view_batch import ViewBatch
 from grpo_tta.images.views import ImageViews, ViewSettings
 
+CHUNK = 256
+"""Views in one pass of the frozen model; bounds memory, changes nothing else."""
+
 
 @torch.no_grad()
 def encode_views(
-    policy: Policy, views: Tensor, content_free: Tensor, cached_blocks: Collection[int] = (), *, chunk: int = 256
+    policy: Policy, views: Tensor, content_free: Tensor, cached_blocks: Collection[int] = (), *, chunk: int = CHUNK
 ) -> EncodedViews:
     """One pass of the frozen model over all views, keeping the tokens that enter the blocks in `cached_blocks`.
 
@@ -31,7 +34,7 @@ def encode_views(
         views: `[B, V, 3, S, S]`.
         content_free: `[B, P, 3, S, S]`, P may be zero.
         cached_blocks: blocks whose input is kept for adaptation; the number of blocks stands for the input of the head.
-        chunk: views per pass; bounds memory, changes nothing else.
+        chunk: views per pass.
 
     Raises:
         UserError: the model returned NaN or infinite features.
