@@ -33,6 +33,7 @@ def shares(free: int) -> int:
         (3 * 140, 3),
         (26 * 100 + 256 * 4 - 1, 25),
         (26 * 100 + 256 * 4, 26),  # from here on a pass has 256 views
+        (30 * 100 + 30 * 37 - 1, 29),
         (30 * 100 + 30 * 37, 30),  # the step of 30 images takes more than a pass: 1,110 against 1,024
         (10**9, 32),
     ],
