@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def run(out: Path) -> str:
     command = ["bash", str(REPOSITORY / "perf" / "gpu.sh"), str(out), "--cpu-smoke"]
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"} | {
+        "PYTHONPATH": str(REPOSITORY / "src")
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
