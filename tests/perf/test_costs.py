@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_every_row_has_a_process_and_a_failure_is_said(
         commands.append(command)
         return Done(command[command.index("--row") + 1])
 
-    monkeypatch.setattr(costs.subprocess, "run", run)
+    monkeypatch.setattr(costs, "subprocess", SimpleNamespace(run=run))
     out = tmp_path / "costs.json"
     words = ["--price-per-hour", "3.6", "--models", "nano-clip,ViT-B-16", "--rows", "default,online", "--in-flight", "3"]
     assert costs.main([*words, "--json", str(out)]) == 1
