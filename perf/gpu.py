@@ -35,6 +35,7 @@ from typing import Any, final
 import numpy as np
 import open_clip
 import torch
+from overhead import OF_ONEDNN
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -301,7 +302,7 @@ def operations(policy: Policy) -> int:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused kernel would be counted as nothing
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=OF_ONEDNN) as counter:
             encode_views(policy, *views)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import platform
 import statistics
@@ -219,6 +220,15 @@ def matrix_rate(dtype: torch.dtype) -> float:
     return 2 * MATRIX**3 / min(measure(lambda: a @ b) for _ in range(PRODUCTS))
 
 
+def linear_operations(x: Sequence[int], weight: Sequence[int], *others: object, **more: object) -> int:
+    """Of a linear layer, from the shapes `[..., I]` and `[O, I]`."""
+    return 2 * math.prod(x) * weight[0]
+
+
+OF_ONEDNN = {torch.ops.mkldnn._linear_pointwise: linear_operations}
+"""torch's counter does not know the products of `grpo_tta.engine.onednn`."""
+
+
 @torch.no_grad()
 def operations(policy: Policy) -> int:
     """Floating-point operations of one view's forward pass (products only; a fused kernel would be counted as nothing)."""
@@ -227,7 +237,7 @@ def operations(policy: Policy) -> int:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=OF_ONEDNN) as counter:
             frozen_pass(policy, made)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -14,7 +14,7 @@ from tests.scripts import load_script
 
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for beside in ("perf/gpu.py", "perf/overhead.py"):
+    for beside in ("perf/overhead.py", "perf/gpu.py"):
         load_script(beside, monkeypatch)
     return load_script("perf/costs.py", monkeypatch)
 

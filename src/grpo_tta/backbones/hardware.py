@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +63,20 @@ def bfloat16_instructions(cpuinfo: str) -> str:
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
     present = set(flags[1].split()) if flags else set()
     return next((name for name in _BFLOAT16 if name in present), "")
+
+
+@cache
+def mkl_is_slow() -> bool:
+    """Whether torch's float32 products leave half of this processor unused, and oneDNN's are at hand."""
+    there = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    return there and torch.backends.mkl.is_available() and avx512_without_mkl(_cpuinfo())
+
+
+def avx512_without_mkl(cpuinfo: str) -> bool:
+    """Of the text of Linux's /proc/cpuinfo: AVX-512 on a processor of another maker than Intel, where MKL does not use it."""
+    maker = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return bool(maker and flags) and maker[1] != "GenuineIntel" and "avx512f" in flags[1].split()  # type: ignore[index]
 
 
 def _cpuinfo() -> str:
