@@ -14,6 +14,7 @@ from grpo_tta.backbones import hardware
 from grpo_tta.backbones.base import check_device
 from grpo_tta.backbones.hardware import (
     available_memory,
+    avx512_without_mkl,
     bfloat16_instructions,
     choose_dtype,
     free_memory,
@@ -37,6 +38,20 @@ CPU = torch.device("cpu")
 def test_instructions_are_read_from_the_flags_of_the_processor(flags: str, found: str) -> None:
     assert bfloat16_instructions(f"processor\t: 0\nmodel name\t: amx_bf16\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n") == found
     assert bfloat16_instructions("") == ""
+
+
+@pytest.mark.parametrize(
+    ("maker", "flags", "slow"),
+    [
+        ("AuthenticAMD", "avx2 avx512f", True),
+        ("HygonGenuine", "avx512f", True),
+        ("AuthenticAMD", "avx2 avx512_other", False),  # MKL uses AVX2 on any processor
+        ("GenuineIntel", "avx2 avx512f", False),
+    ],
+)
+def test_mkl_is_slow_on_avx512_of_other_makers(maker: str, flags: str, slow: bool) -> None:
+    assert avx512_without_mkl(f"processor\t: 0\nvendor_id\t: {maker}\nflags\t\t: fpu {flags}\n") is slow
+    assert avx512_without_mkl(f"flags\t\t: {flags}\n") is False
 
 
 def test_automatic_precision_follows_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
