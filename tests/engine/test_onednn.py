@@ -124,7 +124,7 @@ def test_answers_are_the_same(tune: str, monkeypatch: pytest.MonkeyPatch, calls:
     frozen = len(calls)
     assert frozen == 5 * 4 + 5  # layers of five blocks, and of the last one, whose query is a product of its own
     found = classifier.explain(image)
-    assert len(calls) >= 2 * frozen + 3 * (4 + 5)  # the last two blocks forward, backward and for the prediction
+    assert len(calls) > 2 * frozen + 2 * (4 + 5)  # the last two blocks forward, backward and for the prediction
     monkeypatch.setattr(onednn, "mkl_is_slow", lambda: False)
     calls.clear()
     expected = classifier.explain(image)
