@@ -577,7 +577,7 @@ def _names(labels: Sequence[str] | Mapping[str, str]) -> tuple[str, ...]:
     return tuple(labels.values() if isinstance(labels, Mapping) else labels)
 
 
-def _check_batch(batch: int) -> None:
+def _check_batch(batch: int | str) -> None:
     if isinstance(batch, str) or batch < 1:
         raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1, or to auto.")
 

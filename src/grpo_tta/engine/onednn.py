@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if trained or not plain:
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and x.requires_grad:
-        return cast(Tensor, _Linear.apply(x, weight, bias))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Linear.apply(x, weight, bias))
     return _product(x, weight, bias)
 
 
@@ -60,7 +60,7 @@ class _Linear(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return _product(gradient, weight.T, None), None, None
