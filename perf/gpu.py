@@ -23,6 +23,7 @@ import io
 import json
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,9 @@ from typing import Any, final
 import numpy as np
 import open_clip
 import torch
+from overhead import OF_ONEDNN
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -46,7 +49,8 @@ from grpo_tta.backbones.prompts import ClassPrompts, make_prompts
 from grpo_tta.baselines.registry import known_methods
 from grpo_tta.bench.records import write_json
 from grpo_tta.data.tasks import nano_tasks
-from grpo_tta.engine.encode import encode_for, encode_views, prepare_images
+from grpo_tta.engine.encode import CHUNK, encode_for, encode_views, prepare_images
+from grpo_tta.engine.in_flight import choose_batch, measure_need
 from grpo_tta.engine.interface import ImageBatch, Method
 from grpo_tta.engine.policy import Policy
 from grpo_tta.images.views import ViewSettings
@@ -298,7 +302,7 @@ def operations(policy: Policy) -> int:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused kernel would be counted as nothing
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=OF_ONEDNN) as counter:
             encode_views(policy, *views)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -309,9 +313,9 @@ def operations(policy: Policy) -> int:
 
 
 def memory(device: torch.device, sizes: Sizes) -> Json:
-    """Megabytes per image in flight beyond the model, from the peaks at two counts."""
-    if device.type != "cuda":
-        return {"skipped": "the peak of one process on the CPU says little; see overhead.py --memory"}
+    """Megabytes per image in flight beyond the model, from the peaks at two counts; what `--batch auto` counts, and chooses."""
+    if device.type != "cuda":  # the peak of one process on the CPU says little; see overhead.py --memory
+        return {model: _counted(make_policy(model, device, torch.float32)) for model in sizes.models}
     found: Json = {}
     for model in sizes.models:
         for kind in ("bfloat16", "float32"):
@@ -326,14 +330,28 @@ def memory(device: torch.device, sizes: Sizes) -> Json:
                     from_images(policy, method, images, DEFAULT.views)
                     peaks[count] = (torch.cuda.max_memory_allocated(device) - base) / 1e6
                 free, total = torch.cuda.mem_get_info(device)
+                counted = _counted(policy)
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+                from_images(policy, method, draw_images(counted["auto"], sizes.image), DEFAULT.views)
                 found[f"{model} {kind}"] = {
                     "one_mb": peaks[1],
                     "each_more_mb": (peaks[9] - peaks[1]) / 8,
                     "free_mb": free / 1e6,
                     "total_mb": total / 1e6,
+                    "peak_of_auto_mb": (torch.cuda.max_memory_allocated(device) - base) / 1e6,
+                    **counted,
                 }
                 del policy
     return found
+
+
+def _counted(policy: Policy) -> Json:
+    """What `--batch auto` counts for the default in MB, and how many images it takes."""
+    methods = [grpo_method(DEFAULT)]
+    need = measure_need(policy, methods)
+    one, nine = (max(min(n * need.views, CHUNK) * need.view, n * need.step) + n * need.stored for n in (1, 9))
+    return {"counted_one_mb": one / 1e6, "counted_each_more_mb": (nine - one) / 8e6, "auto": choose_batch(policy, methods)}
 
 
 # images
@@ -460,16 +478,23 @@ def captured(call: Callable[[], Tensor]) -> torch.cuda.CUDAGraph:
 
 
 def replicas(device: torch.device, sizes: Sizes) -> Json:
-    """Two actors with half of the device each, through the command line: images per second of one and of two."""
+    """Two actors with half of the device each against one that has it alone, through the cluster's own code."""
     try:
         import ray  # noqa: F401
     except ModuleNotFoundError:
         return {"skipped": "ray is not installed"}
     if device.type != "cuda":
-        return {"skipped": "tests/cluster runs actors on the CPU"}
-    from perf.ray_scaling import gpu_replicas
+        return {"skipped": "tests/perf/test_ray_scaling.py runs this on halves of a CPU"}
+    from ray_scaling import replicas as measured  # the script beside this one
 
-    return gpu_replicas(sizes.image)
+    from grpo_tta.cluster.jobs import ModelName
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.safetensors"
+        network = open_clip.create_model(sizes.models[0], pretrained=None)
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+        model = ModelName(sizes.models[0], "cuda", dtype="bfloat16", weights=str(weights))
+        return measured(model, 512, 32, Path(folder) / "out", cpus=8.0, gpus=1.0)
 
 
 PARTS: dict[str, Callable[[torch.device, Sizes], Json]] = {

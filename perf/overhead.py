@@ -15,10 +15,15 @@ within a round, of wall clock:
 - naive_over_accurate, naive_over_fast: `naive`, below, over an episode of `default` and of `fast`. All start from a decoded
   image and make their views. `fast` encodes as many views as the image needs, six to eight on average for trained models. One
   of random weights would need them all, so it gets seven.
-- trunk_over_matmul: operations per second in the forward pass of the V views over those in a product of large matrices.
+- trunk_over_matmul: operations per second in the forward pass of the V views over those in a product of large matrices, by
+  MKL or by oneDNN, whichever is faster (see `grpo_tta.engine.onednn`).
 
-Beside them `rlcf_over_views`: the settings of `naive` on the library's own code (`rlcf-full` of the tables) over the forward
-pass of the same V views.
+Beside them, over the forward pass of the same V views:
+
+- rlcf_over_views: the settings of `naive` on the library's own code (`rlcf-full` of the tables).
+- least_over_views: the passes that the episode of `episode_over_views` cannot do without, by the model's own modules: the V
+  views, 6 views through the last four blocks forward and backward, and view 0 through them. No group, no reward, no per-image
+  parameters, no step. What it lacks to `episode_over_views` is what this library adds.
 
 With `--dtype bfloat16` the frozen model is in bfloat16, and so is the matrix product. The tuned parameters and `naive` stay
 float32. `flips` then counts how often the best class is another one than in float32. With random weights most views and
@@ -32,6 +37,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import platform
 import statistics
@@ -63,6 +69,7 @@ from grpo_tta.config.serialise import to_plain
 from grpo_tta.engine.distributions import take_views
 from grpo_tta.engine.encode import encode_for, encode_views, prepare_images
 from grpo_tta.engine.interface import Adaptation, ImageBatch, Method
+from grpo_tta.engine.onednn import frozen_products, linear_for
 from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
 from grpo_tta.images.seeds import ImageNoise
@@ -214,9 +221,36 @@ def measure_short(call: Callable[[], object]) -> float:
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """Operations per second in the best of several products of two large matrices."""
+    """Operations per second in the best of several products of two large matrices, by torch's own and by the encoder's way."""
     a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
-    return 2 * MATRIX**3 / min(measure(lambda: a @ b) for _ in range(PRODUCTS))
+    ways = (lambda: a @ b, lambda: linear_for(CPU, dtype)(a, b, None))
+    return 2 * MATRIX**3 / min(measure(way) for way in ways for _ in range(PRODUCTS))
+
+
+def least_episode(policy: Policy, made: Batch, first: int) -> None:
+    """The passes of an episode that tunes from block `first` on, by the model's own modules alone."""
+    backbone = policy.backbone
+
+    def read(tokens: Tensor) -> Tensor:
+        for block in backbone.blocks[first:]:
+            tokens = block(tokens)
+        return policy.log_probs(backbone.head(tokens))
+
+    tokens = encode_views(policy, *made, [first]).tokens[first][0]
+    with frozen_products(backbone):
+        chosen = tokens[:SELECTED].detach().requires_grad_()
+        torch.autograd.grad(read(chosen)[:, 0].sum(), chosen)
+        with torch.no_grad():
+            read(tokens[:1])
+
+
+def linear_operations(x: Sequence[int], weight: Sequence[int], *others: object, **more: object) -> int:
+    """Of a linear layer, from the shapes `[..., I]` and `[O, I]`."""
+    return 2 * math.prod(x) * weight[0]
+
+
+OF_ONEDNN = {torch.ops.mkldnn._linear_pointwise: linear_operations}
+"""torch's counter does not know the products of `grpo_tta.engine.onednn`."""
 
 
 @torch.no_grad()
@@ -227,7 +261,7 @@ def operations(policy: Policy) -> int:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=OF_ONEDNN) as counter:
             frozen_pass(policy, made)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -280,6 +314,7 @@ class Bench:
         return {
             "views": lambda: frozen_pass(policy, of_episode),
             "episode": lambda: run_episode(policy, of_episode, self.episode),
+            "least": lambda: least_episode(policy, of_episode, self.episode.tune(backbone).first_block),
             "rlcf": lambda: run_method(policy, of_episode, rlcf),
             "accurate_views": lambda: frozen_pass(policy, of_accurate),
             "accurate": lambda: run_episode(policy, of_accurate, DEFAULT),
@@ -323,7 +358,7 @@ def one_round(bench: Bench, number: int, per_view: int) -> dict[str, Any]:
         "gflops": {"trunk": trunk_rate / 1e9, "matmul": product_rate / 1e9},
         "phases": phases(bench.policy, image, DEFAULT),
         "ratios": ratios(seconds, trunk_rate, product_rate),
-        "beside": {"rlcf_over_views": seconds["rlcf"] / seconds["views"]},
+        "beside": {f"{name}_over_views": seconds[name] / seconds["views"] for name in ("rlcf", "least")},
         "load": os.getloadavg()[0],
     }
 

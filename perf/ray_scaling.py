@@ -32,7 +32,7 @@ from PIL import Image
 from grpo_tta.backbones.base import load_backbone
 from grpo_tta.backbones.prompts import make_prompts
 from grpo_tta.baselines.registry import choose_methods
-from grpo_tta.bench.records import SCHEMA, write_part
+from grpo_tta.bench.records import SCHEMA, read_records, write_part
 from grpo_tta.bench.runner import run_chunk
 from grpo_tta.bench.runs import RunSettings
 from grpo_tta.cluster.jobs import ModelName
@@ -107,11 +107,40 @@ def plain(processes: int, limit: int, chunk: int, out: Path) -> tuple[float, flo
 
 
 def on_ray(actors: int, limit: int, chunk: int, out: Path) -> tuple[float, float]:
+    return run_on_ray(ModelName("nano-clip"), limit, BATCH, RaySettings(actors, chunk=chunk), out)
+
+
+def run_on_ray(model: ModelName, limit: int, batch: int, settings: RaySettings, out: Path) -> tuple[float, float]:
     out.mkdir(parents=True)
     source = TaskSource(tuple(nano_tasks(["fog"], "reporting", limit)))
     methods = [noted(choose_methods(["grpo-tta"])[0], out / "log")]
-    bench_on_ray(ModelName("nano-clip"), source, methods, str(out), RunSettings(batch=BATCH), RaySettings(actors, chunk=chunk))
+    bench_on_ray(model, source, methods, str(out), RunSettings(batch=batch), settings)
     return rate(out / "log", max(path.stat().st_mtime for path in (out / "checkpoint").iterdir()))
+
+
+def replicas(model: ModelName, limit: int, batch: int, out: Path, *, cpus: float, gpus: float) -> dict[str, Any]:
+    """One actor that has all of a device against two that have a half of it each, in one session of Ray.
+
+    Args:
+        limit: images; the first batch of every actor is not counted.
+        batch: images in flight and per chunk.
+        cpus, gpus: of the one actor.
+
+    Returns:
+        Images per second of both, how many processes took part, and whether the answers are the same to 1e-3.
+    """
+    both = {count: RaySettings(count, cpus / count, gpus / count, chunk=batch, object_store_mb=200) for count in (1, 2)}
+    shutil.rmtree(out, ignore_errors=True)
+    found: dict[str, Any] = {"cpus": cpus, "gpus": gpus, "images": limit, "in_flight": batch}
+    answers = []
+    with session(both[1]):
+        for count, settings in both.items():
+            folder = out / str(count)
+            found[f"x{count}_images_per_second"], _ = run_on_ray(model, limit, batch, settings, folder)
+            found[f"x{count}_processes"] = len({line.split()[0] for line in (folder / "log").read_text().splitlines()})
+            answers.append(read_records([folder]).sort_values("image_id")["confidence"].to_numpy())
+    found["same_answers"] = bool(len(answers[0]) == limit and abs(answers[0] - answers[1]).max() <= 1e-3)
+    return found
 
 
 def throughput(arguments: argparse.Namespace) -> dict[str, Any]:

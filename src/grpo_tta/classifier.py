@@ -21,6 +21,7 @@ from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE, ClassPrompts, check_lab
 from grpo_tta.config.serialise import short_hash
 from grpo_tta.engine.ahead import check_workers
 from grpo_tta.engine.encode import encode_prepared, encode_views, prepare_image, views_for
+from grpo_tta.engine.in_flight import choose_batch
 from grpo_tta.engine.interface import Adaptation, EncodedViews, ImageBatch, Method, State
 from grpo_tta.engine.policy import Policy
 from grpo_tta.engine.retry import OnError, answer_each
@@ -126,6 +127,9 @@ class GRPOTTA:
     The model's weights are never modified, and an answer depends on the image, the labels, the settings and the seed
     alone; not on what was asked before or, up to rounding, on its neighbours in a list. May be shared by threads. `stream` is
     the exception: its answers depend on the images before, which its iterator remembers and this object does not.
+
+    Attributes:
+        batch: images adapted in one pass.
     """
 
     def __init__(
@@ -137,7 +141,7 @@ class GRPOTTA:
         settings: str | GRPOSettings = "default",
         seed: int = 0,
         device: str | torch.device = "auto",
-        batch: int = 16,
+        batch: int | Literal["auto"] = 16,
         download: bool = False,
         dtype: Dtype = "float32",
         weights: str | Path | None = None,
@@ -154,7 +158,8 @@ class GRPOTTA:
             settings: `default`, `fast`, `paper`, or settings of your own.
             seed: of views, copies and sampled groups.
             device: where a model named by a string runs; `auto` is a CUDA device where there is one, else the CPU.
-            batch: images adapted in one pass; changes speed and memory, not answers.
+            batch: images adapted in one pass; changes speed and memory, not answers. `auto` takes as many as help, if the
+                device has the memory for them.
             download: whether weights may be fetched; never done unasked.
             dtype, weights: precision of the frozen visual encoder, and a checkpoint of your own, for a model named by a
                 string (see `grpo_tta.load_backbone`).
@@ -173,8 +178,8 @@ class GRPOTTA:
             settings = PRESETS[settings]
         if reward is not None:
             settings = replace(settings, reward=reward)
-        if batch < 1:
-            raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
+        if batch != "auto":
+            _check_batch(batch)
         self.workers = check_workers(workers)
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if isinstance(model, str):
@@ -186,10 +191,12 @@ class GRPOTTA:
         with _plain(self.backbone):
             self.policy = Policy(self.backbone, _prompts(self.backbone, labels, templates, cache=cache))
         self._names = _names(labels)
-        self.settings, self.seed, self._batch, self._cache = settings, seed, batch, cache
+        self.settings, self.seed, self._cache = settings, seed, cache
         self._embeds = False
         self._method = grpo_method(settings)
         self._method.cached_blocks(self.backbone)  # refuses what the model cannot tune
+        with _plain(self.backbone):
+            self.batch = choose_batch(self.policy, [self._method]) if batch == "auto" else batch
 
     @property
     def least_side(self) -> int | None:
@@ -465,12 +472,12 @@ class GRPOTTA:
     ) -> Iterator[R | UserError]:
         if errors not in get_args(OnError):
             raise UserError(f"Unknown errors {errors!r}; choose {' or '.join(get_args(OnError))}.")
-        if batch is not None and batch < 1:
-            raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1.")
+        if batch is not None:
+            _check_batch(batch)
         many = [images] if is_one_image(images) else cast(Iterable[ImageLike], images)
         if not isinstance(many, Iterable):
             raise UserError(f"Images must be one image or any number of them, not {type(images).__name__}.")
-        return self._read_and_work(many, work, batch or self._batch, errors)
+        return self._read_and_work(many, work, batch or self.batch, errors)
 
     def _read_and_work(
         self, images: Iterable[ImageLike], work: Callable[[Sequence[ImageViews]], list[R]], batch: int, errors: OnError
@@ -568,6 +575,11 @@ class GRPOTTA:
 def _names(labels: Sequence[str] | Mapping[str, str]) -> tuple[str, ...]:
     """What the prompts hold."""
     return tuple(labels.values() if isinstance(labels, Mapping) else labels)
+
+
+def _check_batch(batch: int | str) -> None:
+    if isinstance(batch, str) or batch < 1:
+        raise UserError(f"A batch of {batch} images cannot be adapted; set batch to at least 1, or to auto.")
 
 
 def _prompts(

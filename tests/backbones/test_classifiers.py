@@ -212,6 +212,18 @@ def test_a_folder_of_timm_loads_by_its_path_and_at_another_size(folder: Path) ->
     assert float(load_backbone(f"{folder}@48").preprocess(photo).max()) > 0.9
 
 
+def test_on_a_cpu_the_channels_of_a_pixel_lie_side_by_side_and_nothing_else_changes(folder: Path) -> None:
+    backbone: Any = load_backbone(str(folder), device="cpu")
+    weights = [p for p in backbone.parameters() if p.ndim == 4 and min(p.shape[:2]) > 1 and p.shape[-1] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in weights)
+    assert backbone.stem(torch.zeros(2, 3, 48, 48)).is_contiguous(memory_format=torch.channels_last)
+    found, name = logits(backbone), backbone.fingerprint
+    backbone._model.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(logits(backbone), found, rtol=1e-5, atol=1e-5)
+    again = ClassifierBackbone(backbone.name, backbone._model, class_names=LABELS, image_size=48)
+    assert again.fingerprint == name
+
+
 def test_weights_from_a_file(folder: Path, tmp_path: Path) -> None:
     model = random_model("timm", "mobilenetv3_small_050")
     state = {key: value.contiguous() for key, value in model.state_dict().items()}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
+import torch
 
 from grpo_tta.engine.retry import answer_each, batch_or_each
 from grpo_tta.errors import UserError
@@ -47,6 +48,21 @@ def test_one_item_that_fails_is_not_tried_again() -> None:
     assert items == [3]
     assert isinstance(outcome, ValueError)
     assert calls == [[3]]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_where_memory_runs_out_the_batch_is_halved(error: Exception) -> None:
+    calls: list[Sequence[int]] = []
+
+    def at_most_two(items: Sequence[int]) -> list[int]:
+        calls.append(items)
+        if len(items) > 2 or 0 in items:
+            raise error
+        return doubled(items)
+
+    found = list(batch_or_each([1, 2, 3, 4, 0], at_most_two))
+    assert found == [([1, 2], [2, 4]), ([3], [6]), ([4], [8]), ([0], error)]
+    assert calls == [[1, 2, 3, 4, 0], [1, 2, 3], [1, 2], [3], [4, 0], [4], [0]]
 
 
 def test_no_items_are_no_work() -> None:

@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def run(out: Path) -> str:
     command = ["bash", str(REPOSITORY / "perf" / "gpu.sh"), str(out), "--cpu-smoke"]
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"} | {
+        "PYTHONPATH": str(REPOSITORY / "src")
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -27,6 +29,8 @@ def test_all_parts_on_the_cpu(tmp_path: Path) -> None:
     rates = found["rates"]["float32"]["nano-clip"]
     assert all(value > 0 for preset in ("default", "fast") for value in rates[preset]["from_images"].values())
     assert rates["1 x 4 views"]["episode_over_views"] > 1
-    for part in ("memory", "compiled", "replicas"):
+    assert found["memory"]["nano-clip"]["auto"] == 4
+    assert 0 < found["memory"]["nano-clip"]["counted_each_more_mb"] <= found["memory"]["nano-clip"]["counted_one_mb"]
+    for part in ("compiled", "replicas"):
         assert "skipped" in found[part]
     assert run(tmp_path).count("is there") == 6

@@ -30,7 +30,8 @@ def test_every_ratio_is_a_positive_number(overhead: ModuleType, tmp_path: Path) 
     found = json.loads(out.read_text())
     assert found["ratios"].keys() == RATIOS
     assert all(math.isfinite(value) and value > 0 for value in found["ratios"].values())
-    assert found["beside"].keys() == {"rlcf_over_views"}
+    assert found["beside"].keys() == {"rlcf_over_views", "least_over_views"}
+    assert found["beside"]["least_over_views"] > 1
     assert found["beside"]["rlcf_over_views"] > 1
     assert len(found["rounds"]) == 1
     assert found["phases"].keys() == {"views_ms", "trunk_ms", "proposal_ms", "step_ms", "predict_ms"}

@@ -60,9 +60,12 @@ def load(
     mean, std = tuple(config["mean"]), tuple(config["std"])
     interpolation = _INTERPOLATION.get(config["interpolation"], v2.InterpolationMode.BICUBIC)
     shown = 1.0 if source.size else float(config["crop_pct"])
+    model = model.to(device, dtype)
+    if device.type == "cpu":  # convolutions are up to 1.8 times faster with the channels of a pixel side by side
+        model = cast(Any, model).to(memory_format=torch.channels_last)
     return ClassifierBackbone(
         source.name,
-        model.to(device, dtype),
+        model,
         class_names=class_names,
         image_size=size,
         mean=mean,

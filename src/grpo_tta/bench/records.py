@@ -11,14 +11,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from grpo_tta.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 2
 """Of `run.json` and the records. It rises when names or meanings change, so that old folders are not misread."""
@@ -177,6 +179,8 @@ def _parts(folder: Path) -> list[Path]:
 
 def read_errors(folders: Sequence[Path]) -> pd.DataFrame:
     """The rows of runs that hold an error: `task`, `image_id`, `method`, `error`."""
+    import pandas as pd  # here, since `predict` reads this module and no table
+
     parts = [part for folder in folders for part in _parts(folder)]
     columns = ["task", "image_id", "method", "error"]
     frames = [pq.read_table(part, columns=columns, filters=pc.field("error").is_valid()).to_pandas() for part in parts]
@@ -190,6 +194,8 @@ def read_records(folders: Sequence[Path]) -> pd.DataFrame:
         UserError: a folder holds no records or those of another version, or two rows speak of the same task, image, method
             and seed.
     """
+    import pandas as pd
+
     frames = []
     place: dict[str, int] = {}
     for folder in folders:

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from grpo_tta.backbones.base import Backbone
 from grpo_tta.bench.records import FORMAT, check_format, read_run, write_json
 from grpo_tta.config.serialise import short_hash, to_plain
-from grpo_tta.data.tasks import Task
 from grpo_tta.engine.interface import Method
 from grpo_tta.errors import UserError, as_text
 from grpo_tta.images.views import ViewSettings
+
+if TYPE_CHECKING:
+    from grpo_tta.data.tasks import Task  # `predict` reads this module, and the suite's drawings need scipy
 
 NOT_COMPARED = ("sources", "notes", "device")
 """Entries of `run.json` in which the same run may differ: where a user's images lie, what lies beside them, what computes."""

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from grpo_tta.cli.bench_options import BenchOptions
 from grpo_tta.cli.command import command_line, command_of
+from grpo_tta.cli.loading import loading
 from grpo_tta.cli.options import (
     class_names_of,
     make_console,
+    number_of_batch,
     precision_of,
     ray_settings,
+    read_batch,
     read_seeds,
     say,
     say_of_nano_clip,
@@ -52,14 +55,17 @@ def bench(options: BenchOptions) -> None:
 
 
 def _bench_here(options: BenchOptions, console: Console) -> None:
-    from grpo_tta.backbones.base import load_backbone
-    from grpo_tta.backbones.hardware import set_threads
-    from grpo_tta.baselines.fitting import fitting_methods
-    from grpo_tta.baselines.teacher import taught_methods
-    from grpo_tta.bench.records import read_errors
-    from grpo_tta.bench.table import TablePlan, run_table
-    from grpo_tta.bench.workers import worker_commands
-    from grpo_tta.data.choose import choose_tasks
+    with loading():
+        from grpo_tta.backbones.base import load_backbone
+        from grpo_tta.backbones.hardware import set_threads
+        from grpo_tta.baselines.fitting import fitting_methods
+        from grpo_tta.baselines.teacher import taught_methods
+        from grpo_tta.bench.records import read_errors
+        from grpo_tta.bench.runner import task_policy
+        from grpo_tta.bench.table import TablePlan, run_table
+        from grpo_tta.bench.workers import worker_commands
+        from grpo_tta.data.choose import choose_tasks
+        from grpo_tta.engine.in_flight import choose_batch
 
     set_threads(options.threads)
     precision = precision_of(options.dtype, options.device, say)
@@ -67,7 +73,8 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
         raise UserError("Worker processes cannot read a pipe; give --labels-file a file on disk, or leave --workers away.")
     tasks = choose_tasks(_choice(options))
     _print_notes(note for task in tasks for note in task.notes)
-    settings = _run_settings(options)
+    batch = read_batch(options.batch)
+    settings = _run_settings(options, 1 if batch == "auto" else batch)
     backbone = load_backbone(
         _model(options),
         device=options.device,
@@ -82,10 +89,14 @@ def _bench_here(options: BenchOptions, console: Console) -> None:
         methods += taught_methods(_names(options), teacher)
     methods, left_out = fitting_methods(methods, backbone, everything="all" in _names(options))
     _print_notes(left_out)
+    if batch == "auto":
+        settings = replace(settings, batch=choose_batch(task_policy(backbone, tasks[0]), methods, processes=options.workers))
+        say(f"--batch auto: {counted(settings.batch, 'image')} in flight.")
+    of_workers = replace(options, batch=str(settings.batch))
     plan = TablePlan(
         seeds=read_seeds(options.seeds) if options.seeds else [options.seed],
         expensive_limit=options.limit_heavy,
-        workers=worker_commands(command_line(options, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else (),
+        workers=worker_commands(command_line(of_workers, NOT_FOR_WORKERS), options.workers) if options.workers != 1 else (),
     )
     folders = run_table(
         backbone,
@@ -120,7 +131,7 @@ def _bench_on_ray(options: BenchOptions, ray: RaySettings) -> None:
     # Ray reads the user's own images itself, wherever they lie
     tasks = choose_tasks(_choice(options)) if options.data is None else []
     _print_notes(note for task in tasks for note in task.notes)
-    settings = replace(_run_settings(options), seed=options.seed)
+    settings = replace(_run_settings(options, number_of_batch(options.batch)), seed=options.seed)
     local_only = settings.shard != (0, 1) or options.workers > 1 or options.seeds or options.limit_heavy or options.teacher
     beside_data = options.limit is not None or options.corruptions or options.dataset
     if local_only or (options.data is not None and beside_data):
@@ -206,11 +217,11 @@ def own_rows(assignments: Sequence[str]) -> list[Method]:
     return [grpo_method(settings_of("default", assignments), f"grpo-tta[{','.join(assignments)}]")]
 
 
-def _run_settings(options: BenchOptions) -> RunSettings:
+def _run_settings(options: BenchOptions, batch: int) -> RunSettings:
     from grpo_tta.bench.runs import RunSettings
 
     shard, share = read_share(options.shard), read_share(options.task_share)
-    return RunSettings(batch=options.batch, chunk=options.chunk, shard=shard, task_share=share)
+    return RunSettings(batch=batch, chunk=options.chunk, shard=shard, task_share=share)
 
 
 def read_share(text: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Annotated, final
 import typer
 
 from grpo_tta.cli.options import (
-    Batch,
+    AutoBatch,
     BenchModel,
     ClassNames,
     Device,
@@ -90,7 +90,7 @@ class BenchOptions(RayOptions):
         typer.Option(help="Images per task for expensive methods: over 64 passes per image, a backward pass counted twice."),
     ] = None
     shard: Annotated[str, typer.Option(help="i/n: every n-th part of each task. Episodic methods only.")] = "0/1"
-    batch: Batch = 16
+    batch: AutoBatch = "16"
     chunk: Part = 128
     workers: Annotated[int, typer.Option(help="Processes that share the tasks and the cores between them.")] = 1
     task_share: Annotated[str, typer.Option(help="i/n: every n-th task, for processes that share a folder.")] = "0/1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import warnings
@@ -92,6 +93,8 @@ def main() -> None:
     except UserError as error:
         say(f"Error: {error}")
         raise SystemExit(2) from None
+    finally:
+        gc.freeze()  # the process ends: to search all modules for garbage once more would take a second
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -51,6 +51,9 @@ Seed = Annotated[int, typer.Option(help="Of crops, content-free views and sample
 Preset = Annotated[str, typer.Option(help="default, fast or paper.")]
 Templates = Annotated[list[str] | None, typer.Option(help="Prompt with {} for the label. May be repeated.")]
 Batch = Annotated[int, typer.Option(help="Images adapted in one pass.")]
+AutoBatch = Annotated[
+    str, typer.Option(help="Images adapted in one pass. auto: as many as help, if the device has the memory for them.")
+]
 Part = Annotated[int, typer.Option(help="Images per file of records. A killed run repeats at most this many.")]
 Assignments = Annotated[
     list[str],
@@ -158,6 +161,31 @@ def class_names_of(file: Path | None) -> dict[str, str] | None:
     from grpo_tta.data.labels import read_labels
 
     return read_labels(file)
+
+
+def read_batch(text: str) -> int | Literal["auto"]:
+    """`--batch` of a command that can choose it.
+
+    Raises:
+        UserError: neither `auto` nor a whole number from 1 on.
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch is auto or a whole number from 1 on, not {text!r}.")
+    return int(text)
+
+
+def number_of_batch(text: str) -> int:
+    """`--batch` where Ray decides which processes share a device.
+
+    Raises:
+        UserError: as `read_batch`, or `auto`.
+    """
+    batch = read_batch(text)
+    if batch == "auto":
+        raise UserError("Processes of Ray may share a device and its memory; with --engine ray give --batch a number.")
+    return batch
 
 
 def split_list(text: str) -> list[str]:

@@ -13,7 +13,8 @@ from grpo_tta.cli.command import command_of
 from grpo_tta.cli.config_file import without_those_of
 from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.interrupts import Interrupts, Stopped
-from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, settings_of, split_list
+from grpo_tta.cli.loading import loading
+from grpo_tta.cli.options import class_names_of, precision_of, ray_settings, read_batch, settings_of, split_list
 from grpo_tta.cli.predict_options import PredictOptions, assignments_of, workers_of
 from grpo_tta.cli.progress import log, logging_to_stderr, progress
 from grpo_tta.errors import UserError, as_text, counted
@@ -90,18 +91,50 @@ def _given(options: PredictOptions, names: Mapping[str, str]) -> Mapping[str, st
 
 def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupts: Interrupts) -> int:
     """Answers all images and returns the exit status."""
+    with loading():
+        from grpo_tta.bench.predictions import Wanted
+        from grpo_tta.cli.inputs import find_inputs
+        from grpo_tta.cli.predictions import FolderOutput
+
+        wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
+        stream = _stream_settings(options)
+        classifier = _load(options, names, stream)
+    backbone = classifier.backbone
+    log.debug(
+        f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {str(backbone.dtype).removeprefix('torch.')}."
+    )
+    found = find_inputs(options.paths, options.files_from, log.warning)
+    log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
+    output = _open_output(options, chosen, classifier, wanted, stream)
+    folder = output if isinstance(output, FolderOutput) else None
+    left = found if folder is None else [path for path in found if as_text(str(path)) not in folder.done]
+    if len(left) < len(found):
+        log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
+    source: _Source = _Episodes(classifier, left, classifier.batch)
+    if stream is not None:
+        from grpo_tta.cli.predict_online import OnlineRun
+
+        try:
+            source = OnlineRun(classifier, stream, found, options.state, folder)
+        except UserError:
+            if folder is not None:
+                folder.close()
+            raise
+    run = _Run(source, len(left), wanted, output)
+    status = run.answer(interrupts)
+    total = run.tally if folder is None else folder.tally
+    return finish(status, run.tally, total, len(left), run.per_second, resumable=folder is not None)
+
+
+def _load(options: PredictOptions, names: Labels, stream: StreamSettings | None) -> GRPOTTA:
+    """The model over these classes."""
     from grpo_tta.backbones.base import load_backbone
     from grpo_tta.backbones.hardware import set_threads
     from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
     from grpo_tta.bench.embeddings import check_file
-    from grpo_tta.bench.predictions import Wanted
     from grpo_tta.classifier import GRPOTTA
-    from grpo_tta.cli.inputs import find_inputs
-    from grpo_tta.cli.predictions import FolderOutput
 
     set_threads(options.threads)
-    wanted = Wanted(options.top_k, options.all_probabilities, options.threshold)
-    stream = _stream_settings(options)
     if options.embeddings is not None:
         check_file(options.embeddings)  # before the model is loaded
     classifier = GRPOTTA(
@@ -117,36 +150,12 @@ def _predict_here(options: PredictOptions, names: Labels, chosen: str, interrupt
         templates=options.template or DEFAULT_TEMPLATE,
         settings="default" if stream else settings_of(options.preset, assignments_of(options)),
         seed=options.seed,
-        batch=options.batch,
+        batch=read_batch(options.batch),
         workers=workers_of(options),
     )
-    if options.embeddings is not None:
-        classifier = classifier.with_embeddings()
-    backbone = classifier.backbone
-    log.debug(
-        f"Model {backbone.name} ({backbone.fingerprint}) on {backbone.device}, {str(backbone.dtype).removeprefix('torch.')}."
-    )
-    found = find_inputs(options.paths, options.files_from, log.warning)
-    log.debug(f"{counted(len(found), 'image')} and {counted(len(classifier.labels), 'label')}.")
-    output = _open_output(options, chosen, classifier, wanted, stream)
-    folder = output if isinstance(output, FolderOutput) else None
-    left = found if folder is None else [path for path in found if as_text(str(path)) not in folder.done]
-    if len(left) < len(found):
-        log.info(f"{options.out}: {counted(len(found) - len(left), 'image')} of {len(found):,} answered before.")
-    source: _Source = _Episodes(classifier, left, options.batch)
-    if stream is not None:
-        from grpo_tta.cli.predict_online import OnlineRun
-
-        try:
-            source = OnlineRun(classifier, stream, found, options.state, folder)
-        except UserError:
-            if folder is not None:
-                folder.close()
-            raise
-    run = _Run(source, len(left), wanted, output)
-    status = run.answer(interrupts)
-    total = run.tally if folder is None else folder.tally
-    return finish(status, run.tally, total, len(left), run.per_second, resumable=folder is not None)
+    if options.batch == "auto" and stream is None:
+        log.info(f"--batch auto: {counted(classifier.batch, 'image')} in flight.")
+    return classifier if options.embeddings is None else classifier.with_embeddings()
 
 
 def _open_output(

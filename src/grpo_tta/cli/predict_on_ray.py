@@ -20,7 +20,7 @@ from grpo_tta.bench.predictions import Wanted
 from grpo_tta.cli.ending import finish, until_stopped
 from grpo_tta.cli.inputs import STANDARD_INPUT, find_inputs
 from grpo_tta.cli.interrupts import Interrupts, Stopped
-from grpo_tta.cli.options import class_names_of, settings_of
+from grpo_tta.cli.options import class_names_of, number_of_batch, settings_of
 from grpo_tta.cli.predict_options import assignments_of, workers_of
 from grpo_tta.cli.predictions import Tally, WithEmbeddings, open_standard_output
 from grpo_tta.cli.progress import log, progress
@@ -74,7 +74,7 @@ def _job(options: PredictOptions, names: Sequence[str] | Mapping[str, str]) -> P
             "seed": options.seed,
             "workers": 0,
         },
-        options.batch,
+        number_of_batch(options.batch),
         Manifest("", 0, (), ".", ""),
         Wanted(options.top_k, options.all_probabilities, options.threshold),
         embeddings=options.embeddings is not None,

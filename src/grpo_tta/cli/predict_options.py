@@ -11,7 +11,7 @@ import typer
 from grpo_tta.cli.config_file import Config
 from grpo_tta.cli.options import (
     Assignments,
-    Batch,
+    AutoBatch,
     ClassNames,
     Device,
     Download,
@@ -59,7 +59,7 @@ class PredictOptions(RayOptions):
     device: Device = "auto"
     dtype: Precision = "float32"
     threads: Threads = None
-    batch: Batch = 16
+    batch: AutoBatch = "16"
     workers: Annotated[
         str, typer.Option(help="Threads that read the next batch of images while one is in work; 0 for none.")
     ] = "auto"

@@ -16,15 +16,19 @@ from grpo_tta.backbones.base import Backbone
 from grpo_tta.engine.ahead import check_workers
 from grpo_tta.engine.early_exit import Rounds, round_ends
 from grpo_tta.engine.interface import EncodedViews, ImageBatch, Method
+from grpo_tta.engine.onednn import frozen_products
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from grpo_tta.images.view_batch import ViewBatch
 from grpo_tta.images.views import ImageViews, ViewSettings
 
+CHUNK = 256
+"""Views in one pass of the frozen model; bounds memory, changes nothing else."""
+
 
 @torch.no_grad()
 def encode_views(
-    policy: Policy, views: Tensor, content_free: Tensor, cached_blocks: Collection[int] = (), *, chunk: int = 256
+    policy: Policy, views: Tensor, content_free: Tensor, cached_blocks: Collection[int] = (), *, chunk: int = CHUNK
 ) -> EncodedViews:
     """One pass of the frozen model over all views, keeping the tokens that enter the blocks in `cached_blocks`.
 
@@ -32,7 +36,7 @@ def encode_views(
         views: `[B, V, 3, S, S]`.
         content_free: `[B, P, 3, S, S]`, P may be zero.
         cached_blocks: blocks whose input is kept for adaptation; the number of blocks stands for the input of the head.
-        chunk: views per pass; bounds memory, changes nothing else.
+        chunk: views per pass.
 
     Raises:
         UserError: the model returned NaN or infinite features.
@@ -42,14 +46,15 @@ def encode_views(
     features: list[Tensor] = []
     kept: dict[int, list[Tensor]] = {index: [] for index in cached_blocks}
     for part in torch.cat([views, content_free], dim=1).flatten(0, 1).split(chunk):
-        tokens = backbone.stem(part)
-        for index, block in enumerate(backbone.blocks):
-            if index in kept:
-                kept[index].append(tokens)
-            tokens = block(tokens)
-        if len(backbone.blocks) in kept:
-            kept[len(backbone.blocks)].append(tokens)
-        features.append(policy.scaled(backbone.head(tokens)))
+        with frozen_products(backbone):
+            tokens = backbone.stem(part)
+            for index, block in enumerate(backbone.blocks):
+                if index in kept:
+                    kept[index].append(tokens)
+                tokens = block(tokens)
+            if len(backbone.blocks) in kept:
+                kept[len(backbone.blocks)].append(tokens)
+            features.append(policy.scaled(backbone.head(tokens)))
     together = torch.cat(features).unflatten(0, (B, -1))  # [B, V + P, D]
     if not torch.isfinite(together).all():
         raise UserError(f"{backbone.name} returned NaN or infinite features; its weights or the input are damaged.")

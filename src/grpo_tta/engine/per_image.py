@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from grpo_tta.engine.onednn import ATTENTION, linear_for, self_attention
 from grpo_tta.engine.parameters import TunableParameters
 from grpo_tta.errors import UserError
 
@@ -40,6 +41,8 @@ class PerImage(TorchFunctionMode):
             id(weight): [(pair.rows, params[pair.down], params[pair.up]) for pair in pairs]
             for weight, pairs in tunable.deltas.values()
         }
+        frozen = [*tunable.replaced.values(), *(weight for weight, _ in tunable.deltas.values())][0]
+        self._product = linear_for(frozen.device, frozen.dtype)
         self._handlers = {
             F.layer_norm: self._layer_norm,
             F.rms_norm: self._rms_norm,
@@ -132,7 +135,7 @@ class PerImage(TorchFunctionMode):
         return self._affine(normalised, weight, bias, input.ndim - 2)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        out = F.linear(input, weight, bias)
+        out = self._product(input, weight, bias)
         if not (deltas := self._low_rank.get(id(weight), ())):
             return out
         self._unread.pop(id(weight), None)
@@ -145,29 +148,15 @@ class PerImage(TorchFunctionMode):
         return out
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        names = ("embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn",
-                 "dropout_p", "out_proj_weight", "out_proj_bias")  # fmt: skip
-        given = dict(zip(names, args, strict=False)) | kwargs
-        in_w, in_b = given["in_proj_weight"], given["in_proj_bias"]
-        out_w, out_b = given["out_proj_weight"], given["out_proj_bias"]
-        if in_w is None or id(in_w) not in self._low_rank:
-            # Handed over turned, token axis first: in bfloat16 a product of such a tensor takes nine times as long.
-            turned = {id(x): x.contiguous() for x in (query, key, value)}  # what is one tensor stays one
-            query, key, value = (turned[id(x)] for x in (query, key, value))
-            return F.multi_head_attention_forward(query, key, value, *args, **kwargs)
-        masked = any(given.get(k) is not None for k in ("bias_k", "bias_v", "key_padding_mask", "attn_mask"))
-        if key is not value or query.shape[1:] != key.shape[1:] or masked or query.ndim != 3:
-            raise UserError("Only plain self-attention can carry low-rank deltas per image; tune the norms instead.")
-        # torch hands over [T, N, W]; the images lie on the second axis.
-        T, N, W = query.shape
-        heads = given["num_heads"]
-
-        def project(x: Tensor) -> tuple[Tensor, ...]:
-            qkv = self._linear(x.transpose(0, 1), in_w, in_b)  # [N, T, 3W]
-            return qkv.unflatten(-1, (3, heads, W // heads)).permute(2, 0, 3, 1, 4).unbind(0)
-
-        q, k, v = project(key)
-        if query is not key:  # fewer tokens ask than are read (`ClassTokenBlock`)
-            q = project(query)[0]
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(N, T, W)
-        return self._linear(mixed, out_w, out_b).transpose(0, 1), None
+        given = dict(zip(ATTENTION, args, strict=False)) | kwargs
+        low_rank = id(given["in_proj_weight"]) in self._low_rank
+        if low_rank or (self._product is not F.linear and not given.get("need_weights", True)):
+            mixed = self_attention(self._linear, query, key, value, given, whole=low_rank)
+            if mixed is not None:
+                return mixed, None
+            if low_rank:
+                raise UserError("Only plain self-attention can carry low-rank deltas per image; tune the norms instead.")
+        # Handed over turned, token axis first: in bfloat16 a product of such a tensor takes nine times as long.
+        turned = {id(x): x.contiguous() for x in (query, key, value)}  # what is one tensor stays one
+        query, key, value = (turned[id(x)] for x in (query, key, value))
+        return F.multi_head_attention_forward(query, key, value, *args, **kwargs)

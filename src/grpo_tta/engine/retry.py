@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, TypeVar
 
+import torch
+
 from grpo_tta.engine.ahead import load_ahead
 from grpo_tta.errors import UserError, sentence
 
@@ -16,24 +18,28 @@ OnError = Literal["raise", "return"]
 
 
 def batch_or_each(items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R | Exception]]:
-    """Does the work on all items at once; where that raises, on each item alone.
+    """Does the work on all items at once; where that raises, on each item alone, and where memory ran out, on each half.
 
     Yields:
         The items of a piece of work with its result, or with the exception of an item that fails alone. Nothing for no items.
     """
     if not items:
         return
+    size = 1
     try:
         result = work(items)
     except Exception as error:
         if len(items) == 1:
             yield items, error
             return
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            size = -(-len(items) // 2)
     else:
         yield items, result
         return
-    for item in items:
-        yield from batch_or_each([item], work)
+    # outside of the handler: what the error holds of the work is free again
+    for first in range(0, len(items), size):
+        yield from batch_or_each(items[first : first + size], work)
 
 
 def answer_each(
