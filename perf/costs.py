@@ -11,7 +11,7 @@ are of true size with random weights (nano-clip: its own), classes are random un
 - view-mean: the mean of 24 views, without a step.
 - fast: with seven views, as many as trained models need on average. Random weights would need all of them.
 - default.
-- online, stream: `grpo-tta-online` and `grpo-tta-stream`; a step for the images in flight.
+- online: `grpo-tta-online`, with a step for the images in flight.
 - rlcf: RLCF's settings: 64 views, the best six, three steps on the whole encoder, and a second model of the same size as its
   reward. One image in flight, as its own code has it.
 
@@ -52,7 +52,6 @@ ROWS = {
     "fast": "",
     "default": "grpo-tta",
     "online": "grpo-tta-online",
-    "stream": "grpo-tta-stream",
     "rlcf": "",
 }
 """Row -> name of its method in the tables."""
