@@ -17,7 +17,7 @@ from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 from grpo_tta.images.views import ViewSettings
 from grpo_tta.method.grpo import reference_pass
-from grpo_tta.method.online import first_views, room_left, stream_method
+from grpo_tta.method.online import first_views, room_left, step_share, stream_method
 from grpo_tta.method.online_gate import BiasGate
 from grpo_tta.method.online_prior import StreamCounts, stream_prior
 from grpo_tta.method.online_settings import BATCH, ONLINE, StreamSettings
@@ -27,7 +27,7 @@ from grpo_tta.method.settings import ALONG_A_STREAM, Steps
 from grpo_tta.method.weighting import MostConfident
 
 SMALL = replace(ALONG_A_STREAM, views=ViewSettings(views=4, content_free=0))
-STREAM = StreamSettings(SMALL, update_size=4, answer_after=True)
+STREAM = StreamSettings(SMALL, update_size=4, answer_after=True, step_kl=None)
 FROZEN = replace(STREAM, on_policy=False)
 FORMS = pytest.mark.parametrize(
     "settings",
@@ -161,6 +161,26 @@ def test_the_drift_is_bounded(policy: Policy) -> None:
     assert moved(1e-6) == 0 < moved(None)
 
 
+def test_a_step_is_as_long_as_its_kl_allows(policy: Policy) -> None:
+    # four times the KL is twice the step
+    assert [float(step_share(torch.tensor(kl), 1e-3)) for kl in (0.0, 1e-3, 4e-3)] == pytest.approx([1.0, 1.0, 0.5])
+    assert float(step_share(torch.tensor(9.0), None)) == 1.0
+    free = with_steps(replace(STREAM, anchor=0.0, gate=None), Steps(1, SGD(3.0)))
+
+    def went(step_kl: float | None) -> float:
+        settings = replace(free, step_kl=step_kl, answer_after=False)
+        method = stream_method(settings, "x")
+        batch = batch_of(policy, method, 4)
+        _, state = method(policy, batch, {})
+        # the same images again: what stands in the answer is the model after the step
+        still = with_steps(replace(settings, grpo=replace(settings.grpo, predict=StreamEnsemble(prior=0.0))), Steps(0))
+        before, after = (stream_method(still, "x")(policy, batch, each)[0].after for each in ({}, state))
+        return float(kl_divergence(before, after).mean().detach())
+
+    assert went(None) > 4e-4
+    assert went(1e-5) < 1e-4
+
+
 def test_views_beyond_the_first_vote_and_carry_no_gradient(policy: Policy) -> None:
     """The group and its rewards come from all views; the step is taken on the first ones."""
     settings = with_steps(replace(STREAM, gradient_views=1), Steps(1, SGD(3.0)))
@@ -217,14 +237,15 @@ def test_costs_of_the_stream(policy: Policy) -> None:
         views = batch.views.repeat(1, 2, 1, 1, 1)
         return method(policy, replace(batch, views=views), {})[0].cost.of(0)
 
-    # the frozen model reads view 0 and 2 coarse views; the current one 10 views, 3 of them with a gradient
-    assert cost(ONLINE) == (1 + 2 + 10, 3)
+    # the frozen model reads view 0 and 2 coarse views; the current one 10 views, 3 of them with a gradient, and view 0 again
+    assert cost(ONLINE) == (1 + 2 + 10 + 1, 3)
     assert cost(ONLINE)[0] + 2 * cost(ONLINE)[1] <= 20, "a backward pass counts as two"
-    assert cost(BATCH) == (1 + 2 + 10 + 10, 3)
-    assert cost(replace(ONLINE, gate=None)) == (1 + 10, 3)
-    assert cost(with_steps(ONLINE, Steps(3))) == (1 + 2 + 10 + 2 * 3, 9)
+    assert cost(replace(ONLINE, step_kl=None)) == (1 + 2 + 10, 3)
+    assert cost(BATCH) == (1 + 2 + 10 + 1 + 10, 3)
+    assert cost(replace(ONLINE, gate=None)) == (1 + 10 + 1, 3)
+    assert cost(with_steps(ONLINE, Steps(3))) == (1 + 2 + 10 + 2 * 3 + 1, 9)
     assert cost(with_steps(ONLINE, Steps(0))) == (1 + 2 + 10, 0)
-    assert cost(with_steps(ONLINE, Steps(1, kl=0.1))) == (3 + 2 + 10, 3), "the KL is measured on the views with a gradient"
+    assert cost(with_steps(ONLINE, Steps(1, kl=0.1))) == (3 + 2 + 10 + 1, 3), "the KL is of the views with a gradient"
 
 
 def test_a_stream_reads_few_views_with_the_frozen_model(policy: Policy, image) -> None:
@@ -244,6 +265,7 @@ def test_a_stream_reads_few_views_with_the_frozen_model(policy: Policy, image) -
         ({"anchor": 2.0}, "anchor"),
         ({"pseudo_images": 0.0}, "pseudo"),
         ({"max_kl": 0.0}, "max_kl"),
+        ({"step_kl": 0.0}, "step_kl"),
         ({"protocol": "episodic"}, "choose batch or online"),
         ({"grpo": replace(SMALL, weighting=MostConfident(2))}, "All views of a stream count"),
         ({"grpo": replace(SMALL, steps=Steps(max_kl=0.1))}, "max_kl"),

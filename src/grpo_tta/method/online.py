@@ -106,13 +106,18 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     # where the gate takes the dispersion away, alignment alone would only follow the stream's favourites
     kl = _kl(now[:, 0], encoded.log_probs[:, 0])  # [N]
     length = weight * room_left(kl.mean(), settings.max_kl)
+    probes = settings.step_kl is not None and count > 0
+    if probes:
+        with torch.no_grad():
+            went = _kl(now[:, 0], adapted(moved, tokens[:, :1])[:, 0]).mean()
+        length = length * step_share(went, settings.step_kl)
     params = {name: value.detach().lerp(moved[name].detach(), length) for name, value in params.items()}
 
     again = settings.answer_after and count > 0
     with torch.no_grad():
         after = grpo.predict(adapted(params, tokens) if again else now, reference, grpo.weighting)
     share = tunable.share_of(policy.backbone)
-    passes = V + share * (n * max(count - 1, 0) + V * again)
+    passes = V + share * (n * max(count - 1, 0) + probes + V * again)
     coarse = 0 if settings.gate is None else settings.gate.views
     cost = Cost(encoded.log_probs.shape[1] + coarse + passes, share * count * n)
     trace = StreamTrace(kl, clipped[-1] if clipped else None)
@@ -122,14 +127,19 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
 
 
-def _kl(new: Tensor, frozen: Tensor) -> Tensor:
-    """KL(new || frozen) of log-probabilities: `[N, C]` twice -> `[N]`."""
-    return (new.exp() * (new - frozen)).sum(-1)
+def _kl(one: Tensor, other: Tensor) -> Tensor:
+    """KL(one || other) of log-probabilities: `[N, C]` twice -> `[N]`."""
+    return (one.exp() * (one - other)).sum(-1)
 
 
 def room_left(kl: Tensor, max_kl: float | None) -> Tensor:
     """The share of a step that is taken: 1 up to half of the bound, 0 from the bound on, linear between."""
     return torch.ones_like(kl) if max_kl is None else (2 - 2 * kl / max_kl).clamp(0.0, 1.0)
+
+
+def step_share(kl: Tensor, step_kl: float | None) -> Tensor:
+    """The share of a step of this KL that is taken: a KL grows with the square of a short step."""
+    return torch.ones_like(kl) if step_kl is None else (step_kl / kl.clamp_min(1e-12)).sqrt().clamp(max=1.0)
 
 
 def first_views(reference: Reference, settings: StreamSettings) -> Reference:

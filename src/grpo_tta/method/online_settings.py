@@ -21,6 +21,8 @@ class StreamSettings:
         update_size: images of a step.
         gradient_views: n, how many of the views, from the first, carry the gradient; all of them where there are fewer.
         anchor: share of the way back to the frozen model after each minibatch.
+        step_kl: longest step in nats: the mean KL(pi_old || pi_theta) over view 0 of its minibatch. A longer one is shortened,
+            for one more pass over view 0. None for the length that the optimizer gives.
         max_kl: no step is taken where KL(pi_theta || pi_0), the mean over view 0 of a minibatch, is this far in nats; from half
             of it on steps are shorter. None for no bound.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
@@ -36,6 +38,7 @@ class StreamSettings:
     update_size: int = 16
     gradient_views: int = 3
     anchor: float = 0.01
+    step_kl: float | None = 5e-4
     max_kl: float | None = 1.5
     pseudo_images: float = 16.0
     gate: BiasGate | None = field(default_factory=BiasGate)
@@ -48,8 +51,9 @@ class StreamSettings:
         check_at_least("gradient_views", self.gradient_views, 1)
         check_share("anchor", self.anchor)
         check_positive("pseudo_images", self.pseudo_images)
-        if self.max_kl is not None:
-            check_positive("max_kl", self.max_kl)
+        for name, bound in (("step_kl", self.step_kl), ("max_kl", self.max_kl)):
+            if bound is not None:
+                check_positive(name, bound)
         check_choice("protocol", self.protocol, ("batch", "online"))
         if self.grpo.early_exit is not None:
             raise UserError("A stream reads all views of every image; set early_exit to None.")
