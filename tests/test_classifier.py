@@ -481,7 +481,7 @@ def test_a_stream_that_loads_its_state_goes_on_to_identical_answers(
 
 
 def test_a_stream_takes_order_and_settings_seriously(classifier: GRPOTTA, drawings: list[Image.Image]) -> None:
-    few = replace(ONLINE, update_size=2)
+    few = replace(ONLINE, update_size=2, gate=None)  # six images say nothing to the gate
     forwards = [answer.probability for answer in classifier.stream(drawings[:6], settings=few)]
     backwards = [answer.probability for answer in classifier.stream(drawings[5::-1], settings=few)][::-1]
     assert max(abs(a - b) for a, b in zip(forwards, backwards, strict=True)) > 1e-3
@@ -490,6 +490,6 @@ def test_a_stream_takes_order_and_settings_seriously(classifier: GRPOTTA, drawin
     with pytest.raises(UserError, match="put a single one into a list"):
         classifier.stream(drawings[0])
     with pytest.raises(UserError, match="protocol online"):
-        classifier.stream(drawings, settings=replace(few, protocol="batch"))
+        classifier.stream(drawings, settings=replace(few, protocol="batch", answer_after=True))
     with pytest.raises(UserError, match="Unknown errors"):
         classifier.stream(drawings, "ignore")  # type: ignore[call-overload]

@@ -27,7 +27,8 @@ from grpo_tta.method.settings import ALONG_A_STREAM, Steps
 from grpo_tta.method.weighting import MostConfident
 
 SMALL = replace(ALONG_A_STREAM, views=ViewSettings(views=4, content_free=0))
-STREAM = StreamSettings(SMALL, update_size=4, answer_after=True, step_kl=None)
+OPEN = BiasGate(-9.0, -8.0)  # whatever the slope is; random models lean nowhere in particular
+STREAM = StreamSettings(SMALL, update_size=4, answer_after=True, step_kl=None, gate=OPEN)
 FROZEN = replace(STREAM, on_policy=False)
 FORMS = pytest.mark.parametrize(
     "settings",

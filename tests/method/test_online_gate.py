@@ -77,7 +77,7 @@ def test_counts_go_on_from_a_state(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"low": 1.0}, "low must be"), ({"views": 0}, "views"), ({"grid": 1}, "grid")]
+    ("changes", "message"), [({"low": 1.1}, "low must be"), ({"views": 0}, "views"), ({"grid": 1}, "grid")]
 )
 def test_bad_settings_name_the_remedy(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -15,6 +15,7 @@ def loading() -> Iterator[None]:
     a short command's time.
     """
     was_on = gc.isenabled()
+    gc.collect()  # nothing that is garbage by now must stay; before the imports there is next to none
     gc.disable()
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import sys
@@ -88,13 +89,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # `images.read` has a limit of its own, with a message of its own.
     warnings.filterwarnings("ignore", message=".*decompression bomb.*")
+    atexit.register(gc.freeze)  # to search all modules for garbage once more as the process ends would take a second
     try:
         app()
     except UserError as error:
         say(f"Error: {error}")
         raise SystemExit(2) from None
-    finally:
-        gc.freeze()  # the process ends: to search all modules for garbage once more would take a second
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ class BiasGate:
             somewhere.
     """
 
-    low: float = 0.8
-    high: float = 1.0
+    low: float = 1.0
+    high: float = 1.1
     views: int = 2
     grid: int = 4
 
