@@ -54,7 +54,7 @@ def test_projections_are_one_product_and_not_one_a_token(backbone: OpenClipBackb
     tokens = torch.randn(4, 17, 64)
     with torch.no_grad(), PerImage(tunable, tunable.start(2)), Operations() as operations:
         backbone.head(torch.nn.Sequential(*backbone.blocks[-last_blocks:])(tokens))
-    assert "addmm" in operations.seen
+    assert operations.seen & {"addmm", "_linear_pointwise"}  # by MKL, or by oneDNN
     assert "bmm" not in operations.seen
     with torch.no_grad(), Operations() as operations:
         backbone.blocks[-1](tokens)
