@@ -10,8 +10,9 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from grpo_tta.backbones.base import load_backbone
+from grpo_tta.backbones.base import fingerprint, load_backbone
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import ClassPrompts
 from grpo_tta.engine.encode import encode_views
@@ -145,3 +146,10 @@ def test_an_attentional_poolers_queries_are_not_tuned() -> None:
         for b in range(3):
             alone = policy.adapted(tokens[b : b + 1], tunable, {name: value[b : b + 1] for name, value in own.items()})
             torch.testing.assert_close(together[b : b + 1], alone, atol=1e-4, rtol=0)
+
+
+def test_the_same_weights_with_another_activation_are_another_model() -> None:
+    """Text features are kept on disk by the fingerprint. ViT-B-16 and ViT-B-16-quickgelu can hold the same weights."""
+    layer = nn.Linear(3, 3)
+    one, other, again = (nn.Sequential(layer, activation()) for activation in (nn.GELU, nn.SiLU, nn.GELU))
+    assert fingerprint(one) == fingerprint(again) != fingerprint(other)

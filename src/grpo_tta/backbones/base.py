@@ -203,8 +203,11 @@ def check_backbone(backbone: object) -> Backbone:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Changes whenever a weight or buffer does, but for changes that neither its sample nor its sum shows."""
+    """Changes whenever a weight or buffer does, but for changes that neither its sample nor its sum shows, and whenever a layer
+    is of another kind: the same weights with another activation are another model."""
     digest = hashlib.blake2b(digest_size=16)
+    for name, module in model.named_modules():
+        digest.update(f"{name}{type(module).__qualname__}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         # Some two thousand values and the sum of each tensor distinguish weights without hashing gigabytes.
