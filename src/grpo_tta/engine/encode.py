@@ -63,7 +63,7 @@ def encode_views(
 
 
 @torch.no_grad()
-def tokens_at(backbone: Backbone, views: Tensor, block: int, *, chunk: int = 256) -> Tensor:
+def tokens_at(backbone: Backbone, views: Tensor, block: int, *, chunk: int = CHUNK) -> Tensor:
     """Tokens that enter a block, by the frozen blocks before it: `[B, V, 3, S, S]` -> `[B, V, T, W]`."""
     B, V = views.shape[:2]
     kept = []

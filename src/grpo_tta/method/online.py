@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
+from grpo_tta.engine.distributions import kl_divergence
 from grpo_tta.engine.encode import tokens_at
 from grpo_tta.engine.interface import (
     Adaptation,
@@ -104,12 +105,12 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
 
     moved = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
     # where the gate takes the dispersion away, alignment alone would only follow the stream's favourites
-    kl = _kl(now[:, 0], encoded.log_probs[:, 0])  # [N]
+    kl = kl_divergence(now[:, 0], encoded.log_probs[:, 0])  # [N]
     length = weight * room_left(kl.mean(), settings.max_kl)
     probes = settings.step_kl is not None and count > 0
     if probes:
         with torch.no_grad():
-            went = _kl(now[:, 0], adapted(moved, tokens[:, :1])[:, 0]).mean()
+            went = kl_divergence(now[:, 0], adapted(moved, tokens[:, :1])[:, 0]).mean()
         length = length * step_share(went, settings.step_kl)
     params = {name: value.detach().lerp(moved[name].detach(), length) for name, value in params.items()}
 
@@ -125,11 +126,6 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     if settings.protocol == "batch":
         return adaptation, {}
     return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
-
-
-def _kl(one: Tensor, other: Tensor) -> Tensor:
-    """KL(one || other) of log-probabilities: `[N, C]` twice -> `[N]`."""
-    return (one.exp() * (one - other)).sum(-1)
 
 
 def room_left(kl: Tensor, max_kl: float | None) -> Tensor:
