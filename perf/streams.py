@@ -73,7 +73,7 @@ FORMS: dict[str, StreamSettings] = {
     "steps of any KL": replace(ONLINE, step_kl=None),
     "steps of 2e-4": replace(ONLINE, step_kl=2e-4),
     "steps of 1e-3": replace(ONLINE, step_kl=1e-3),
-    "rate 3e-3, steps of 5e-4": replace(ONLINE, grpo=replace(ONLINE.grpo, steps=_rate(3e-3))),
+    "rate 3e-3, steps of 5e-4": _with(steps=_rate(3e-3)),
     "one view with a gradient": replace(ONLINE, gradient_views=1),
     "4 views": _with(views=replace(ONLINE.grpo.views, views=4)),
     "answer after": replace(ONLINE, answer_after=True),

@@ -84,7 +84,11 @@ def stream_tasks(
         raise UserError(f"Unknown stream {unknown[0]!r}; choose from {', '.join(known)}{hint}.")
     if not wanted:
         raise UserError(f"No stream was named; choose from {', '.join(known)}.")
-    return [_nano_task(name, split, limit) if root is None else _photo_task(name, root, split, limit) for name in wanted]
+    if root is None:
+        return [_nano_task(name, split, limit) for name in wanted]
+    named = {name: _parts(name)[0] for name in wanted}
+    held = {world: _read_world(world, root, split) for world in set(named.values())}  # once, whatever the number of streams
+    return [_photo_task(name, held[world], split, limit) for name, world in named.items()]
 
 
 def _parts(name: str) -> tuple[str, str, str]:
@@ -156,11 +160,14 @@ def _nano_task(name: str, split: str, limit: int | None) -> Task:
     return Task(name, "stream", source.classes, source.template, source.ensemble, ids, load, ordered=True, source=about)
 
 
-def _photo_task(name: str, root: Path, split: str, limit: int | None) -> Task:
-    world, condition, order = _parts(name)
-    which: photos.Which = "cifar" if world == "cifar" else "tiny"
-    held = photos.read_photos(root, which, split)
-    names = photos.tiny_names(root) if which == "tiny" else {label: label for label in sorted(set(held.labels))}
+def _read_world(world: str, root: Path, split: str) -> tuple[photos.Photos, dict[str, str]]:
+    """The photographs of a world, and label -> name of its classes."""
+    held = photos.read_photos(root, "cifar" if world == "cifar" else "tiny", split)
+    return held, photos.tiny_names(root) if world == "tiny" else {label: label for label in sorted(set(held.labels))}
+
+
+def _photo_task(name: str, of_world: tuple[photos.Photos, dict[str, str]], split: str, limit: int | None) -> Task:
+    (world, condition, order), (held, names) = _parts(name), of_world
     classes = tuple(dict.fromkeys(names.values()))
     labels = np.array([classes.index(names[label]) for label in held.labels])
     rows = _rows(labels, order, _length(order, condition, limit), len(classes), _random(name, split))
@@ -169,7 +176,7 @@ def _photo_task(name: str, root: Path, split: str, limit: int | None) -> Task:
         row = rows[number]
         image, key = held.image(row), held.ids[row]
         kind, severity = _at(world, condition, number, len(rows))
-        if kind and which == "cifar":
+        if kind and world == "cifar":
             image = corrupt_small(image, kind, severity, _random(kind, severity, key))
         elif kind:
             image = photos.corrupted(image, kind, severity, key)
