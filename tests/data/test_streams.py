@@ -64,6 +64,20 @@ def test_a_recurring_stream_is_noise_fog_clean_noise() -> None:
     assert clean > fog
 
 
+def test_a_gradual_stream_rises_and_falls() -> None:
+    (task,) = stream_tasks(None, ["nano-gradual-3"], limit=700)
+    assert len(task.image_ids) == 700
+
+    def roughness(part: int) -> float:
+        pixels = [np.asarray(task.load(100 * part + i)[0], dtype=float) for i in range(9)]
+        return float(np.median([np.abs(np.diff(image, axis=0)).mean() for image in pixels]))
+
+    rough = [roughness(part) for part in range(7)]
+    assert rough[0] < rough[1] < rough[2] < rough[3] > rough[4] > rough[5] > rough[6]
+    (plain,) = stream_tasks(None, ["nano-clean-iid"], limit=1)
+    assert plain.load(0)[0].size == task.load(0)[0].size
+
+
 def test_lengths_and_names() -> None:
     (iid,), (zipf,), (recurring,) = (
         stream_tasks(None, [f"nano-{name}"]) for name in ("clean-iid", "clean-zipf", "recurring-3")

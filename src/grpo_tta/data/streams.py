@@ -6,8 +6,9 @@ A task is a world, a condition and an order: `nano-fog-5-iid`, `cifar-clean-zipf
   photographs of CIFAR-10 and Tiny-ImageNet for photo-clip. CIFAR-10 is corrupted at 32 pixels as in CIFAR-10-C.
 - Conditions: `clean`, or a corruption and a severity.
 - Orders: `iid`; `zipf`, the k-th class 1/k times as often as the first; `correlated`, runs of twenty of one class; `single`,
-  one class; `few`, a tenth of the classes, so that the list of labels is ten times too long. `recurring` takes the place of
-  the condition: noise, fog, clean and noise again, a quarter of the stream each.
+  one class; `few`, a tenth of the classes, so that the list of labels is ten times too long.
+- `recurring` and `gradual` take the place of condition and order. The first is noise, fog, clean and noise again, a quarter of
+  the stream each. In the second noise rises from nothing to the severity and falls to nothing again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ SUITE = "streams"
 ORDERS = ("iid", "zipf", "correlated", "single", "few")
 SEVERITIES = (3, 5)
 LONG, SHORT = 2000, 500
-"""Images of a stream: i.i.d., where no limit asks for more, and of the other orders."""
+"""Images of a stream, i.i.d. and of any other kind, where no limit asks for more."""
+SHIFTING = ("recurring", "gradual")
 _RUN = 20
 CORRUPTIONS: dict[str, tuple[str, ...]] = {
     "nano": ("gaussian-noise", "impulse-noise", "fog", "contrast", "pixelate", "jpeg"),
@@ -51,7 +53,7 @@ def conditions(world: str) -> list[str]:
 def names_of_tasks(world: str) -> list[str]:
     """All streams of a world."""
     plain = [f"{world}-{condition}-{order}" for order in ORDERS for condition in conditions(world)]
-    return [*plain, *(f"{world}-recurring-{severity}" for severity in SEVERITIES)]
+    return [*plain, *(f"{world}-{kind}-{severity}" for kind in SHIFTING for severity in SEVERITIES)]
 
 
 def default_tasks(world: str) -> list[str]:
@@ -59,7 +61,7 @@ def default_tasks(world: str) -> list[str]:
     noise, pixels = f"{CORRUPTIONS[world][0]}-5", "pixelate-5"
     plain = [f"{world}-{condition}-iid" for condition in conditions(world)]
     others = [f"{world}-{condition}-{order}" for order in ORDERS[1:] for condition in ("clean", noise, pixels)]
-    return [*plain, *others, f"{world}-recurring-5"]
+    return [*plain, *others, *(f"{world}-{kind}-5" for kind in SHIFTING)]
 
 
 def stream_tasks(
@@ -94,7 +96,7 @@ def stream_tasks(
 def _parts(name: str) -> tuple[str, str, str]:
     """World, condition and order."""
     world, _, rest = name.partition("-")
-    if rest.startswith("recurring-"):
+    if rest.startswith(SHIFTING):
         return world, rest, "iid"
     condition, _, order = rest.rpartition("-")
     return world, condition, order
@@ -120,15 +122,21 @@ def _random(*words: str | int) -> np.random.Generator:
 
 def _at(world: str, condition: str, place: int, n: int) -> tuple[str, int]:
     """Corruption ("" for none) and severity of an image by its place in the stream."""
-    kind, _, severity = condition.rpartition("-")
+    kind, _, named = condition.rpartition("-")
+    severity, noise, fog = int(named) if kind else 0, CORRUPTIONS[world][0], CORRUPTIONS[world][2]
     if kind == "recurring":
-        noise, fog = CORRUPTIONS[world][0], CORRUPTIONS[world][2]
         kind = (noise, fog, "", noise)[4 * place // n]
-    return kind, int(severity) if kind else 0
+    elif kind == "gradual":
+        steps = (2 * severity + 1) * place // n  # 0, 1, ..., severity, ..., 1, 0, a share of the stream each
+        severity = severity - abs(severity - steps)
+        kind = noise if severity else ""
+    return kind, severity if kind else 0
 
 
 def _length(order: str, condition: str, limit: int | None) -> int:
-    if order == "iid" and not condition.startswith("recurring"):
+    if condition.startswith(SHIFTING):
+        return SHORT if limit is None else limit
+    if order == "iid":
         return LONG if limit is None else limit  # as many as are asked for; drawings never end
     return SHORT if limit is None else min(SHORT, limit)
 
