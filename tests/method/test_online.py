@@ -27,7 +27,7 @@ from grpo_tta.method.settings import ALONG_A_STREAM, Steps
 from grpo_tta.method.weighting import MostConfident
 
 SMALL = replace(ALONG_A_STREAM, views=ViewSettings(views=4, content_free=0))
-OPEN = BiasGate(-9.0, -8.0, doubt=0)  # whatever the slope is; random models lean nowhere in particular
+OPEN = BiasGate(-9.0, -8.0, doubt=0, early=0)  # whatever the slope is; random models lean nowhere in particular
 STREAM = StreamSettings(SMALL, update_size=4, answer_after=True, step_kl=None, gate=OPEN)
 FROZEN = replace(STREAM, on_policy=False)
 FORMS = pytest.mark.parametrize(
@@ -53,9 +53,11 @@ def test_the_prior_by_hand() -> None:
     torch.testing.assert_close(prior, torch.tensor([0.625, 0.375]).log())
     assert weight == 1.0
     # content-free views lean further, by log(6 / 2) against log(5 / 3): all of it is bias
-    assert stream_prior(counts, replace(settings, gate=BiasGate()))[1] == 1.0
+    assert stream_prior(counts, replace(settings, gate=BiasGate(early=0)))[1] == 1.0
     # a slope of log 3 / log(5 / 3) = 2.1507, of which the gate makes (2.1507 - 2) / (3 - 2)
-    assert float(stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0, doubt=0)))[1]) == pytest.approx(0.1507, abs=1e-4)
+    assert float(stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0, doubt=0, early=0)))[1]) == pytest.approx(
+        0.1507, abs=1e-4
+    )
 
 
 def test_the_gate_is_the_length_of_the_step_too(policy: Policy) -> None:

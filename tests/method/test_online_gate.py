@@ -24,33 +24,35 @@ LOGITS = st.lists(st.floats(-4, 4), min_size=3, max_size=30).filter(lambda logit
 def test_the_weight_by_hand() -> None:
     # l(q) = (log 2, -log 2), and l(g) = b l(q) for g with odds 4^b: the slope is b
     g = torch.tensor([4**0.9, 1.0]) / (4**0.9 + 1)
-    torch.testing.assert_close(BiasGate(0.8, 1.0, doubt=0)(ONE_SIDED, g), torch.tensor(0.5))
-    torch.testing.assert_close(BiasGate(0.4, 1.4, doubt=0)(ONE_SIDED, g), torch.tensor(0.5))
+    torch.testing.assert_close(BiasGate(0.8, 1.0, doubt=0, early=0)(ONE_SIDED, g, 1), torch.tensor(0.5))
+    torch.testing.assert_close(BiasGate(0.4, 1.4, doubt=0, early=0)(ONE_SIDED, g, 1), torch.tensor(0.5))
     # lean = 0.8 log 1.6 + 0.2 log 0.4 = 0.19274 nats: 0.9 - 0.19274 = 0.70726, between 0.6 and 0.8
-    torch.testing.assert_close(BiasGate(0.6, 0.8, doubt=1)(ONE_SIDED, g), torch.tensor(0.5363), atol=1e-4, rtol=0)
+    torch.testing.assert_close(BiasGate(0.6, 0.8, doubt=1, early=0)(ONE_SIDED, g, 1), torch.tensor(0.5363), atol=1e-4, rtol=0)
+    # 0.9 - 8 / 40 = 0.7
+    torch.testing.assert_close(BiasGate(0.6, 0.8, doubt=0, early=8)(ONE_SIDED, g, 40), torch.tensor(0.5))
     # content-free views lean further: bias. Not at all, or the other way: a stream that holds more of the first class
-    assert BiasGate()(ONE_SIDED, torch.tensor([0.9, 0.1])) == 1.0
-    assert BiasGate()(ONE_SIDED, EVEN) == BiasGate()(ONE_SIDED, OTHER_SIDE) == 0.0
+    assert BiasGate()(ONE_SIDED, torch.tensor([0.9, 0.1]), 1000) == 1.0
+    assert BiasGate()(ONE_SIDED, EVEN, 1000) == BiasGate()(ONE_SIDED, OTHER_SIDE, 1000) == 0.0
     # a stream that does not lean leaves nothing to divide out
-    assert BiasGate()(EVEN, ONE_SIDED) == 0.0
+    assert BiasGate()(EVEN, ONE_SIDED, 1000) == 0.0
 
 
 @given(LOGITS, st.floats(0.1, 3))
 def test_the_slope_depends_on_no_scale(logits: list[float], slope: float) -> None:
     """A model of twice the logits and a list of labels twice as long give the same weight."""
     q = torch.tensor(logits, dtype=torch.float64)
-    gate = BiasGate(0.0, 4.0, doubt=0)
+    gate = BiasGate(0.0, 4.0, doubt=0, early=0)
     for factor in (1.0, 2.0):
         images, coarse = (factor * q).softmax(0), (factor * slope * q).softmax(0)
-        assert float(gate(images, coarse)) == pytest.approx(slope / 4, abs=1e-6)
-        assert float(gate(images.repeat(2) / 2, coarse.repeat(2) / 2)) == pytest.approx(slope / 4, abs=1e-6)
+        assert float(gate(images, coarse, 1)) == pytest.approx(slope / 4, abs=1e-6)
+        assert float(gate(images.repeat(2) / 2, coarse.repeat(2) / 2, 1)) == pytest.approx(slope / 4, abs=1e-6)
 
 
 @given(LOGITS)
 def test_a_list_of_labels_twice_as_long_leans_as_far(logits: list[float]) -> None:
     q = torch.tensor(logits, dtype=torch.float64).softmax(0)
-    gate = BiasGate(-8.0, 2.0, doubt=1)
-    assert float(gate(q.repeat(2) / 2, q.repeat(2) / 2)) == pytest.approx(float(gate(q, q)), abs=1e-6)
+    gate = BiasGate(-8.0, 2.0, doubt=1, early=0)
+    assert float(gate(q.repeat(2) / 2, q.repeat(2) / 2, 1)) == pytest.approx(float(gate(q, q, 1)), abs=1e-6)
 
 
 def batch_of(policy: Policy, names: tuple[str, ...] = ("a", "b")) -> ImageBatch:
@@ -86,7 +88,14 @@ def test_counts_go_on_from_a_state(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"low": 1.1}, "low must be"), ({"doubt": -1}, "doubt"), ({"views": 0}, "views"), ({"grid": 1}, "grid")]
+    ("changes", "message"),
+    [
+        ({"low": 1.1}, "low must be"),
+        ({"doubt": -1}, "doubt"),
+        ({"early": -1}, "early"),
+        ({"views": 0}, "views"),
+        ({"grid": 1}, "grid"),
+    ],
 )
 def test_bad_settings_name_the_remedy(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

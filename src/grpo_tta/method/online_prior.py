@@ -65,7 +65,8 @@ def stream_prior(counts: StreamCounts, settings: StreamSettings) -> tuple[Tensor
     prior = smoothed_mean(counts.images, counts.count, settings.pseudo_images)
     if settings.gate is None:
         return prior.log(), prior.new_ones(())
-    return prior.log(), settings.gate(prior, smoothed_mean(counts.coarse, counts.count, settings.pseudo_images))
+    coarse = smoothed_mean(counts.coarse, counts.count, settings.pseudo_images)
+    return prior.log(), settings.gate(prior, coarse, counts.count)
 
 
 def with_stream_prior(
