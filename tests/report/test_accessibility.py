@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from grpo_tta.report.html import write_report
 from tests.axe import SCHEMES, WIDTHS, barriers, launched, overflow
 from tests.bench.test_sweep import write_sweep
-from tests.report.test_browser import QUIET
+from tests.report.test_browser import QUIET, many_tasks
 from tests.report.test_report import write_run
 
 pytestmark = pytest.mark.browser
@@ -22,7 +22,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pages")
     write_report([write_run(folder / "run", 0)], folder / "report", console=QUIET)
     write_report([write_sweep(folder / "x")], folder / "sweep", console=QUIET)
-    return [folder / name / "report.html" for name in ("report", "sweep")]
+    write_report([many_tasks(folder / "many-run")], folder / "many", console=QUIET)
+    return [folder / name / "report.html" for name in ("report", "sweep", "many")]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("width", "height"), WIDTHS)
-def test_no_page_has_a_serious_barrier(browser: Browser, pages: list[Path], scheme: str, width: int, height: int) -> None:
+def test_no_page_has_a_barrier(browser: Browser, pages: list[Path], scheme: str, width: int, height: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
