@@ -275,20 +275,21 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         gr.on(many.click, None, cancels=following, **hidden)
         gr.on(streaming.click, None, cancels=sorting, **hidden)
         comparing = side_by_side.click(compare, inputs, of_comparison, **hidden)
-        adapted = gr.on([button.click, page.load], adapt, inputs, of_one, api_name="adapt", trigger_mode="always_last")
         changes = [labels.change, template.change, model.change, preset.change]
         shifts = [kind.change, severity.change]
         gr.on([*changes, *shifts], None, cancels=comparing, **hidden)
         gr.on([*changes, files.change, order.change], None, cancels=[sorting, following], **hidden)
-        # what stands beside a new image, or other labels, must not be the answer to another question
-        gr.on(changes, keep_if_asked, [question, *inputs], of_one, **quietly)
-        gr.on([*changes, *shifts], keep_comparison, [question_of_comparison, *inputs], of_comparison, **quietly)
-        gr.on([*changes, files.change, order.change], keep_many, [question_of_many, *inputs_of_many], of_many, **quietly)
         # a change by keyboard is no `input` of Gradio's radio buttons, and leaving the slider's field by Tab is a `release`
         again = gr.on([kind.change, severity.release], None, **hidden).then(
             lambda asked, *now: adapt(*now) if asked and tuple(asked) != now else tuple(gr.skip() for _ in of_one),
             [question, *inputs], of_one, trigger_mode="always_last", **hidden,
         )  # fmt: skip
+        gr.on(button.click, None, cancels=again, **hidden)  # it may have read the labels before they were typed
+        adapted = gr.on([button.click, page.load], adapt, inputs, of_one, api_name="adapt", trigger_mode="always_last")
+        # what stands beside a new image, or other labels, must not be the answer to another question
+        gr.on(changes, keep_if_asked, [question, *inputs], of_one, **quietly)
+        gr.on([*changes, *shifts], keep_comparison, [question_of_comparison, *inputs], of_comparison, **quietly)
+        gr.on([*changes, files.change, order.change], keep_many, [question_of_many, *inputs_of_many], of_many, **quietly)
         for done in (adapted, again):
             done.then(keep_if_asked, [question, *inputs], of_one, **quietly)
         gr.on([image.clear, image.upload, examples.click], None, cancels=[adapted, again, comparing], **hidden)
