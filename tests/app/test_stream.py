@@ -13,7 +13,7 @@ from grpo_tta.app.draw import render_stream
 from grpo_tta.app.knowledge import warnings_of_many
 from grpo_tta.app.page import keep_many
 from grpo_tta.app.reproduce import Asked, command_of_many
-from grpo_tta.app.several import answer_each, check_images
+from grpo_tta.app.several import answer_each, check_images, in_order
 from grpo_tta.app.stream import SETTINGS, Streamed, follow, stand_after, watch
 from grpo_tta.app.uploads import decode_upload, load_upload
 from grpo_tta.backbones.base import Backbone
@@ -133,6 +133,12 @@ def test_what_a_model_does_not_know_of_many_images_is_said() -> None:
     assert warnings_of_many("photo-clip", ["cat"], [True, True]) == []
     assert warnings_of_many("photo-clip", ["cat"], [True, False])[0].startswith("1 of 2 images do not look like photographs.")
     assert warnings_of_many("photo-clip", ["cat"], [True, None]) == warnings_of_many("photo-clip", ["cat"], []) == []
+
+
+def test_images_are_taken_as_listed_or_as_a_folder_is() -> None:
+    paths = [Path("x/b.png"), Path("y/a.png"), Path("w/10.png"), Path("z/2.png")]
+    assert in_order(paths, "as listed") == paths
+    assert [path.name for path in in_order(paths, "by name")] == ["10.png", "2.png", "a.png", "b.png"]
 
 
 def test_the_command_of_many() -> None:

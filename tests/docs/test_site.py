@@ -209,10 +209,10 @@ def test_what_counts_as_a_request(html: str, found: list[str]) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_pages_have_no_serious_barrier(site: Path, scheme: str) -> None:
+def test_the_pages_have_no_barrier(site: Path, scheme: str) -> None:
     with launched() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-        for name in ("index.html", "method/index.html", "page-and-service/index.html"):
+        for name in ("index.html", "api/index.html", "method/index.html", "page-and-service/index.html"):
             page.goto((site / name).as_uri())
             assert not barriers(page)
             assert overflow(page) <= 0

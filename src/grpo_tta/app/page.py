@@ -36,7 +36,7 @@ from grpo_tta.app.knowledge import (
     warnings_of_many,
 )
 from grpo_tta.app.reproduce import Asked, command_of_many
-from grpo_tta.app.several import answer_each, check_images
+from grpo_tta.app.several import ORDERS, Order, answer_each, check_images, in_order
 from grpo_tta.app.shifts import SHIFTS, Shift, shift
 from grpo_tta.app.stream import Streamed, follow
 from grpo_tta.app.uploads import decode_upload, load_upload
@@ -51,9 +51,11 @@ from grpo_tta.method.settings import PRESETS
 EXAMPLES = (("source", 12), ("source", 17), ("source", 20), ("combinations", 5), ("colours", 3), ("digits", 4))
 """Images of the nano suite's tuning split, by task and number."""
 SEVERAL = (
-    '<p class="tta-note">Each image by itself, as above. Or all of them as one stream, in the order of the list: every answer '
-    "then depends on the images before it. A stream has its own settings, whatever the preset, and begins anew each time.</p>"
+    '<p class="tta-note">Each image by itself, as above. Or all of them as one stream: every answer then depends on the images '
+    "before it. A stream has its own settings, whatever the preset, and begins anew each time.</p>"
 )
+ORDERED = "A mouse can drag the rows of the list. Without one, let the names begin with numbers and take them by name."
+_NO_ANSWER, _NO_TABLE = (EMPTY, "", "", None), ("", None)
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".avif")
 """Uploads of other formats are shown as PNG."""
 
@@ -144,7 +146,10 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         answer, trace = render(episode, asked, str(classifier.backbone.device), classifier.backbone.image_size)
         return answer, trace, render_warnings(found), question
 
-    def compare(path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str) -> str:
+    def compare(
+        path: str | None, labels: str, kind: Shift, severity: int, model: str, preset: str, template: str
+    ) -> tuple[str, tuple[Any, ...]]:
+        question = (path, labels, kind, severity, model, preset, template)
         answers: list[Compared] = []
         zero_shot = ("", 0.0)
         try:
@@ -158,8 +163,8 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
                 zero_shot = said.label_before, 100 * said.probabilities_before[said.label_before]
                 answers.append(Compared(name, said.label, 100 * said.probability, said.forwards, said.backwards, spent))
         except UserError as error:
-            return render_error(str(error))
-        return render_comparison(zero_shot, answers)
+            return render_error(str(error)), question
+        return render_comparison(zero_shot, answers), question
 
     def each(paths: Sequence[Path], classifier: GRPOTTA, asked: Asked) -> Iterator[str]:
         """The table of answers, again after each image."""
@@ -179,11 +184,11 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
 
     def several(
         answers: Callable[[Sequence[Path], GRPOTTA, Asked], Iterator[str]],
-        files: list[str] | None, labels: str, model: str, preset: str, template: str,
+        files: list[str] | None, order: Order, labels: str, model: str, preset: str, template: str,
     ) -> Iterator[tuple[str, tuple[Any, ...]]]:  # fmt: skip
         """What `answers` draws, and what it answers to."""
-        question = (labels, model, preset, template)
-        paths = [Path(file) for file in files or ()]
+        question = (files, order, labels, model, preset, template)
+        paths = in_order([Path(file) for file in files or ()], order)
         try:
             check_images(paths)
             asked = Asked("", split_labels(labels), "none", 1, model, preset, template)
@@ -210,8 +215,8 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         shown = path if file.suffix.lower() in SHOWN_BY_BROWSERS else image
         return shown, "none", chosen, labels, template, render_warnings(found), EMPTY, None
 
-    def choose(number: int) -> tuple[Image.Image, str, str, str, str]:
-        return *example(*EXAMPLES[number]), models[0], ""
+    def choose(number: int) -> tuple[Image.Image, str, str, str, str, None]:
+        return *example(*EXAMPLES[number]), models[0], "", None
 
     first, first_labels, first_template = example(*EXAMPLES[0])
     with gr.Blocks(title="grpo-tta", analytics_enabled=False) as page:
@@ -247,55 +252,52 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         trace = gr.HTML("", elem_id="tta-trace")
         with gr.Accordion("Several images, or a stream", open=False, elem_id="tta-several"):
             gr.HTML(SEVERAL, elem_id="tta-several-note")
-            files = gr.File(
-                label="Images, in order", file_count="multiple", height=140, allow_reordering=True, elem_id="tta-files"
-            )
+            files = gr.File(label="Images", file_count="multiple", height=140, allow_reordering=True, elem_id="tta-files")
+            order = gr.Radio(list(ORDERS), value="as listed", label="Order", info=ORDERED, elem_id="tta-order")
             with gr.Row():
                 many = gr.Button("Adapt to each", elem_id="tta-adapt-each", min_width=120)
                 streaming = gr.Button("Adapt along the stream", elem_id="tta-adapt-stream", min_width=120)
             answers = gr.HTML("", elem_id="tta-answers")
-        question_of_many = gr.State(None)  # that the answers belong to
-        chosen_for_many = [labels, model, preset, template]
-        sorting = many.click(
-            partial(several, each), [files, *chosen_for_many], [answers, question_of_many], api_visibility="private"
-        )
-        following = streaming.click(
-            partial(several, along), [files, *chosen_for_many], [answers, question_of_many], api_visibility="private"
-        )
-        many.click(None, None, None, cancels=following, api_visibility="private")
-        streaming.click(None, None, None, cancels=sorting, api_visibility="private")
         page.load(None, None, None, js=script(), api_visibility="private")
-        question = gr.State(None)  # that the answer belongs to
-        inputs, outputs = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
-        adapted = gr.on(
-            [button.click, severity.release, page.load], adapt, inputs, outputs, api_name="adapt", trigger_mode="always_last"
-        )
-        # a change by keyboard is no `input` of Gradio's radio buttons; an upload changes them too, but then nothing was asked
-        again = kind.change(
-            lambda asked, *now: adapt(*now) if asked else tuple(gr.skip() for _ in outputs), [question, *inputs], outputs,
-            trigger_mode="always_last", api_visibility="private",
-        )  # fmt: skip
-        comparing = side_by_side.click(compare, inputs, compared, api_visibility="private")
-        # what stands beside a new image, or other labels, must not be the answer to another question
-        everything = [answer, trace, notice, question, compared]
-        quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        # what answer, comparison and the answers to several images belong to; None where there is none
+        question, question_of_comparison, question_of_many = gr.State(None), gr.State(None), gr.State(None)
+        inputs, of_one = [image, labels, kind, severity, model, preset, template], [answer, trace, notice, question]
+        of_comparison, of_many = [compared, question_of_comparison], [answers, question_of_many]
+        inputs_of_many = [files, order, labels, model, preset, template]
+        hidden: dict[str, Any] = {"api_visibility": "private"}
+        # not `always_last`: what comes second would be put off by beginning its whole event again, and two events without end
+        quietly: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", **hidden}
+
+        # Listeners of one event wait for each other. So what an event makes void is cancelled by its first listener, or by one
+        # beside a mere `then`: a later one would hit what was asked in the meantime.
+        sorting = many.click(None, **hidden).then(partial(several, each), inputs_of_many, of_many, **hidden)
+        following = streaming.click(None, **hidden).then(partial(several, along), inputs_of_many, of_many, **hidden)
+        gr.on(many.click, None, cancels=following, **hidden)
+        gr.on(streaming.click, None, cancels=sorting, **hidden)
+        comparing = side_by_side.click(compare, inputs, of_comparison, **hidden)
         changes = [labels.change, template.change, model.change, preset.change]
-        gr.on(changes, keep_if_asked, [question, *inputs], everything, cancels=comparing, **quietly)
-        for done in (adapted, again):
-            done.then(keep_if_asked, [question, *inputs], everything, **quietly)
-        gr.on([image.clear, image.upload], _nothing, None, everything, cancels=[adapted, again, comparing], **quietly)
-        gr.on([kind.change, severity.release], lambda: "", None, compared, cancels=comparing, **quietly)
-        of_many = [answers, question_of_many]
-        gr.on(changes, keep_many, [question_of_many, *chosen_for_many], of_many, cancels=[sorting, following], **quietly)
-        files.change(lambda: ("", None), None, of_many, cancels=[sorting, following], **quietly)
-        image.upload(
-            receive, [image, labels, model, template], [image, kind, model, labels, template, notice, answer, question],
-            api_visibility="private",
+        shifts = [kind.change, severity.change]
+        gr.on([*changes, *shifts], None, cancels=comparing, **hidden)
+        gr.on([*changes, files.change, order.change], None, cancels=[sorting, following], **hidden)
+        # a change by keyboard is no `input` of Gradio's radio buttons, and leaving the slider's field by Tab is a `release`
+        again = gr.on([kind.change, severity.release], None, **hidden).then(
+            lambda asked, *now: adapt(*now) if asked and tuple(asked) != now else tuple(gr.skip() for _ in of_one),
+            [question, *inputs], of_one, trigger_mode="always_last", **hidden,
         )  # fmt: skip
-        chosen = examples.click(
-            choose, examples, [image, labels, template, model, compared], cancels=[adapted, comparing], api_visibility="private"
-        )
-        chosen.then(adapt, inputs, outputs, api_visibility="private")
+        gr.on(button.click, None, cancels=again, **hidden)  # it may have read the labels before they were typed
+        adapted = gr.on([button.click, page.load], adapt, inputs, of_one, api_name="adapt", trigger_mode="always_last")
+        # what stands beside a new image, or other labels, must not be the answer to another question
+        gr.on(changes, keep_if_asked, [question, *inputs], of_one, **quietly)
+        gr.on([*changes, *shifts], keep_comparison, [question_of_comparison, *inputs], of_comparison, **quietly)
+        gr.on([*changes, files.change, order.change], keep_many, [question_of_many, *inputs_of_many], of_many, **quietly)
+        for done in (adapted, again):
+            done.then(keep_if_asked, [question, *inputs], of_one, **quietly)
+        gr.on([image.clear, image.upload, examples.click], None, cancels=[adapted, again, comparing], **hidden)
+        gr.on([image.clear, image.upload], _nothing, None, [*of_one, *of_comparison], **quietly)
+        received = [image, kind, model, labels, template, notice, answer, question]
+        image.upload(receive, [image, labels, model, template], received, **hidden)
+        chosen = examples.click(choose, examples, [image, labels, template, model, *of_comparison], **hidden)
+        chosen.then(adapt, inputs, of_one, **hidden)
     return page
 
 
@@ -310,18 +312,23 @@ def _asked(path: str | None, labels: str, kind: Shift, severity: int, model: str
 
 
 def _nothing() -> tuple[Any, ...]:
-    """In place of answer, trace, warnings, question and comparison."""
-    return EMPTY, "", "", None, ""
+    """In place of the answer, its trace, warnings and question, and of the comparison and its question."""
+    return *_NO_ANSWER, *_NO_TABLE
 
 
 def keep_if_asked(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
-    """Leaves everything where the answer on the page belongs to what is chosen now, or where there is none."""
-    return _kept(_nothing(), answered, now)
+    """Leaves the answer where it belongs to what is chosen now, or where there is none."""
+    return _kept(_NO_ANSWER, answered, now)
+
+
+def keep_comparison(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
+    """The same of the presets side by side, and their question."""
+    return _kept(_NO_TABLE, answered, now)
 
 
 def keep_many(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
     """The same of the answers to several images, and their question."""
-    return _kept(("", None), answered, now)
+    return _kept(_NO_TABLE, answered, now)
 
 
 def _kept(nothing: tuple[Any, ...], answered: tuple[Any, ...] | None, now: tuple[Any, ...]) -> tuple[Any, ...]:

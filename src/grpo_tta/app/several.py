@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final, get_args
 
 from grpo_tta.app.knowledge import is_photograph
 from grpo_tta.app.uploads import decode_upload
@@ -14,6 +14,8 @@ from grpo_tta.errors import UserError
 
 MOST_IMAGES = 100
 """Of several that are dropped at once."""
+Order = Literal["as listed", "by name"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 @final
@@ -38,6 +40,11 @@ def check_images(paths: Sequence[Path]) -> None:
         raise UserError("There are no images yet; drop some into the field above.")
     if len(paths) > MOST_IMAGES:
         raise UserError(f"{len(paths)} images are more than the page takes; use at most {MOST_IMAGES}, or predict.")
+
+
+def in_order(paths: Sequence[Path], order: Order) -> list[Path]:
+    """The images in the order in which they are taken. By name is how `predict` takes the images of a folder."""
+    return list(paths) if order == "as listed" else sorted(paths, key=lambda path: path.name)
 
 
 def answer_each(classifier: GRPOTTA, paths: Sequence[Path]) -> Iterator[tuple[Answered, ...]]:

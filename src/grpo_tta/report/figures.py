@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
 from grpo_tta.report.demo_figure import AFTER, BEFORE, GRID, OTHER
@@ -197,7 +198,8 @@ def reliability_plot(panels: Mapping[str, tuple[list[Bin], float]]) -> Figure:
             middle = 50 * (b.low + b.high)
             ax.bar(middle, 100 * b.accuracy, width=width, color=colour)
             ax.plot([middle - width / 2, middle + width / 2], [100 * b.confidence] * 2, color=INK, lw=1.6)
-            ax.text(middle, 2, f"{100 * b.count / total:.0f}%", ha="center", fontsize=7, color=INK)
+            share = ax.text(middle, 2, f"{100 * b.count / total:.0f}%", ha="center", fontsize=7, color=INK)
+            share.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # dark pages invert bar and figure alike
         ax.plot([0, 100], [0, 100], color=FAINT, lw=1, ls="--")
         ax.set_title(f"{short(title, 40)}\ncalibration error {error:.1f} %", fontsize=10, loc="left")
         ax.set_xlim(0, 100)
