@@ -68,8 +68,17 @@ class PerImage(TorchFunctionMode):
                 "no image can have its own copy of it; tune another set of parameters."
             )
 
-    def _tuned(self, *parameters: Tensor | None) -> bool:
-        return any(id(p) in self._own for p in parameters if p is not None)
+    def _common(self, x: Tensor, *parameters: Tensor | None) -> list[Tensor | None] | None:
+        """What all views read of a norm's parameters, for torch's own norm: the frozen values, or those of the only image.
+
+        None where every image has its own, or in another precision than the input.
+        """
+        own = [None if p is None else self._own.get(id(p)) for p in parameters]
+        if any(value is not None and (self._images > 1 or value.dtype != x.dtype) for value in own):
+            return None
+        for p in parameters:
+            self._unread.pop(id(p), None)
+        return [p if value is None else value[0] for p, value in zip(parameters, own, strict=True)]
 
     def _per_image(self, x: Tensor) -> Tensor:
         """`[B * M, ...]` -> `[B, M, ...]`."""
@@ -78,17 +87,21 @@ class PerImage(TorchFunctionMode):
     def _affine(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, trailing: int) -> Tensor:
         """x * weight + bias with the images' own weight and bias; `trailing` axes follow the parameter's own."""
         out = self._per_image(x)
-        for parameter, add in ((weight, False), (bias, True)):
-            if parameter is None:
-                continue
-            own = self._own.get(id(parameter))
-            self._unread.pop(id(parameter), None)
-            value = parameter if own is None else own
-            axes = out.ndim - trailing - parameter.ndim
-            lead = [1] * axes if own is None else [self._images, *[1] * (axes - 1)]
-            value = value.reshape(*lead, *parameter.shape, *[1] * trailing)
-            out = out + value if add else out * value
+        scale, shift = (None if p is None else self._values(p, out.ndim, trailing) for p in (weight, bias))
+        if scale is not None and shift is not None:
+            out = torch.addcmul(shift, out, scale)
+        elif scale is not None:
+            out = out * scale
+        elif shift is not None:
+            out = out + shift
         return out.flatten(0, 1).to(x.dtype)
+
+    def _values(self, parameter: Tensor, ndim: int, trailing: int) -> Tensor:
+        """The images' own values of a parameter, or the frozen ones, to broadcast over `[B, M, ...]` of `ndim` axes."""
+        self._unread.pop(id(parameter), None)
+        own = self._own.get(id(parameter))
+        images, value = (1, parameter) if own is None else (self._images, own)
+        return value.reshape(images, *[1] * (ndim - trailing - parameter.ndim - 1), *parameter.shape, *[1] * trailing)
 
     def _layer_norm(
         self,
@@ -98,22 +111,22 @@ class PerImage(TorchFunctionMode):
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not self._tuned(weight, bias):
-            return F.layer_norm(input, normalized_shape, weight, bias, eps)
+        if (common := self._common(input, weight, bias)) is not None:
+            return F.layer_norm(input, normalized_shape, *common, eps)
         return self._affine(F.layer_norm(input, normalized_shape, None, None, eps), weight, bias, 0)
 
     def _rms_norm(
         self, input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
     ) -> Tensor:
-        if not self._tuned(weight):
-            return F.rms_norm(input, normalized_shape, weight, eps)
+        if (common := self._common(input, weight)) is not None:
+            return F.rms_norm(input, normalized_shape, *common, eps)
         return self._affine(F.rms_norm(input, normalized_shape, None, eps), weight, None, 0)
 
     def _group_norm(
         self, input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
     ) -> Tensor:
-        if not self._tuned(weight, bias):
-            return F.group_norm(input, num_groups, weight, bias, eps)
+        if (common := self._common(input, weight, bias)) is not None:
+            return F.group_norm(input, num_groups, *common, eps)
         return self._affine(F.group_norm(input, num_groups, None, None, eps), weight, bias, input.ndim - 2)
 
     def _batch_norm(
@@ -127,10 +140,10 @@ class PerImage(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not self._tuned(weight, bias):
-            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        if training:
+        if training and any(id(p) in self._own for p in (weight, bias)):
             raise UserError("A batch norm that reads its statistics off the batch mixes images; put the model in eval mode.")
+        if (common := self._common(input, weight, bias)) is not None:
+            return F.batch_norm(input, running_mean, running_var, *common, training, momentum, eps)
         normalised = F.batch_norm(input, running_mean, running_var, None, None, False, momentum, eps)
         return self._affine(normalised, weight, bias, input.ndim - 2)
 
