@@ -115,6 +115,21 @@ def test_attention_of_other_kinds_is_left_to_torch(given: dict[str, Any], backbo
     assert bool(calls) == (not given)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [4, 1])
+def test_attention_reads_tokens_as_they_lie(queries: int) -> None:
+    attention = nn.MultiheadAttention(8, 2).eval()  # tokens first
+    given = {name: getattr(attention, name) for name in ("in_proj_weight", "in_proj_bias")}
+    given |= {"num_heads": 2, "out_proj_weight": attention.out_proj.weight, "out_proj_bias": attention.out_proj.bias}
+    x = drawn(4, 3, 8)
+    expected = attention(x[:queries], x, x, need_weights=False)[0]
+    for laid_out in (x, x.transpose(0, 1).contiguous().transpose(0, 1)):
+        query = laid_out if queries == 4 else laid_out[:queries]
+        found = onednn.self_attention(linear, query, laid_out, laid_out, given)
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("tune", ["NormAffine(last_blocks=3)", "LowRank(rank=2, last_blocks=2)"])
 def test_answers_are_the_same(tune: str, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]) -> None:
     settings = change_settings(DEFAULT, [f"tune={tune}", "views.views=4"])

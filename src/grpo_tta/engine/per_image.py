@@ -87,21 +87,17 @@ class PerImage(TorchFunctionMode):
     def _affine(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, trailing: int) -> Tensor:
         """x * weight + bias with the images' own weight and bias; `trailing` axes follow the parameter's own."""
         out = self._per_image(x)
-        scale, shift = (None if p is None else self._values(p, out.ndim, trailing) for p in (weight, bias))
-        if scale is not None and shift is not None:
-            out = torch.addcmul(shift, out, scale)
-        elif scale is not None:
-            out = out * scale
-        elif shift is not None:
-            out = out + shift
+        for parameter, add in ((weight, False), (bias, True)):
+            if parameter is None:
+                continue
+            own = self._own.get(id(parameter))
+            self._unread.pop(id(parameter), None)
+            value = parameter if own is None else own
+            axes = out.ndim - trailing - parameter.ndim
+            lead = [1] * axes if own is None else [self._images, *[1] * (axes - 1)]
+            value = value.reshape(*lead, *parameter.shape, *[1] * trailing)
+            out = out + value if add else out * value
         return out.flatten(0, 1).to(x.dtype)
-
-    def _values(self, parameter: Tensor, ndim: int, trailing: int) -> Tensor:
-        """The images' own values of a parameter, or the frozen ones, to broadcast over `[B, M, ...]` of `ndim` axes."""
-        self._unread.pop(id(parameter), None)
-        own = self._own.get(id(parameter))
-        images, value = (1, parameter) if own is None else (self._images, own)
-        return value.reshape(images, *[1] * (ndim - trailing - parameter.ndim - 1), *parameter.shape, *[1] * trailing)
 
     def _layer_norm(
         self,
