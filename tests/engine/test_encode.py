@@ -45,3 +45,8 @@ def test_a_view_larger_than_a_part_goes_alone(policy: Policy, monkeypatch: pytes
     encode_views(policy, drawn(1, 3, 3, 32, 32), drawn(1, 0, 3, 32, 32))
     hook.remove()
     assert seen == [1, 1, 1]
+
+
+def test_maps_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "_CPU_TOKENS", 1)
+    assert [part.shape for part in encode._together(drawn(3, 2, 4, 4))] == [(3, 2, 4, 4)]

@@ -69,8 +69,11 @@ def encode_views(
 
 
 def _together(tokens: Tensor) -> list[Tensor]:
-    """The tokens of views in parts that go through the blocks one after the other: `[N, ...]` -> `[n, ...]` each."""
-    if tokens.device.type != "cpu":
+    """The tokens of views in parts that go through the blocks one after the other: `[N, T, W]` -> `[n, T, W]` each.
+
+    Maps `[N, ...]` of convolutions stay whole. They shrink from block to block, so the first do not tell what a part takes.
+    """
+    if tokens.device.type != "cpu" or tokens.ndim != 3:
         return [tokens]
     return list(tokens.split(max(1, _CPU_TOKENS * len(tokens) // max(1, tokens.nbytes))))
 
