@@ -44,7 +44,7 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (1, 2, 3, 7)])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (1, 2, 3, 7), (2, 600, 7)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_a_linear_layer_and_its_gradient(shape: tuple[int, ...], with_bias: bool, calls: list[tuple[int, ...]]) -> None:
     weight, bias, x = drawn(4, 7), drawn(4) if with_bias else None, drawn(*shape).requires_grad_()

@@ -21,6 +21,8 @@ from grpo_tta.backbones.hardware import mkl_is_slow
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """As `torch.nn.functional.linear`."""
+_MANY = 1024
+"""Rows from which on it pays to lay a turned weight out anew before the product: that takes as long as one of 100 rows."""
 
 
 def linear_for(device: torch.device, dtype: torch.dtype) -> Linear:
@@ -46,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight.contiguous(), bias, "none", [], "")
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return made
 
 
@@ -63,7 +65,8 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(gradient, weight.T, None), None, None
+        many = gradient.numel() >= _MANY * gradient.shape[-1]
+        return _product(gradient, weight.T.contiguous() if many else weight.T, None), None, None
 
 
 def self_attention(
