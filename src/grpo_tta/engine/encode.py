@@ -24,7 +24,7 @@ from grpo_tta.images.views import ImageViews, ViewSettings
 
 CHUNK = 256
 """Views in one pass of the frozen model; bounds memory, changes nothing else."""
-_CPU_TOKENS = 4 * 2**20
+_CPU_TOKENS = 8 * 2**20
 """Bytes of tokens that go through the blocks together on a CPU. What a block makes of them is a few times as large, and memory
 in larger pieces goes back to the system after every layer, only to be asked for again."""
 
