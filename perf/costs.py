@@ -1,17 +1,18 @@
 """What it costs on what: images per second, memory and money per million images, for one model on one device.
 
-    python perf/costs.py --price-per-hour 0.10 --json build/costs.json               # two CPU cores: 4 minutes when quiet
+    python perf/costs.py --price-per-hour 0.10 --json build/costs.json               # two CPU cores: 5 minutes when quiet
+    python perf/costs.py --price-per-hour 1 --rows online --json build/costs-online.json        # one row, two models: a minute
     python perf/costs.py --price-per-hour 2.50 --device cuda --dtype bfloat16 --models ViT-B-16 --in-flight 32
 
-Every row is measured from decoded images to the answer, in a process of its own, after a zero-shot pass that warms up. Models
-are of true size with random weights (nano-clip: its own), classes are random unit vectors, images are low-pass noise of
+Every row is measured from decoded images to the answer, in a process of its own: the median of calls after one that warms up.
+Models are of true size with random weights (nano-clip: its own), classes are random unit vectors, images are low-pass noise of
 500 x 375. Memory is the peak beyond the model: on a CPU of the process, on a GPU of what torch allocates.
 
 - zero-shot: view 0 alone.
 - view-mean: the mean of 24 views, without a step.
 - fast: with seven views, as many as trained models need on average. Random weights would need all of them.
 - default.
-- online: `grpo-tta-online`, with a step for the images in flight.
+- online: `grpo-tta-online`, with a step for the images in flight; every call goes on with the stream of the one before.
 - rlcf: RLCF's settings: 64 views, the best six, three steps on the whole encoder, and a second model of the same size as its
   reward. One image in flight, as its own code has it.
 
@@ -26,8 +27,7 @@ import math
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -36,6 +36,7 @@ import torch
 from gpu import SEVEN, draw_images, from_images, make_policy, names_of, precision, seconds, wait
 from overhead import fresh_peak_mb, machine
 
+from grpo_tta.backbones.allocator import keep_freed_memory
 from grpo_tta.baselines.registry import known_methods
 from grpo_tta.baselines.rlcf import RLCFSettings, rlcf
 from grpo_tta.bench.records import write_json
@@ -105,25 +106,26 @@ def measure_row(row: str, model: str, device: torch.device, kind: str, in_flight
         count = 1 if row == "rlcf" else in_flight
         images = draw_images(count, sizes.image)
 
+        last: list[tuple[Adaptation, State]] = []
+
         def answer() -> None:
             views = ViewSettings(views=method.views, content_free=method.content_free)
-            method(policy, encode_for([method], policy, images, names_of(count), views, SEED), {})
+            state = last.pop()[1] if last else {}  # a stream goes on
+            last.append(method(policy, encode_for([method], policy, images, names_of(count), views, SEED), state))
 
         from_images(policy, known_methods()["zero-shot"], images[:1], ViewSettings(views=1, content_free=0))
         wait(device)
         base = fresh_peak_mb() if device.type == "cpu" else torch.cuda.memory_allocated(device) / 1e6
         reset_peak(device)
-        taken = seconds_of(answer, device, sizes.repeat)
-        return {"images_per_second": count / taken, "in_flight": count, "peak_mb": peak_memory_mb(device) - base}
-
-
-def seconds_of(call: Callable[[], object], device: torch.device, repeat: float) -> float:
-    """Of a call: of the first where that is long, else the median of several after it."""
-    began = time.perf_counter()
-    call()
-    wait(device)
-    first = time.perf_counter() - began
-    return first if first > repeat else seconds(call, device, repeat)
+        taken = seconds(answer, device, sizes.repeat)
+        forwards, backwards = last[0][0].cost.of(0)
+        return {
+            "images_per_second": count / taken,
+            "in_flight": count,
+            "peak_mb": peak_memory_mb(device) - base,
+            "forwards": forwards,
+            "backwards": backwards,
+        }
 
 
 def row_in_process(row: str, model: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -137,10 +139,10 @@ def row_in_process(row: str, model: str, arguments: argparse.Namespace) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(found: dict[str, dict[str, Any]], price: float) -> list[str]:
-    """The rows of one model as Markdown; what failed or was left out reads "not measured"."""
+def table(found: dict[str, dict[str, Any]], price: float, rows: Sequence[str] = tuple(ROWS)) -> list[str]:
+    """The rows of one model as Markdown; what failed reads "not measured"."""
     lines = ["| | images per second | MB beyond the model | price of a million images |", "|---|---:|---:|---:|"]
-    for row in ROWS:
+    for row in rows:
         numbers = found.get(row, {})
         if "images_per_second" not in numbers:
             lines.append(f"| {row} | not measured | not measured | not measured |")
@@ -175,13 +177,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.in_flight < 1 or arguments.price_per_hour < 0:
         parser.error("--in-flight must be at least 1, and --price-per-hour no less than 0")
     if arguments.row:
+        keep_freed_memory()  # as the commands do
         device, sizes = torch.device(arguments.device), SMOKE if arguments.smoke else Sizes()
         print(json.dumps(measure_row(arguments.row, arguments.models, device, arguments.dtype, arguments.in_flight, sizes)))
         return 0
     models: dict[str, Any] = {}
     for model in arguments.models.split(","):
         models[model] = {row: row_in_process(row, model, arguments) for row in wanted}
-        print(f"{model}, {arguments.dtype}, {arguments.device}\n", *table(models[model], arguments.price_per_hour), sep="\n")
+        lines = table(models[model], arguments.price_per_hour, wanted)
+        print(f"{model}, {arguments.dtype}, {arguments.device}\n", *lines, sep="\n")
     about = {"price_per_hour": arguments.price_per_hour, "dtype": arguments.dtype, "device": arguments.device}
     if arguments.json:
         write_json(arguments.json, about | {"models": models, "machine": machine(), "load": os.getloadavg()})

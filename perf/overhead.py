@@ -25,6 +25,9 @@ Beside them, over the forward pass of the same V views:
   views, 6 views through the last four blocks forward and backward, and view 0 through them. No group, no reward, no per-image
   parameters, no step. What it lacks to `episode_over_views` is what this library adds.
 
+`--operations` counts the operations of the first two episodes over those of their views. No implementation of the same passes
+can be below.
+
 With `--dtype bfloat16` the frozen model is in bfloat16, and so is the matrix product. The tuned parameters and `naive` stay
 float32. `flips` then counts how often the best class is another one than in float32. With random weights most views and
 classes are nearly tied, so this is an upper bound more than an estimate for a trained model.
@@ -46,6 +49,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -59,6 +63,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
+from grpo_tta.backbones.allocator import keep_freed_memory
 from grpo_tta.backbones.names import SHIPPED, shipped_folder
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import ClassPrompts
@@ -253,19 +258,34 @@ OF_ONEDNN = {torch.ops.mkldnn._linear_pointwise: linear_operations}
 """torch's counter does not know the products of `grpo_tta.engine.onednn`."""
 
 
-@torch.no_grad()
-def operations(policy: Policy) -> int:
-    """Floating-point operations of one view's forward pass (products only; a fused kernel would be counted as nothing)."""
-    S = policy.backbone.image_size
-    made = torch.zeros(1, 1, 3, S, S), torch.zeros(1, 0, 3, S, S)
+def operations(call: Callable[[], object]) -> int:
+    """Floating-point operations of a call (products only; a fused kernel would be counted as nothing)."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=OF_ONEDNN) as counter:
-            frozen_pass(policy, made)
+            call()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     return counter.get_total_flops()
+
+
+def operations_of_a_view(policy: Policy) -> int:
+    """Of its forward pass."""
+    S = policy.backbone.image_size
+    made = torch.zeros(1, 1, 3, S, S), torch.zeros(1, 0, 3, S, S)
+    return operations(lambda: frozen_pass(policy, made))
+
+
+def least_operations(policy: Policy, settings: Mapping[str, GRPOSettings]) -> Numbers:
+    """Operations of an episode with each of these settings over those of the forward pass of its views and content-free views:
+    what the ratio of their times would be if every operation took the same time."""
+    found = {}
+    for name, of_one in settings.items():
+        made = make_views(policy, [draw_image(0)], of_one.views)
+        of_views = operations(partial(frozen_pass, policy, made))
+        found[f"{name}_over_views"] = operations(partial(run_episode, policy, made, of_one)) / of_views
+    return found
 
 
 def phases(policy: Policy, image: Image.Image, settings: GRPOSettings) -> Numbers:
@@ -473,7 +493,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """The whole document."""
     at_start = machine()
     bench = make_bench(arguments.model, arguments.views, DTYPES[arguments.dtype])
-    per_view = operations(bench.policy)
+    per_view = operations_of_a_view(bench.policy)
     rounds = []
     for number in range(-1, arguments.rounds):  # the first warms up
         found = one_round(bench, max(0, number), per_view)
@@ -483,6 +503,8 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"round {number + 1}" if number >= 0 else "warm-up", line, file=sys.stderr, flush=True)
     counts = (1, 4, 16, 64) if arguments.model in SHIPPED else (1, 4, 16)
     per_second = throughput(bench.policy, counts, DEFAULT) if arguments.throughput else {}
+    of_episodes = {"episode": bench.episode, "accurate": DEFAULT}
+    counted = least_operations(bench.policy, of_episodes) if arguments.operations else {}
     extra = {"flips": flips(bench, arguments.model, arguments.rounds)} if arguments.dtype != "float32" else {}
     return {
         "ratios": medians(rounds, "ratios"),
@@ -490,6 +512,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": medians(rounds, "seconds"),
         "gflops": medians(rounds, "gflops"),
         "phases": medians(rounds, "phases"),
+        "operations": counted,
         "throughput": per_second,
         "memory": memory(arguments) if arguments.memory else {},
         **extra,
@@ -519,10 +542,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument("--json", type=Path, help="where the document goes; printed where not given")
+    parser.add_argument("--operations", action="store_true", help="also operations of episodes over those of their views")
     parser.add_argument("--throughput", action="store_true", help="also images per second against images in flight")
     parser.add_argument("--memory", action="store_true", help="also peak memory against views, K, classes and images (Linux)")
     parser.add_argument("--peaks-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    keep_freed_memory()  # as the commands do
     if arguments.views < 1 or arguments.rounds < 1:
         parser.error("--views and --rounds must be at least 1")
     if arguments.peaks_of:

@@ -14,12 +14,16 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from grpo_tta.backbones.base import Backbone, load_backbone
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.backbones.prompts import ClassPrompts
 from grpo_tta.engine.policy import Policy
+
+settings.register_profile("no clock", deadline=None)  # a busy machine takes longer than Hypothesis allows an example
+settings.load_profile("no clock")
 
 TINY = {
     "embed_dim": 32,

@@ -112,7 +112,7 @@ def test_wrong_weights_are_one_sentence(case: str, state: State, folder: Path) -
         load_backbone(str(folder), weights=file)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # its category differs between versions of torch
 def test_files_that_are_no_checkpoint(folder: Path) -> None:
     for name in ("mine.pt", "mine.safetensors"):
         file = folder.parent / name

@@ -44,7 +44,7 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (1, 2, 3, 7)])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 7), (1, 2, 3, 7), (2, 600, 7)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_a_linear_layer_and_its_gradient(shape: tuple[int, ...], with_bias: bool, calls: list[tuple[int, ...]]) -> None:
     weight, bias, x = drawn(4, 7), drawn(4) if with_bias else None, drawn(*shape).requires_grad_()
@@ -113,6 +113,21 @@ def test_attention_of_other_kinds_is_left_to_torch(given: dict[str, Any], backbo
     with frozen_products(backbone):
         torch.testing.assert_close(attention(x, x, x, **options)[0], expected, rtol=1e-4, atol=1e-5)
     assert bool(calls) == (not given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [4, 1])
+def test_attention_reads_tokens_as_they_lie(queries: int) -> None:
+    attention = nn.MultiheadAttention(8, 2).eval()  # tokens first
+    given = {name: getattr(attention, name) for name in ("in_proj_weight", "in_proj_bias")}
+    given |= {"num_heads": 2, "out_proj_weight": attention.out_proj.weight, "out_proj_bias": attention.out_proj.bias}
+    x = drawn(4, 3, 8)
+    expected = attention(x[:queries], x, x, need_weights=False)[0]
+    for laid_out in (x, x.transpose(0, 1).contiguous().transpose(0, 1)):
+        query = laid_out if queries == 4 else laid_out[:queries]
+        found = onednn.self_attention(linear, query, laid_out, laid_out, given)
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tune", ["NormAffine(last_blocks=3)", "LowRank(rank=2, last_blocks=2)"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from grpo_tta.backbones.open_clip import OpenClipBackbone
 from grpo_tta.engine.encode import encode_views
 from grpo_tta.engine.parameters import LowRank, NormAffine, TunableParameters, Tune, supported_sets
+from grpo_tta.engine.per_image import PerImage
 from grpo_tta.engine.policy import Policy
 from grpo_tta.errors import UserError
 
@@ -92,6 +93,41 @@ def test_gradients_reach_exactly_the_named_parameters(policy: Policy, tune: Tune
         assert value.grad is not None, name
         assert value.grad.flatten(1).abs().amax(1).gt(0).all(), f"{name} gets no gradient"
     assert all(p.grad is None for p in policy.backbone.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.LayerNorm(8), (5, 8)),
+        (nn.RMSNorm(8), (5, 8)),
+        (nn.GroupNorm(2, 8), (8, 3, 3)),
+        (nn.BatchNorm2d(8), (8, 3, 3)),
+    ],
+)
+def test_the_only_image_of_a_batch_reads_its_own(norm: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    module = copy.deepcopy(norm).to(dtype).eval().requires_grad_(False)
+    replaced = dict(module.named_parameters())
+    tunable = TunableParameters(0, replaced, {}, {name: p.shape for name, p in replaced.items()})
+    values = {name: torch.randn(8, generator=torch.Generator().manual_seed(3)) for name in replaced}
+    x = torch.randn(M, *shape, generator=torch.Generator().manual_seed(4)).to(dtype)
+    expected = copy.deepcopy(norm).eval()
+    expected.load_state_dict(values, strict=False)
+    of_clone = expected(x.float())
+    of_clone.square().sum().backward()
+    for images in (1, 2):  # the same image twice takes the way of a batch
+        params = {name: value.expand(images, 8).clone().requires_grad_() for name, value in values.items()}
+        with PerImage(tunable, params):
+            found = module(torch.cat([x] * images))
+        assert found.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(found.float(), torch.cat([of_clone] * images), atol=tolerance, rtol=tolerance)
+        found.float().square().sum().backward()
+        for name, value in params.items():
+            gradient = expected.get_parameter(name).grad
+            assert value.grad is not None
+            assert gradient is not None
+            torch.testing.assert_close(value.grad, gradient.expand(images, 8), atol=10 * tolerance, rtol=10 * tolerance)
 
 
 def test_an_images_gradient_does_not_depend_on_its_neighbours(policy: Policy) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grpo_tta.config.serialise import short_hash, to_plain
@@ -53,6 +53,7 @@ anything = st.builds(
 )
 
 
+@example(GRPOSettings(reward=Sum(((1.0, Alignment()),)), predict=View0()))
 @given(anything)
 def test_what_is_written_down_is_read_again(settings: GRPOSettings) -> None:
     assert from_plain(json.loads(json.dumps(to_plain(settings)))) == settings

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from grpo_tta.engine.interface import Adaptation, Cost, ImageBatch, Method, no_cached_blocks
 from tests.scripts import load_script
 
 
@@ -37,6 +38,7 @@ def test_the_table_says_what_was_not_measured(costs: ModuleType) -> None:
     assert rows["fast"] == ["1,235", "3", "0.22"]
     assert rows["rlcf"] == rows["online"] == ["not measured"] * 3
     assert list(rows) == list(costs.ROWS)
+    assert len(costs.table(found, 1.0, ["fast"])) == 3  # a heading and the row that was asked for
 
 
 @pytest.mark.parametrize("row", ["zero-shot", "fast", "online", "rlcf"])
@@ -46,6 +48,25 @@ def test_a_row_of_nano_clip(row: str, costs: ModuleType, capsys: pytest.CaptureF
     found = json.loads(capsys.readouterr().out)
     assert found["images_per_second"] > 0
     assert found["in_flight"] == (1 if row == "rlcf" else 2)
+    assert (found["forwards"], found["backwards"]) == {
+        "zero-shot": (1, 0),
+        "fast": (7, 0),  # the step on the norms of the head is behind all blocks
+        "rlcf": (64 + 6 + 3 * 6 + 1, 3 * 6),  # the teacher reads the six, too
+    }.get(row, (found["forwards"], found["backwards"]))
+
+
+def test_the_online_row_goes_on_with_its_stream(costs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[dict[str, torch.Tensor]] = []
+
+    def run(policy: object, batch: ImageBatch, state: dict[str, torch.Tensor]) -> tuple[Adaptation, dict[str, torch.Tensor]]:
+        handed.append(state)
+        after = batch.encoded.log_probs[:, 0]
+        return Adaptation(after, after, Cost(1.0)), {"calls": torch.tensor(len(handed))}
+
+    method = Method("counted", "online", "none", 1, 0, None, no_cached_blocks, run)
+    monkeypatch.setattr(costs, "method_of", lambda *given: method)
+    costs.measure_row("online", "nano-clip", torch.device("cpu"), "float32", 1, costs.SMOKE)
+    assert handed == [{}, {"calls": torch.tensor(1)}]  # one call warms up
 
 
 def test_the_teacher_of_rlcf_is_a_second_model(costs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

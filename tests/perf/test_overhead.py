@@ -55,7 +55,21 @@ def test_operations_are_those_of_the_products_worked_out_by_hand(overhead: Modul
     block = 2 * T * W * 12 * W + 4 * T * T * W  # four projections and the MLP; scores and their use
     last = 2 * T * W * 2 * W + 2 * W * 10 * W + 4 * T * W  # keys and values of all tokens, the rest of the class token alone
     expected = 2 * (T - 1) * 3 * patch**2 * W + (depth - 1) * block + last + 2 * W * D + 2 * D * overhead.CLASSES
-    assert overhead.operations(policy) == expected
+    assert overhead.operations_of_a_view(policy) == expected
+
+
+def test_operations_of_an_episode_worked_out_by_hand(overhead: ModuleType) -> None:
+    policy = overhead.make_policy("nano-clip", torch.float32)
+    V, T, W, C = 8, 37, 128, overhead.CLASSES
+    settings = overhead.episode_settings(V, len(policy.backbone.blocks))
+    found = overhead.least_operations(policy, {"episode": settings})["episode_over_views"]
+    block = 2 * T * W * 12 * W + 4 * T * T * W
+    last = 2 * T * W * 2 * W + 2 * W * 10 * W + 4 * T * W
+    end = 2 * W * W + 2 * W * C  # the head's projection and the classes
+    # backwards: every product once more, and the two of an attention twice, since both of their factors move
+    back = 3 * (block + 4 * T * T * W) + last + 4 * T * W + end
+    more = 6 * (3 * block + last + end + back) + 3 * block + last + end  # six views forward and backward, view 0 for the answer
+    assert found == pytest.approx(1 + more / (V * overhead.operations_of_a_view(policy)), rel=2e-3)
 
 
 def test_peaks_of_one_load(overhead: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from grpo_tta.backbones.allocator import keep_freed_memory
 from grpo_tta.cli import bench, datasets, models, predict, report, sweep, web
 from grpo_tta.cli.options import Batch, Device, Seed, Threads, make_console, say, split_list
 from grpo_tta.errors import UserError
@@ -89,6 +90,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # `images.read` has a limit of its own, with a message of its own.
     warnings.filterwarnings("ignore", message=".*decompression bomb.*")
+    keep_freed_memory()
     atexit.register(gc.freeze)  # to search all modules for garbage once more as the process ends would take a second
     try:
         app()

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from ray.data import DataContext
 
+from grpo_tta.backbones.allocator import keep_freed_memory
 from grpo_tta.cluster.attempts import Attempts
 from grpo_tta.cluster.jobs import Job
 from grpo_tta.cluster.settings import RaySettings
@@ -22,6 +23,7 @@ class Adapter:
 
     def __init__(self, job: Job, settings: RaySettings, notes: str) -> None:
         torch.set_num_threads(max(1, int(settings.cpus)))
+        keep_freed_memory()
         self._work = job.start()
         if settings.memory_gb is not None and not settings.gpus:
             _limit_memory(settings.memory_gb)

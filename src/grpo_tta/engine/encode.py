@@ -24,6 +24,9 @@ from grpo_tta.images.views import ImageViews, ViewSettings
 
 CHUNK = 256
 """Views in one pass of the frozen model; bounds memory, changes nothing else."""
+_CPU_TOKENS = 8 * 2**20
+"""Bytes of tokens that go through the blocks together on a CPU. What a block makes of them is a few times as large, and memory
+in larger pieces goes back to the system after every layer, only to be asked for again."""
 
 
 @torch.no_grad()
@@ -45,21 +48,34 @@ def encode_views(
     B, V = views.shape[:2]
     features: list[Tensor] = []
     kept: dict[int, list[Tensor]] = {index: [] for index in cached_blocks}
-    for part in torch.cat([views, content_free], dim=1).flatten(0, 1).split(chunk):
+    pixels = torch.cat([views, content_free], dim=1) if content_free.shape[1] else views
+    for part in pixels.flatten(0, 1).split(chunk):
         with frozen_products(backbone):
-            tokens = backbone.stem(part)
-            for index, block in enumerate(backbone.blocks):
-                if index in kept:
-                    kept[index].append(tokens)
-                tokens = block(tokens)
-            if len(backbone.blocks) in kept:
-                kept[len(backbone.blocks)].append(tokens)
-            features.append(policy.scaled(backbone.head(tokens)))
+            waiting = _together(backbone.stem(part))
+            while waiting:
+                tokens = waiting.pop(0)  # held by nobody else: its memory is free again behind the first block
+                for index, block in enumerate(backbone.blocks):
+                    if index in kept:
+                        kept[index].append(tokens)
+                    tokens = block(tokens)
+                if len(backbone.blocks) in kept:
+                    kept[len(backbone.blocks)].append(tokens)
+                features.append(policy.scaled(backbone.head(tokens)))
     together = torch.cat(features).unflatten(0, (B, -1))  # [B, V + P, D]
     if not torch.isfinite(together).all():
         raise UserError(f"{backbone.name} returned NaN or infinite features; its weights or the input are damaged.")
-    cached = {index: torch.cat(parts).unflatten(0, (B, -1)) for index, parts in kept.items()}
+    cached = {index: (torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, (B, -1)) for index, parts in kept.items()}
     return EncodedViews(together, policy.log_probs(together), cached, V)
+
+
+def _together(tokens: Tensor) -> list[Tensor]:
+    """The tokens of views in parts that go through the blocks one after the other: `[N, T, W]` -> `[n, T, W]` each.
+
+    Maps `[N, ...]` of convolutions stay whole. They shrink from block to block, so the first do not tell what a part takes.
+    """
+    if tokens.device.type != "cpu" or tokens.ndim != 3:
+        return [tokens]
+    return list(tokens.split(max(1, _CPU_TOKENS * len(tokens) // max(1, tokens.nbytes))))
 
 
 @torch.no_grad()

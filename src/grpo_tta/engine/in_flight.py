@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from grpo_tta.backbones.hardware import free_memory
-from grpo_tta.engine.encode import CHUNK
+from grpo_tta.engine.encode import CHUNK, encode_views
 from grpo_tta.engine.interface import Method
 from grpo_tta.engine.policy import Policy
 
@@ -73,7 +73,6 @@ def choose_batch(policy: Policy, methods: Sequence[Method], *, processes: int = 
     return most if free is None else images_in_flight(measure_need(policy, methods), free // processes, most)
 
 
-@torch.no_grad()
 def measure_need(policy: Policy, methods: Sequence[Method]) -> Need:
     """What images take, from one view's pass through the model. Counts the most demanding of the methods.
 
@@ -84,15 +83,10 @@ def measure_need(policy: Policy, methods: Sequence[Method]) -> Need:
     S = backbone.image_size
     V, P = max(m.views for m in methods), max(m.content_free for m in methods)
     cached = {index for method in methods for index in method.cached_blocks(backbone)}
+    view = torch.zeros(1, 1, 3, S, S, device=backbone.device)
     with _LiveBytes() as live:
-        tokens = backbone.stem(torch.zeros(1, 3, S, S, device=backbone.device))
-        kept: dict[int, Tensor] = {}
-        for index, block in enumerate(backbone.blocks):
-            kept |= {index: tokens} if index in cached else {}
-            tokens = block(tokens)
-        kept |= {len(backbone.blocks): tokens} if len(backbone.blocks) in cached else {}
-        policy.scaled(backbone.head(tokens))
-    step = _kept_for_backward(policy, min(kept), kept[min(kept)]) if kept else 0
+        kept = encode_views(policy, view, view[:, :0], cached).tokens
+    step = _kept_for_backward(policy, min(kept), kept[min(kept)][0]) if kept else 0
     stored = 3 * S * S * _FLOAT + sum(_bytes(x) for x in kept.values())
     classes = _CLASS_TENSORS * policy.classes * _FLOAT
     return Need(V + P, live.peak, V * step, (V + P) * (_COPIES * stored + classes))

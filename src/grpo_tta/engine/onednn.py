@@ -21,6 +21,8 @@ from grpo_tta.backbones.hardware import mkl_is_slow
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """As `torch.nn.functional.linear`."""
+_MANY = 1024
+"""Rows from which on it pays to lay a turned weight out anew before the product: that takes as long as one of 100 rows."""
 
 
 def linear_for(device: torch.device, dtype: torch.dtype) -> Linear:
@@ -46,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight.contiguous(), bias, "none", [], "")
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return made
 
 
@@ -63,7 +65,8 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(gradient, weight.T, None), None, None
+        many = gradient.numel() >= _MANY * gradient.shape[-1]
+        return _product(gradient, weight.T.contiguous() if many else weight.T, None), None, None
 
 
 def self_attention(
@@ -74,7 +77,7 @@ def self_attention(
     Args:
         query, key, value: `[T, N, W]`, as torch hands them over. Fewer tokens may ask than are read.
         given: the other arguments of `torch.nn.functional.multi_head_attention_forward` by name.
-        whole: never cut the input projection in parts, since `product` knows it by its identity.
+        whole: never cut the input projection in parts, since `product` knows it by its identity, and the images come first.
 
     Returns:
         `[T, N, W]`.
@@ -89,8 +92,10 @@ def self_attention(
 
     def project(x: Tensor, rows: slice) -> tuple[Tensor, ...]:
         part = (weight, bias) if whole else (weight[rows], None if bias is None else bias[rows])
-        made = product(x.transpose(0, 1), *part)  # [N, T, 3W], or [N, T, 2W] or [N, T, W] of a part
-        return made.unflatten(-1, (-1, heads, W // heads)).permute(2, 0, 3, 1, 4).unbind(0)
+        as_it_lies = x.is_contiguous() and not whole
+        made = product(x, *part) if as_it_lies else product(x.transpose(0, 1), *part).transpose(0, 1)
+        # [T, N, 3W], or [T, N, 2W] or [T, N, W] of a part
+        return made.unflatten(-1, (-1, heads, W // heads)).permute(2, 1, 3, 0, 4).unbind(0)
 
     if query is key:
         q, k, v = project(key, slice(None))

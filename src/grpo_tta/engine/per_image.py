@@ -68,8 +68,19 @@ class PerImage(TorchFunctionMode):
                 "no image can have its own copy of it; tune another set of parameters."
             )
 
-    def _tuned(self, *parameters: Tensor | None) -> bool:
-        return any(id(p) in self._own for p in parameters if p is not None)
+    def _common(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None] | None:
+        """Weight and bias that all views read, for torch's own norm: the frozen ones, or those of the only image.
+
+        None where every image has its own, or in another precision than the input.
+        """
+        own = [None if p is None else self._own.get(id(p)) for p in (weight, bias)]
+        if any(value is not None and (self._images > 1 or value.dtype != x.dtype) for value in own):
+            return None
+        for p in (weight, bias):
+            self._unread.pop(id(p), None)
+        return weight if own[0] is None else own[0][0], bias if own[1] is None else own[1][0]
 
     def _per_image(self, x: Tensor) -> Tensor:
         """`[B * M, ...]` -> `[B, M, ...]`."""
@@ -98,22 +109,22 @@ class PerImage(TorchFunctionMode):
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not self._tuned(weight, bias):
-            return F.layer_norm(input, normalized_shape, weight, bias, eps)
+        if (common := self._common(input, weight, bias)) is not None:
+            return F.layer_norm(input, normalized_shape, common[0], common[1], eps)
         return self._affine(F.layer_norm(input, normalized_shape, None, None, eps), weight, bias, 0)
 
     def _rms_norm(
         self, input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
     ) -> Tensor:
-        if not self._tuned(weight):
-            return F.rms_norm(input, normalized_shape, weight, eps)
+        if (common := self._common(input, weight)) is not None:
+            return F.rms_norm(input, normalized_shape, common[0], eps)
         return self._affine(F.rms_norm(input, normalized_shape, None, eps), weight, None, 0)
 
     def _group_norm(
         self, input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
     ) -> Tensor:
-        if not self._tuned(weight, bias):
-            return F.group_norm(input, num_groups, weight, bias, eps)
+        if (common := self._common(input, weight, bias)) is not None:
+            return F.group_norm(input, num_groups, common[0], common[1], eps)
         return self._affine(F.group_norm(input, num_groups, None, None, eps), weight, bias, input.ndim - 2)
 
     def _batch_norm(
@@ -127,10 +138,10 @@ class PerImage(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not self._tuned(weight, bias):
-            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        if training:
+        if training and any(id(p) in self._own for p in (weight, bias)):
             raise UserError("A batch norm that reads its statistics off the batch mixes images; put the model in eval mode.")
+        if (common := self._common(input, weight, bias)) is not None:
+            return F.batch_norm(input, running_mean, running_var, common[0], common[1], training, momentum, eps)
         normalised = F.batch_norm(input, running_mean, running_var, None, None, False, momentum, eps)
         return self._affine(normalised, weight, bias, input.ndim - 2)
 

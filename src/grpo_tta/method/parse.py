@@ -219,7 +219,8 @@ def show(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(show, value))})"
     if isinstance(value, Sum):
-        return " + ".join(show(reward) if weight == 1 else f"{show(weight)} * {show(reward)}" for weight, reward in value.terms)
+        bare = len(value.terms) > 1  # without its weight a single term would be read as the reward itself
+        return " + ".join(show(r) if w == 1 and bare else f"{show(w)} * {show(r)}" for w, r in value.terms)
     if isinstance(value, FromFile):
         return f"{value.path}:{value.name}"
     if is_dataclass(value) and not isinstance(value, type):
