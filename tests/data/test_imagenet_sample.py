@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import cloudpickle
@@ -117,6 +118,26 @@ def test_bench_runs_it_with_a_classifier_of_a_thousand_classes(root: Path, tmp_p
     assert rows["error"].isna().all()
     assert len(rows) == 2 * 2 * 3
     assert set(json.loads((tmp_path / "run" / "run.json").read_text())["tasks"]) == {"clean", "fog-3"}
+
+
+def test_the_readmes_command_runs_on_six_photographs(root: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    start = text.index("grpo-tta bench --suite imagenet-sample")
+    command = shlex.split(text[start : text.index("```", start)].replace("\\\n", " "))[1:]
+    (tmp_path / "net").mkdir()
+    write_classifier("mobilenetv3_small_050", tmp_path / "net", wordnet_ids(), 224)
+    for option, value in (
+        ("--photos-root", root), ("--model", f"{tmp_path / 'net'}@64"), ("--limit", 6), ("--out", tmp_path / "run"),
+    ):  # fmt: skip
+        command[command.index(option) + 1] = str(value)
+    done = CliRunner().invoke(app, [*command, "--tasks", "clean"])
+    assert done.exit_code == 0, done.output
+    rows = read_records([tmp_path / "run"])
+    assert rows["error"].isna().all()
+    methods = command[command.index("--methods") + 1].split(",")
+    assert rows.groupby("method").size().to_dict() == dict.fromkeys(methods, 6)
+    for method in methods:  # and the table under the command has a row of each
+        assert f"| {method} |" in text or f"| **{method}** |" in text
 
 
 @pytest.mark.skipif(
