@@ -116,16 +116,15 @@ def test_a_browser_asks_this_host_alone_and_the_search_finds(site: Path, address
     wrong: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu", *OFFLINE[1:]])
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        context.on("request", lambda request: asked.append(request.url))
-        context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
         visited = sorted(site.rglob("index.html"))
-        for file in visited:
-            page.goto(f"{address}{file.relative_to(site).parent.as_posix()}/", wait_until="load")
-            for width in (390, 1280):
-                page.set_viewport_size({"width": width, "height": 900})
+        for width in (390, 1280):  # a window of its own for each: to resize one under a page now and then never ended
+            context = browser.new_context(viewport={"width": width, "height": 900})
+            context.on("request", lambda request: asked.append(request.url))
+            context.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+            page = context.new_page()
+            page.set_default_timeout(60_000)
+            for file in visited:
+                page.goto(f"{address}{file.relative_to(site).parent.as_posix()}/", wait_until="load")
                 with contextlib.suppress(PlaywrightTimeout):  # a busy machine lays the page out later
                     page.wait_for_function(f"() => {WIDER} <= 0", timeout=5_000)
                 wider = page.evaluate(WIDER)
