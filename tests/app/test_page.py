@@ -23,7 +23,7 @@ from grpo_tta.app.draw import (
 )
 from grpo_tta.app.episode import SHOWN_LABELS, SHOWN_VIEWS, Group, Row, make_episode, split_labels
 from grpo_tta.app.knowledge import is_photograph, knows, warnings_of
-from grpo_tta.app.page import EXAMPLES, Classifiers, example, keep_comparison, keep_if_asked, model_for, read
+from grpo_tta.app.page import EXAMPLES, Classifiers, example, keep_if_asked, keep_table, model_for, read
 from grpo_tta.app.reproduce import Asked, command, python_lines
 from grpo_tta.app.several import Answered
 from grpo_tta.app.shifts import SHIFTS, shift
@@ -310,8 +310,8 @@ def test_an_answer_to_another_question_is_removed() -> None:
     for kept in (keep_if_asked(question, *question), keep_if_asked(None, *question)):
         assert len(kept) == 4
         assert EMPTY not in kept
-    assert keep_comparison(question, "b.png", *question[1:]) == ("", None)
-    assert "" not in keep_comparison(question, *question)
+    assert keep_table(question, "b.png", *question[1:]) == ("", None)
+    assert "" not in keep_table(question, *question)
 
 
 def test_several_images_are_counted() -> None:

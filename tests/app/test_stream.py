@@ -11,7 +11,7 @@ import torch
 from grpo_tta import GRPOTTA, UserError
 from grpo_tta.app.draw import render_stream
 from grpo_tta.app.knowledge import warnings_of_many
-from grpo_tta.app.page import keep_many
+from grpo_tta.app.page import keep_table
 from grpo_tta.app.reproduce import Asked, command_of_many
 from grpo_tta.app.several import answer_each, check_images, in_order
 from grpo_tta.app.stream import SETTINGS, Streamed, follow, stand_after, watch
@@ -150,7 +150,7 @@ def test_the_command_of_many() -> None:
 
 def test_answers_to_many_images_go_with_their_question() -> None:
     question = ("star, heart", "nano-clip", "default", "{}")
-    assert keep_many(question, "star", *question[1:]) == ("", None)
-    kept: Sequence[object] = keep_many(question, *question)
+    assert keep_table(question, "star", *question[1:]) == ("", None)
+    kept: Sequence[object] = keep_table(question, *question)
     assert len(kept) == 2
     assert kept != ("", None)

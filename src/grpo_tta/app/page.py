@@ -288,8 +288,8 @@ def make_page(models: Sequence[str], load: Callable[[str], Backbone]) -> gr.Bloc
         adapted = gr.on([button.click, page.load], adapt, inputs, of_one, api_name="adapt", trigger_mode="always_last")
         # what stands beside a new image, or other labels, must not be the answer to another question
         gr.on(changes, keep_if_asked, [question, *inputs], of_one, **quietly)
-        gr.on([*changes, *shifts], keep_comparison, [question_of_comparison, *inputs], of_comparison, **quietly)
-        gr.on([*changes, files.change, order.change], keep_many, [question_of_many, *inputs_of_many], of_many, **quietly)
+        gr.on([*changes, *shifts], keep_table, [question_of_comparison, *inputs], of_comparison, **quietly)
+        gr.on([*changes, files.change, order.change], keep_table, [question_of_many, *inputs_of_many], of_many, **quietly)
         for done in (adapted, again):
             done.then(keep_if_asked, [question, *inputs], of_one, **quietly)
         gr.on([image.clear, image.upload, examples.click], None, cancels=[adapted, again, comparing], **hidden)
@@ -321,13 +321,8 @@ def keep_if_asked(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...
     return _kept(_NO_ANSWER, answered, now)
 
 
-def keep_comparison(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
-    """The same of the presets side by side, and their question."""
-    return _kept(_NO_TABLE, answered, now)
-
-
-def keep_many(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
-    """The same of the answers to several images, and their question."""
+def keep_table(answered: tuple[Any, ...] | None, *now: Any) -> tuple[Any, ...]:
+    """The same of presets side by side, or of the answers to several images, and their question."""
     return _kept(_NO_TABLE, answered, now)
 
 
