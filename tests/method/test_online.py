@@ -27,7 +27,8 @@ from grpo_tta.method.settings import ALONG_A_STREAM, Steps
 from grpo_tta.method.weighting import MostConfident
 
 SMALL = replace(ALONG_A_STREAM, views=ViewSettings(views=4, content_free=0))
-OPEN = BiasGate(-9.0, -8.0, doubt=0, early=0)  # whatever the slope is; random models lean nowhere in particular
+OPEN = BiasGate(-9.0, -8.0, doubt=0, early=0, truth=0)  # whatever the slope is; random models lean nowhere in particular
+TRUTH = BiasGate(1e6, 2e6, leans=(-2.0, -1.0), sure=(3.0, 2.0), fades=(1e7, 1e6))  # whatever a stream shows is its truth
 STREAM = StreamSettings(SMALL, update_size=4, answer_after=True, step_kl=None, gate=OPEN)
 FROZEN = replace(STREAM, on_policy=False)
 FORMS = pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def batch_of(policy: Policy, method: Method, n: int = 8, start: int = 0) -> Imag
 
 def test_the_prior_by_hand() -> None:
     # (3 + 4 / 2) / (4 + 4) and (1 + 2) / 8
-    counts = StreamCounts(torch.tensor([3.0, 1.0]), torch.tensor([4.0, 0.0]), 4.0)
+    counts = StreamCounts(torch.tensor([3.0, 1.0]), torch.tensor([4.0, 0.0]), torch.tensor(3.2), 4.0)
     settings = replace(STREAM, pseudo_images=4.0, gate=None)
     prior, weight = stream_prior(counts, settings)
     torch.testing.assert_close(prior, torch.tensor([0.625, 0.375]).log())
@@ -55,9 +56,9 @@ def test_the_prior_by_hand() -> None:
     # content-free views lean further, by log(6 / 2) against log(5 / 3): all of it is bias
     assert stream_prior(counts, replace(settings, gate=BiasGate(early=0)))[1] == 1.0
     # a slope of log 3 / log(5 / 3) = 2.1507, of which the gate makes (2.1507 - 2) / (3 - 2)
-    assert float(stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0, doubt=0, early=0)))[1]) == pytest.approx(
-        0.1507, abs=1e-4
-    )
+    assert float(
+        stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0, doubt=0, early=0, truth=0)))[1]
+    ) == pytest.approx(0.1507, abs=1e-4)
 
 
 def test_the_gate_is_the_length_of_the_step_too(policy: Policy) -> None:
@@ -72,7 +73,8 @@ def test_the_gate_is_the_length_of_the_step_too(policy: Policy) -> None:
 
     full = learnt(None)
     assert full.abs().max() > 1e-3
-    assert learnt(BiasGate(1e6, 2e6)).abs().max() == 0
+    assert learnt(BiasGate(1e6, 2e6, truth=0)).abs().max() == 0
+    assert learnt(TRUTH).abs().max() == 0, "what occurs often is nothing to learn from"
     half = learnt(BiasGate(-1e6, 1e6))  # whatever the slope is, it is close to the middle
     torch.testing.assert_close(half, full / 2, atol=1e-5, rtol=1e-3)
 
@@ -139,6 +141,14 @@ def test_the_running_mean_is_that_of_the_current_model(policy: Policy) -> None:
     # what content-free views favour stays the frozen model's
     torch.testing.assert_close(of_current["prior.coarse"], of_frozen["prior.coarse"])
     torch.testing.assert_close(of_current["prior.coarse"].sum(), torch.tensor(8.0))
+
+
+def test_truth_is_multiplied_in(policy: Policy) -> None:
+    without, truth = (
+        answers_of(policy, with_steps(replace(STREAM, gate=gate), Steps(0)), 4) for gate in (BiasGate(1e6, 2e6, truth=0), TRUTH)
+    )
+    prior = (without.exp().sum(0) + STREAM.pseudo_images / policy.classes) / (4 + STREAM.pseudo_images)
+    torch.testing.assert_close(truth, (without + prior.log()).log_softmax(-1), atol=1e-5, rtol=1e-5)
 
 
 def test_without_a_step_all_forms_answer_alike(policy: Policy) -> None:

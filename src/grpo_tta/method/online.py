@@ -9,8 +9,8 @@ over the minibatch gives the answers, and on a few of the views it also carries 
 model reads view 0 alone, for the zero-shot answer, and coarse content-free views. With more than one step per minibatch the
 ratio leaves 1 and the clip acts. The KL, from the frozen model, acts from the second minibatch on.
 
-The gate's weight of the prior is also that of the step: without dispersion a stream learns nothing. Nor does it where the model
-is as far from the frozen one as it may go.
+The gate's weight of the prior is also that of the step, where it is above zero: without dispersion a stream learns nothing.
+Nor does it where the model is as far from the frozen one as it may go.
 
 Sizes: N images of a minibatch, V views, n views that carry the gradient, C classes, T tokens, W token width.
 """
@@ -106,7 +106,7 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     moved = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
     # where the gate takes the dispersion away, alignment alone would only follow the stream's favourites
     kl = kl_divergence(now[:, 0], encoded.log_probs[:, 0])  # [N]
-    length = weight * room_left(kl.mean(), settings.max_kl)
+    length = weight.clamp_min(0.0) * room_left(kl.mean(), settings.max_kl)
     probes = settings.step_kl is not None and count > 0
     if probes:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The stream prior: the running mean of ensemble predictions, divided out as far as the gate calls it bias.
+"""The stream prior: the running mean of ensemble predictions. The gate divides it out as bias, or multiplies it in as truth.
 
 Sizes: N images of a minibatch, C classes.
 """
@@ -11,8 +11,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from grpo_tta.engine.distributions import relative_entropy
 from grpo_tta.engine.interface import ImageBatch, State
 from grpo_tta.engine.policy import Policy
+from grpo_tta.method.online_gate import Evidence
 from grpo_tta.method.online_settings import StreamSettings
 from grpo_tta.method.types import Reference
 
@@ -27,29 +29,34 @@ class StreamCounts:
     Attributes:
         images: `[C]`, of the ensemble predictions.
         coarse: `[C]`, of the frozen model's mean predictions for coarse content-free views; zero without a gate.
+        entropy: `[]`, of the relative entropies of the ensemble predictions.
         count: how many images.
     """
 
     images: Tensor
     coarse: Tensor
+    entropy: Tensor
     count: float
 
     def add(self, policy: Policy, batch: ImageBatch, ensemble: Tensor, settings: StreamSettings) -> StreamCounts:
         """With N more images, whose ensemble predictions are `[N, C]` log-probabilities."""
         coarse = self.coarse if settings.gate is None else self.coarse + settings.gate.favoured(policy, batch).sum(0)
-        return StreamCounts(self.images + ensemble.exp().sum(0), coarse, self.count + len(ensemble))
+        unsure = self.entropy + relative_entropy(ensemble).sum()
+        return StreamCounts(self.images + ensemble.exp().sum(0), coarse, unsure, self.count + len(ensemble))
 
     def state(self) -> State:
-        return {_PRIOR + "images": self.images, _PRIOR + "coarse": self.coarse, _PRIOR + "count": torch.tensor(self.count)}
+        count = torch.tensor(self.count)
+        held = {"images": self.images, "coarse": self.coarse, "entropy": self.entropy, "count": count}
+        return {_PRIOR + name: value for name, value in held.items()}
 
 
 def counts_of(state: State, policy: Policy, device: torch.device) -> StreamCounts:
     """What a state holds; an empty one starts afresh."""
     if not state:
         zeros = torch.zeros(policy.classes, device=device)
-        return StreamCounts(zeros, zeros, 0.0)
-    images, coarse = (state[_PRIOR + key].to(device) for key in ("images", "coarse"))
-    return StreamCounts(images, coarse, float(state[_PRIOR + "count"]))
+        return StreamCounts(zeros, zeros, zeros.sum(), 0.0)
+    images, coarse, entropy = (state[_PRIOR + key].to(device) for key in ("images", "coarse", "entropy"))
+    return StreamCounts(images, coarse, entropy, float(state[_PRIOR + "count"]))
 
 
 def smoothed_mean(sums: Tensor, count: float, pseudo_images: float) -> Tensor:
@@ -58,7 +65,7 @@ def smoothed_mean(sums: Tensor, count: float, pseudo_images: float) -> Tensor:
 
 
 def stream_prior(counts: StreamCounts, settings: StreamSettings) -> tuple[Tensor, Tensor]:
-    """The log prior over classes, log q `[C]`, and the gate's weight w from 0 to 1, without a dimension.
+    """The log prior over classes, log q `[C]`, and the gate's weight w from -1 to 1, without a dimension.
 
     q = (sum of predictions + n0 / C) / (count + n0).
     """
@@ -66,7 +73,7 @@ def stream_prior(counts: StreamCounts, settings: StreamSettings) -> tuple[Tensor
     if settings.gate is None:
         return prior.log(), prior.new_ones(())
     coarse = smoothed_mean(counts.coarse, counts.count, settings.pseudo_images)
-    return prior.log(), settings.gate(prior, coarse, counts.count)
+    return prior.log(), settings.gate(Evidence(prior, coarse, counts.entropy / counts.count, counts.count))
 
 
 def with_stream_prior(

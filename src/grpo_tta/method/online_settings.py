@@ -26,7 +26,7 @@ class StreamSettings:
         max_kl: no step is taken where KL(pi_theta || pi_0), the mean over view 0 of a minibatch, is this far in nats; from half
             of it on steps are shorter. None for no bound.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
-        gate: how far the prior is divided out at all, by whether the stream's imbalance is bias; None for all the way.
+        gate: how far the prior is divided out, as bias, or multiplied in, as truth; None for divided out all the way.
         on_policy: pi_old, group, ensemble prediction and running mean are those of the current model; else of the frozen one,
             which then reads all views.
         answer_after: the answer is that of the model after the step, for one more pass over the views. Otherwise a stream
