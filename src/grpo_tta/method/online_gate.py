@@ -3,9 +3,9 @@
 A shifted model answers with its favourite classes whatever it sees. In coarse content-free views the objects are in pieces, so
 these favourites stand out at least as much as in the images themselves. Where a stream truly holds more of some classes, these
 stand out in its images, and less in pieces of them. So the gate asks: along the direction in which the stream's mean prediction
-leans, how far do content-free views lean? They have to lean more the further the stream leans, as a favourite of the model takes
-a part of the answers and the only class of a stream takes nearly all of them; more where the answers are sure, as a model that is
-lost favours classes without being sure of any image; and more while few images were seen.
+leans, how far do content-free views lean? They have to lean more the further the stream leans, as a favourite of the model
+takes a part of the answers and the only class of a stream takes nearly all of them; more where the answers are sure, as a model
+that is lost favours classes without being sure of any image; and more while few images were seen.
 
 Bias is divided out. Truth is multiplied in: what occurs often is the better guess. It counts as truth where the stream leans,
 pieces lean less, and the answers are sure. In between nothing is done.
@@ -68,8 +68,8 @@ class Evidence:
 class BiasGate:
     """The weight of the stream prior, from 1, divided out as bias, to -1, multiplied in as truth: w = bias - truth.
 
-    bias = ramp(slope + doubt * (entropy - lean) - early / n) from low to high. truth = ramp(lean) * ramp(entropy) * ramp(slope). Slope and
-    lean do not change where every label is listed twice.
+    bias = ramp(slope + doubt * (entropy - lean) - early / n) from low to high. truth = ramp(lean) * ramp(entropy) * ramp(slope).
+    Slope and lean do not change where every label is listed twice.
 
     Attributes:
         low, high: margins at which the prior is left out, and divided out all the way.
