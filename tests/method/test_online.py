@@ -56,9 +56,8 @@ def test_the_prior_by_hand() -> None:
     # content-free views lean further, by log(6 / 2) against log(5 / 3): all of it is bias
     assert stream_prior(counts, replace(settings, gate=BiasGate(early=0)))[1] == 1.0
     # a slope of log 3 / log(5 / 3) = 2.1507, of which the gate makes (2.1507 - 2) / (3 - 2)
-    assert float(
-        stream_prior(counts, replace(settings, gate=BiasGate(2.0, 3.0, doubt=0, early=0, truth=0)))[1]
-    ) == pytest.approx(0.1507, abs=1e-4)
+    gate = BiasGate(2.0, 3.0, doubt=0, early=0, truth=0)
+    assert float(stream_prior(counts, replace(settings, gate=gate))[1]) == pytest.approx(0.1507, abs=1e-4)
 
 
 def test_the_gate_is_the_length_of_the_step_too(policy: Policy) -> None:

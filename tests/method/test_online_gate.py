@@ -49,9 +49,9 @@ def test_the_weight_of_bias_by_hand() -> None:
 
 
 def test_the_weight_of_truth_by_hand() -> None:
-    # a lean of 0.19274 nats is halfway from 0.09274 to 0.29274, an entropy of 0.4 halfway from 0.45 to 0.35, a slope of 0 beyond
+    # halfway: a lean of 0.19274 nats from 0.09274 to 0.29274, an entropy of 0.35 from 0.4 to 0.3; a slope of 0 is beyond
     gate = BiasGate(leans=(0.09274, 0.29274))
-    torch.testing.assert_close(gate(seen(ONE_SIDED, EVEN, entropy=0.4)), torch.tensor(-0.25), atol=1e-4, rtol=0)
+    torch.testing.assert_close(gate(seen(ONE_SIDED, EVEN, entropy=0.35)), torch.tensor(-0.25), atol=1e-4, rtol=0)
     torch.testing.assert_close(gate(seen(ONE_SIDED, EVEN, entropy=0.1)), torch.tensor(-0.5), atol=1e-4, rtol=0)
     assert gate(seen(ONE_SIDED, EVEN, entropy=0.5)) == 0.0, "a model that is sure of nothing knows no truth"
     # a slope of 0.98 is a fifth of the way from 1 to 0.9

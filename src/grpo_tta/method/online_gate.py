@@ -68,7 +68,8 @@ class Evidence:
 class BiasGate:
     """The weight of the stream prior, from 1, divided out as bias, to -1, multiplied in as truth: w = bias - truth.
 
-    bias = ramp(slope + doubt * (entropy - lean) - early / n) from low to high. truth = ramp(lean) * ramp(entropy) * ramp(slope).
+    bias = ramp(slope + doubt * (entropy - lean) - early / n) from low to high.
+    truth = ramp(lean) * ramp(entropy) * ramp(slope).
     Slope and lean do not change where every label is listed twice.
 
     Attributes:
@@ -87,7 +88,7 @@ class BiasGate:
     doubt: float = 0.75
     early: float = 8.0
     leans: tuple[float, float] = (0.2, 0.4)
-    sure: tuple[float, float] = (0.45, 0.35)
+    sure: tuple[float, float] = (0.4, 0.3)
     fades: tuple[float, float] = (1.0, 0.9)
     truth: float = 1.0
     views: int = 2
