@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grpo_tta.backbones.imagenet_classes import class_names, wordnet_ids
+from grpo_tta.data.photos import read_photos
 from grpo_tta.data.reopen import reopen
 from grpo_tta.data.small_corruptions import STRENGTHS, clouds, corrupt_small
 from grpo_tta.data.streams import default_tasks, labels_of, names_of_tasks, stream_tasks
@@ -49,6 +51,18 @@ def test_drawings_are_the_same_however_many_are_asked_for() -> None:
     again = reopen(short.source, None)
     assert again is not None
     assert again.load(1)[0].tobytes() == short.load(1)[0].tobytes()
+
+
+def test_another_draw_is_another_stream_of_the_same_kind() -> None:
+    first, second, third = stream_tasks(None, [f"nano-fog-5-single{draw}" for draw in ("", "@2", "@30")], limit=8)
+    assert [task.name for task in (second, third)] == ["nano-fog-5-single@2", "nano-fog-5-single@30"]
+    assert second.image_ids != first.image_ids
+    pictures = {task.load(0)[0].tobytes() for task in (first, second, third)}
+    assert len(pictures) == 3
+    assert len({second.load(number)[1] for number in range(8)}) == 1
+    again = reopen(second.source, None)
+    assert again is not None
+    assert again.load(3)[0].tobytes() == second.load(3)[0].tobytes()
 
 
 def test_a_recurring_stream_is_noise_fog_clean_noise() -> None:
@@ -115,6 +129,17 @@ def test_photographs() -> None:
     assert reopen(single.source, None) is None
     with pytest.raises(UserError, match="Unknown stream 'nano-clean-iid'"):
         stream_tasks(PHOTOS, ["nano-clean-iid"])
+
+
+@needs_photos
+def test_the_photographs_of_tiny_under_imagenets_names() -> None:
+    (task,) = stream_tasks(PHOTOS, ["imagenet64-clean-iid"], limit=40)
+    assert len(task.classes) == len(set(task.classes)) == 200
+    held = read_photos(PHOTOS, "tiny", "reporting")
+    label_of = dict(zip(held.ids, held.labels, strict=True))
+    for number in range(0, 40, 8):
+        wordnet_id = label_of[Path(task.image_ids[number]).name]
+        assert task.classes[task.load(number)[1]] == class_names()[wordnet_ids().index(wordnet_id)]
 
 
 @pytest.mark.parametrize("name", STRENGTHS)

@@ -3,16 +3,19 @@
 A task is a world, a condition and an order: `nano-fog-5-iid`, `cifar-clean-zipf`, `tiny-recurring-5`.
 
 - Worlds: `nano`, fresh drawings for nano-clip (none of the frozen suite, and as many as wanted); `cifar` and `tiny`,
-  photographs of CIFAR-10 and Tiny-ImageNet for photo-clip. CIFAR-10 is corrupted at 32 pixels as in CIFAR-10-C.
+  photographs of CIFAR-10 and Tiny-ImageNet for photo-clip. CIFAR-10 is corrupted at 32 pixels as in CIFAR-10-C. `imagenet64`
+  has the photographs of `tiny` under ImageNet's names of their 200 classes, for networks that know those.
 - Conditions: `clean`, or a corruption and a severity.
 - Orders: `iid`; `zipf`, the k-th class 1/k times as often as the first; `correlated`, runs of twenty of one class; `single`,
   one class; `few`, a tenth of the classes, so that the list of labels is ten times too long.
+- `@2`, `@3` and so on behind a name are other draws of the stream: other photographs or drawings, in another order.
 - `recurring` and `gradual` take the place of condition and order. The first is noise, fog, clean and noise again, a quarter of
   the stream each. In the second noise rises from nothing to the severity and falls to nothing again.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import final
 import numpy as np
 from PIL import Image
 
+from grpo_tta.backbones.imagenet_classes import class_names, wordnet_ids
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data import corruptions, nano, photos, scenes
 from grpo_tta.data.small_corruptions import STRENGTHS, corrupt_small
@@ -34,10 +38,13 @@ LONG, SHORT = 2000, 500
 """Images of a stream, i.i.d. and of any other kind, where no limit asks for more."""
 SHIFTING = ("recurring", "gradual")
 _RUN = 20
+_OTHER_DRAW = re.compile(r"@([2-9]|[1-9]\d+)$")
+_OF_TINY = ("gaussian_noise", "impulse_noise", "fog", "contrast", "pixelate", "jpeg_compression")
 CORRUPTIONS: dict[str, tuple[str, ...]] = {
     "nano": ("gaussian-noise", "impulse-noise", "fog", "contrast", "pixelate", "jpeg"),
     "cifar": tuple(STRENGTHS),
-    "tiny": ("gaussian_noise", "impulse_noise", "fog", "contrast", "pixelate", "jpeg_compression"),
+    "tiny": _OF_TINY,
+    "imagenet64": _OF_TINY,
 }
 """World -> its corruptions, noise and fog the first and third of them."""
 
@@ -71,17 +78,17 @@ def stream_tasks(
 
     Args:
         root: folder that holds the photographs; None for drawings.
-        names: of streams; None for `default_tasks`.
+        names: of streams, with `@2` and so on behind them for other draws; None for `default_tasks`.
 
     Raises:
         UserError: unknown names or split, a limit below one, or files that are missing or not readable.
     """
     check_split(split)
     check_limit(limit)
-    worlds = ("nano",) if root is None else ("cifar", "tiny")
+    worlds, usual = (("nano",), ("nano",)) if root is None else (tuple(CORRUPTIONS)[1:], ("cifar", "tiny"))
     known = [name for world in worlds for name in names_of_tasks(world)]
-    wanted = [name for world in worlds for name in default_tasks(world)] if names is None else list(dict.fromkeys(names))
-    if unknown := [name for name in wanted if name not in known]:
+    wanted = [name for world in usual for name in default_tasks(world)] if names is None else list(dict.fromkeys(names))
+    if unknown := [name for name in wanted if _OTHER_DRAW.sub("", name) not in known]:
         hint = "" if root is not None else " (streams of photographs need --photos-root)"
         raise UserError(f"Unknown stream {unknown[0]!r}; choose from {', '.join(known)}{hint}.")
     if not wanted:
@@ -95,7 +102,7 @@ def stream_tasks(
 
 def _parts(name: str) -> tuple[str, str, str]:
     """World, condition and order."""
-    world, _, rest = name.partition("-")
+    world, _, rest = _OTHER_DRAW.sub("", name).partition("-")
     if rest.startswith(SHIFTING):
         return world, rest, "iid"
     condition, _, order = rest.rpartition("-")
@@ -171,7 +178,13 @@ def _nano_task(name: str, split: str, limit: int | None) -> Task:
 def _read_world(world: str, root: Path, split: str) -> tuple[photos.Photos, dict[str, str]]:
     """The photographs of a world, and label -> name of its classes."""
     held = photos.read_photos(root, "cifar" if world == "cifar" else "tiny", split)
-    return held, photos.tiny_names(root) if world == "tiny" else {label: label for label in sorted(set(held.labels))}
+    if world == "tiny":
+        return held, photos.tiny_names(root)
+    present = sorted(set(held.labels))
+    known = dict(zip(wordnet_ids(), class_names(), strict=True)) if world == "imagenet64" else {}
+    if unknown := [label for label in present if world == "imagenet64" and label not in known]:
+        raise UserError(f"{root}: {unknown[0]} is no WordNet id of ImageNet's classes, so imagenet64 has no name for it.")
+    return held, {label: known.get(label, label) for label in present}
 
 
 def _photo_task(name: str, of_world: tuple[photos.Photos, dict[str, str]], split: str, limit: int | None) -> Task:
