@@ -24,7 +24,7 @@ from typing import final
 import numpy as np
 from PIL import Image
 
-from grpo_tta.backbones.imagenet_classes import class_names, wordnet_ids
+from grpo_tta.backbones.imagenet_classes import class_names
 from grpo_tta.backbones.prompts import DEFAULT_TEMPLATE
 from grpo_tta.data import corruptions, nano, photos, scenes
 from grpo_tta.data.small_corruptions import STRENGTHS, corrupt_small
@@ -181,7 +181,7 @@ def _read_world(world: str, root: Path, split: str) -> tuple[photos.Photos, dict
     if world == "tiny":
         return held, photos.tiny_names(root)
     present = sorted(set(held.labels))
-    known = dict(zip(wordnet_ids(), class_names(), strict=True)) if world == "imagenet64" else {}
+    known = class_names() if world == "imagenet64" else {}
     if unknown := [label for label in present if world == "imagenet64" and label not in known]:
         raise UserError(f"{root}: {unknown[0]} is no WordNet id of ImageNet's classes, so imagenet64 has no name for it.")
     return held, {label: known.get(label, label) for label in present}
