@@ -173,6 +173,21 @@ def test_the_drift_is_bounded(policy: Policy) -> None:
     assert moved(1e-6) == 0 < moved(None)
 
 
+def test_a_model_that_grows_less_sure_stops_learning(policy: Policy) -> None:
+    name, free = "params.blocks.0.ln_1.weight", with_steps(replace(STREAM, anchor=0.0, gate=None), Steps(1, SGD(3.0)))
+
+    def moved(max_rise: float | None) -> float:
+        """How far the second minibatch goes, of a model that reads it as if it had been surer when it was frozen."""
+        method = stream_method(replace(free, max_rise=max_rise), "x")
+        _, state = method(policy, batch_of(policy, method, 4), {})
+        batch = batch_of(policy, method, 4, start=4)
+        sure = (3.0 * batch.encoded.log_probs).log_softmax(-1)
+        batch = replace(batch, encoded=replace(batch.encoded, log_probs=sure))
+        return float((method(policy, batch, state)[1][name] - state[name]).detach().abs().max())
+
+    assert moved(1e-4) == 0 < moved(None)
+
+
 def test_a_step_is_as_long_as_its_kl_allows(policy: Policy) -> None:
     # four times the KL is twice the step
     assert [float(step_share(torch.tensor(kl), 1e-3)) for kl in (0.0, 1e-3, 4e-3)] == pytest.approx([1.0, 1.0, 0.5])
@@ -278,6 +293,7 @@ def test_a_stream_reads_few_views_with_the_frozen_model(policy: Policy, image) -
         ({"pseudo_images": 0.0}, "pseudo"),
         ({"max_kl": 0.0}, "max_kl"),
         ({"step_kl": 0.0}, "step_kl"),
+        ({"max_rise": 0.0}, "max_rise"),
         ({"protocol": "episodic"}, "choose batch or online"),
         ({"grpo": replace(SMALL, weighting=MostConfident(2))}, "All views of a stream count"),
         ({"grpo": replace(SMALL, steps=Steps(max_kl=0.1))}, "max_kl"),

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from grpo_tta.backbones.base import Backbone
-from grpo_tta.engine.distributions import kl_divergence
+from grpo_tta.engine.distributions import kl_divergence, relative_entropy
 from grpo_tta.engine.encode import tokens_at
 from grpo_tta.engine.interface import (
     Adaptation,
@@ -44,6 +44,7 @@ from grpo_tta.images.seeds import ImageNoise
 from grpo_tta.method.grpo import grpo_objective, reference_pass, score_candidates
 from grpo_tta.method.online_prior import with_stream_prior
 from grpo_tta.method.online_settings import StreamSettings
+from grpo_tta.method.online_shift import watched_of
 from grpo_tta.method.types import Reference
 
 
@@ -67,6 +68,7 @@ class StreamTrace:
 
 def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, state: State) -> tuple[Adaptation, State]:
     """Adapts the shared parameters to one minibatch of N images and predicts them; an empty state starts afresh."""
+    state, watched = begun_afresh(state, batch.views[:, 0], settings)
     grpo, encoded = settings.grpo, batch.encoded
     (N, V), count = batch.views.shape[:2], grpo.steps.count
     n = min(settings.gradient_views, V)
@@ -106,7 +108,8 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     moved = gradient_steps(params, gradient_of(objective), update, count, update_mask=scored.update_mask.any()[None])
     # where the gate takes the dispersion away, alignment alone would only follow the stream's favourites
     kl = kl_divergence(now[:, 0], encoded.log_probs[:, 0])  # [N]
-    length = weight.clamp_min(0.0) * room_left(kl.mean(), settings.max_kl)
+    rise = (relative_entropy(now[:, 0]) - relative_entropy(encoded.log_probs[:, 0])).mean()
+    length = weight.clamp_min(0.0) * room_left(kl.mean(), settings.max_kl) * room_left(rise, settings.max_rise)
     probes = settings.step_kl is not None and count > 0
     if probes:
         with torch.no_grad():
@@ -125,12 +128,24 @@ def stream_step(policy: Policy, batch: ImageBatch, settings: StreamSettings, sta
     adaptation = Adaptation(encoded.log_probs[:, 0], after, cost, trace)
     if settings.protocol == "batch":
         return adaptation, {}
-    return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior
+    return adaptation, save_shared(anchored(params, start, settings.anchor), update) | prior | watched
 
 
-def room_left(kl: Tensor, max_kl: float | None) -> Tensor:
+def begun_afresh(state: State, views: Tensor, settings: StreamSettings) -> tuple[State, State]:
+    """The state to begin this minibatch with, empty where its look has changed, and what the alarm carries on.
+
+    Args:
+        views: view 0 of its images, `[N, 3, S, S]`.
+    """
+    if settings.alarm is None:
+        return state, {}
+    changed, watched = settings.alarm(views, watched_of(state, views.device))
+    return {} if changed else state, watched.state()
+
+
+def room_left(way: Tensor, bound: float | None) -> Tensor:
     """The share of a step that is taken: 1 up to half of the bound, 0 from the bound on, linear between."""
-    return torch.ones_like(kl) if max_kl is None else (2 - 2 * kl / max_kl).clamp(0.0, 1.0)
+    return torch.ones_like(way) if bound is None else (2 - 2 * way / bound).clamp(0.0, 1.0)
 
 
 def step_share(kl: Tensor, step_kl: float | None) -> Tensor:

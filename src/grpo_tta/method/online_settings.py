@@ -8,6 +8,7 @@ from typing import Literal, final
 from grpo_tta.config.checks import check_at_least, check_choice, check_positive, check_share
 from grpo_tta.errors import UserError
 from grpo_tta.method.online_gate import BiasGate
+from grpo_tta.method.online_shift import ShiftAlarm
 from grpo_tta.method.settings import ALONG_A_STREAM, GRPOSettings, Steps
 from grpo_tta.method.weighting import MostConfident
 
@@ -25,8 +26,11 @@ class StreamSettings:
             for one more pass over view 0. None for the length that the optimizer gives.
         max_kl: no step is taken where KL(pi_theta || pi_0), the mean over view 0 of a minibatch, is this far in nats; from half
             of it on steps are shorter. None for no bound.
+        max_rise: likewise where the mean relative entropy of pi_theta over view 0 is this far above that of pi_0: a model that
+            learns its stream grows surer, or stays as sure.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
         gate: how far the prior is divided out, as bias, or multiplied in, as truth; None for divided out all the way.
+        alarm: a change of the images' look forgets parameters and prior; None to remember them whatever comes.
         on_policy: pi_old, group, ensemble prediction and running mean are those of the current model; else of the frozen one,
             which then reads all views.
         answer_after: the answer is that of the model after the step, for one more pass over the views. Otherwise a stream
@@ -40,8 +44,10 @@ class StreamSettings:
     anchor: float = 0.01
     step_kl: float | None = 5e-4
     max_kl: float | None = 1.5
+    max_rise: float | None = 0.1
     pseudo_images: float = 16.0
     gate: BiasGate | None = field(default_factory=BiasGate)
+    alarm: ShiftAlarm | None = field(default_factory=ShiftAlarm)
     on_policy: bool = True
     answer_after: bool = False
     protocol: Literal["batch", "online"] = "online"
@@ -51,7 +57,7 @@ class StreamSettings:
         check_at_least("gradient_views", self.gradient_views, 1)
         check_share("anchor", self.anchor)
         check_positive("pseudo_images", self.pseudo_images)
-        for name, bound in (("step_kl", self.step_kl), ("max_kl", self.max_kl)):
+        for name, bound in (("step_kl", self.step_kl), ("max_kl", self.max_kl), ("max_rise", self.max_rise)):
             if bound is not None:
                 check_positive(name, bound)
         check_choice("protocol", self.protocol, ("batch", "online"))
