@@ -10,7 +10,8 @@ model reads view 0 alone, for the zero-shot answer, and coarse content-free view
 ratio leaves 1 and the clip acts. The KL, from the frozen model, acts from the second minibatch on.
 
 The gate's weight of the prior is also that of the step, where it is above zero: without dispersion a stream learns nothing.
-Nor does it where the model is as far from the frozen one as it may go.
+Nor does it where the model is as far from the frozen one as it may go, or has become less sure than it by so much. Where the
+images change their look (see `online_shift`), all that was learnt is forgotten.
 
 Sizes: N images of a minibatch, V views, n views that carry the gradient, C classes, T tokens, W token width.
 """

@@ -44,7 +44,7 @@ class StreamSettings:
     anchor: float = 0.01
     step_kl: float | None = 5e-4
     max_kl: float | None = 1.5
-    max_rise: float | None = 0.1
+    max_rise: float | None = 0.15
     pseudo_images: float = 16.0
     gate: BiasGate | None = field(default_factory=BiasGate)
     alarm: ShiftAlarm | None = field(default_factory=ShiftAlarm)
