@@ -29,6 +29,7 @@ from grpo_tta.engine.parameters import NormAffine
 from grpo_tta.engine.policy import Policy
 from grpo_tta.method.objective import Target, ZScore
 from grpo_tta.method.online import stream_method
+from grpo_tta.method.online_gate import BiasGate
 from grpo_tta.method.online_prior import counts_of, stream_prior
 from grpo_tta.method.online_settings import NO_STEP, ONLINE, StreamSettings
 from grpo_tta.method.prediction import StreamEnsemble
@@ -70,6 +71,9 @@ FORMS: dict[str, StreamSettings] = {
     "minibatches of 32": replace(ONLINE, update_size=32),
     "no anchor": replace(ONLINE, anchor=0.0),
     "no bound on the drift": replace(ONLINE, max_kl=None),
+    "no bound on unsureness": replace(ONLINE, max_rise=None),
+    "no fresh start": replace(ONLINE, alarm=None),
+    "bias alone": replace(ONLINE, gate=BiasGate(truth=0.0)),
     "steps of any KL": replace(ONLINE, step_kl=None),
     "steps of 2e-4": replace(ONLINE, step_kl=2e-4),
     "steps of 1e-3": replace(ONLINE, step_kl=1e-3),
@@ -104,7 +108,8 @@ def run(task: Task, policy: Policy, methods: Mapping[str, Method], seed: int = 0
     found: Json = {name: _numbers(values) for name, values in right.items()}
     for name, method in methods.items():
         weight = stream_prior(counts_of(states[name], policy, policy.backbone.device), method.settings)[1]
-        found[name] |= {"gate": float(weight)} | {key: _mean(values) for key, values in watched[name].items() if values}
+        restarts = int(states[name].get("shift.restarts", torch.zeros(())))
+        found[name] |= {"gate": float(weight), "restarts": restarts} | {key: _mean(values) for key, values in watched[name].items() if values}
     return found
 
 
