@@ -109,7 +109,8 @@ def run(task: Task, policy: Policy, methods: Mapping[str, Method], seed: int = 0
     for name, method in methods.items():
         weight = stream_prior(counts_of(states[name], policy, policy.backbone.device), method.settings)[1]
         restarts = int(states[name].get("shift.restarts", torch.zeros(())))
-        found[name] |= {"gate": float(weight), "restarts": restarts} | {key: _mean(values) for key, values in watched[name].items() if values}
+        found[name] |= {"gate": float(weight), "restarts": restarts}
+        found[name] |= {key: _mean(values) for key, values in watched[name].items() if values}
     return found
 
 
