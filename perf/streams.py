@@ -32,6 +32,7 @@ from grpo_tta.method.online import stream_method
 from grpo_tta.method.online_gate import BiasGate
 from grpo_tta.method.online_prior import counts_of, stream_prior
 from grpo_tta.method.online_settings import NO_STEP, ONLINE, StreamSettings
+from grpo_tta.method.online_shift import restarts_of
 from grpo_tta.method.prediction import StreamEnsemble
 from grpo_tta.method.rewards import Alignment
 from grpo_tta.method.settings import Steps
@@ -108,8 +109,7 @@ def run(task: Task, policy: Policy, methods: Mapping[str, Method], seed: int = 0
     found: Json = {name: _numbers(values) for name, values in right.items()}
     for name, method in methods.items():
         weight = stream_prior(counts_of(states[name], policy, policy.backbone.device), method.settings)[1]
-        restarts = int(states[name].get("shift.restarts", torch.zeros(())))
-        found[name] |= {"gate": float(weight), "restarts": restarts}
+        found[name] |= {"gate": float(weight), "restarts": restarts_of(states[name])}
         found[name] |= {key: _mean(values) for key, values in watched[name].items() if values}
     return found
 

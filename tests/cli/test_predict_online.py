@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -129,6 +130,23 @@ def test_a_state_carries_one_command_into_the_next(photos: list[str], monkeypatc
     assert found == [None if one is None else pytest.approx(one, abs=1e-6) for one in expected(photos)]
     assert int(load_file("s.safetensors")["stream.answered"]) == COUNT
     assert int(load_file("b/state.safetensors")["predict.images"]) == 8
+
+
+def test_a_stream_says_that_it_began_afresh(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Sixty-four drawings as they are, and sixteen noisy ones: the alarm needs two windows."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(80):
+        drawing = nano.item("source", "tuning", number).image.astype(float)
+        noise = np.random.default_rng(number).normal(0, 0 if number < 64 else 80, drawing.shape)
+        Image.fromarray(np.uint8((drawing + noise).clip(0, 255))).save(f"photos/{number:02d}.png")
+    words = [word for word in FEW if word != "--quiet"]
+    assert predict(monkeypatch, "photos", *words, "--state", "s.safetensors", "--csv") == 0
+    assert "changed their look 1 time; what was learnt before was forgotten" in capsys.readouterr().err
+    assert int(load_file("s.safetensors")["shift.restarts"]) == 1
+    assert float(load_file("s.safetensors")["prior.count"]) == 16
+    assert predict(monkeypatch, "photos/79.png", *words, "--state", "s.safetensors", "--csv") == 0
+    assert "changed their look" not in capsys.readouterr().err, "that was in the command before"
 
 
 def test_new_images_go_behind_the_others(photos: list[str], monkeypatch, capsys) -> None:

@@ -19,6 +19,7 @@ from grpo_tta.errors import UserError, as_text, counted, sentence
 from grpo_tta.images.inputs import ImageLike
 from grpo_tta.images.remote import Place, place_of
 from grpo_tta.method.online_settings import ONLINE, StreamSettings
+from grpo_tta.method.online_shift import restarts_of
 from grpo_tta.method.parse import change_settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class OnlineRun:
         self._stream = classify_stream(classifier, load, range(self._first, len(paths)), settings)
         if state is not None:
             self._stream.load_state_dict(state)
-        self._before = self._stream.answered
+        self._before, self._restarts = self._stream.answered, restarts_of(self._stream.state_dict())
         if folder is not None:
             self._save()  # from now on the folder goes on from here, whatever becomes of --state
 
@@ -95,12 +96,14 @@ class OnlineRun:
         return self._images == self._rows + number
 
     def finish(self) -> None:
-        """Keeps the state."""
+        """Keeps the state, and says whether the stream forgot on the way."""
         if self._folder is not None:
             self._save()
         if self._file is not None:
             _save(self._file, self._stream.state_dict())
             log.info(f"{self._file}: the stream after {counted(self._stream.answered, 'image')}.")
+        if times := restarts_of(self._stream.state_dict()) - self._restarts:
+            log.info(f"The images changed their look {counted(times, 'time')}; what was learnt before was forgotten.")
 
     @property
     def _images(self) -> int:

@@ -56,6 +56,11 @@ def watched_of(state: State, device: torch.device) -> Watched:
     return Watched(recent, sums, squares, float(state[_SHIFT + "count"]), int(state[_SHIFT + "restarts"]))
 
 
+def restarts_of(state: State) -> int:
+    """How often the stream of this state has begun afresh."""
+    return int(state.get(_SHIFT + "restarts", 0))
+
+
 @final
 @dataclass(frozen=True)
 class ShiftAlarm:
