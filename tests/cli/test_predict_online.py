@@ -133,10 +133,10 @@ def test_a_state_carries_one_command_into_the_next(photos: list[str], monkeypatc
 
 
 def test_a_stream_says_that_it_began_afresh(tmp_path: Path, monkeypatch, capsys) -> None:
-    """Sixty-four drawings as they are, and sixteen noisy ones: the alarm needs two windows."""
+    """Sixty-four drawings as they are, and a window of noisy ones, which raises the alarm where it is full."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    for number in range(80):
+    for number in range(96):
         drawing = nano.item("source", "tuning", number).image.astype(float)
         noise = np.random.default_rng(number).normal(0, 0 if number < 64 else 80, drawing.shape)
         Image.fromarray(np.uint8((drawing + noise).clip(0, 255))).save(f"photos/{number:02d}.png")
@@ -145,7 +145,7 @@ def test_a_stream_says_that_it_began_afresh(tmp_path: Path, monkeypatch, capsys)
     assert "changed their look 1 time; what was learnt before was forgotten" in capsys.readouterr().err
     assert int(load_file("s.safetensors")["shift.restarts"]) == 1
     assert float(load_file("s.safetensors")["prior.count"]) == 16
-    assert predict(monkeypatch, "photos/79.png", *words, "--state", "s.safetensors", "--csv") == 0
+    assert predict(monkeypatch, "photos/95.png", *words, "--state", "s.safetensors", "--csv") == 0
     assert "changed their look" not in capsys.readouterr().err, "that was in the command before"
 
 
