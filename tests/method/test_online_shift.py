@@ -20,8 +20,6 @@ from grpo_tta.method.online_settings import StreamSettings
 from grpo_tta.method.online_shift import ShiftAlarm, moved, statistics, watched_of
 from grpo_tta.method.settings import ALONG_A_STREAM
 
-CPU = torch.device("cpu")
-
 
 def test_the_statistics_by_hand() -> None:
     # one bright pixel in the middle of 5 x 5: of the nine places of the Laplacian it is 4 at one and -1 at four
@@ -48,9 +46,9 @@ def pictures(n: int, noise: float, seed: int = 0) -> Tensor:
 
 
 def watch(alarm: ShiftAlarm, minibatches: list[Tensor]) -> list[bool]:
-    watched, raised = watched_of({}, CPU), []
+    watched, raised = watched_of({}), []
     for views in minibatches:
-        changed, watched = alarm(views, watched_of(watched.state(), CPU))
+        changed, watched = alarm(views, watched_of(watched.state()))
         raised.append(changed)
     return raised
 
@@ -75,7 +73,7 @@ def test_a_steady_stream_raises_none(seed: int) -> None:
 
 
 def test_sums_are_those_of_what_has_left_the_window() -> None:
-    alarm, watched = ShiftAlarm(window=8), watched_of({}, CPU)
+    alarm, watched = ShiftAlarm(window=8), watched_of({})
     minibatches = [pictures(5, 0.3, seed) for seed in range(4)]
     for views in minibatches:
         _, watched = alarm(views, watched)

@@ -140,7 +140,7 @@ def begun_afresh(state: State, views: Tensor, settings: StreamSettings) -> tuple
     """
     if settings.alarm is None:
         return state, {}
-    changed, watched = settings.alarm(views, watched_of(state, views.device))
+    changed, watched = settings.alarm(views, watched_of(state))
     return {} if changed else state, watched.state()
 
 

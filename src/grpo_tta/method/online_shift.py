@@ -26,7 +26,7 @@ _LEAST = 1e-4  # of the spread of a plain image, in units of the model's normali
 @final
 @dataclass(frozen=True)
 class Watched:
-    """What the alarm carries along a stream.
+    """What the alarm carries along a stream, on the CPU: some devices know no double precision.
 
     Attributes:
         recent: the statistics of the last images, of at most W of them, `[<= W, 2]`.
@@ -47,12 +47,12 @@ class Watched:
         return {_SHIFT + name: value for name, value in (held | numbers).items()}
 
 
-def watched_of(state: State, device: torch.device) -> Watched:
+def watched_of(state: State) -> Watched:
     """What a state holds; one without it begins with nothing."""
     if _SHIFT + "recent" not in state:
-        nothing = torch.zeros(2, dtype=torch.float64, device=device)
+        nothing = torch.zeros(2, dtype=torch.float64)
         return Watched(nothing.new_zeros(0, 2), nothing, nothing, 0.0, 0)
-    recent, sums, squares = (state[_SHIFT + name].to(device) for name in ("recent", "sums", "squares"))
+    recent, sums, squares = (state[_SHIFT + name].cpu() for name in ("recent", "sums", "squares"))
     return Watched(recent, sums, squares, float(state[_SHIFT + "count"]), int(state[_SHIFT + "restarts"]))
 
 
@@ -84,7 +84,7 @@ class ShiftAlarm:
         Args:
             views: view 0 of the N images, `[N, 3, S, S]`.
         """
-        new = statistics(views).double()
+        new = statistics(views).cpu().double()
         recent = torch.cat([watched.recent, new])
         leaving, recent = recent[: -self.window], recent[-self.window :]
         sums, squares = watched.sums + leaving.sum(0), watched.squares + leaving.square().sum(0)
