@@ -67,7 +67,9 @@ def test_every_method_runs_where_the_model_lies(name: str, claimed: Backbone, ta
         found = answers(policy, KNOWN[name], images)
     assert isinstance(found, Claimed)
     torch.testing.assert_close(found.as_subclass(Tensor).exp(), expected.exp(), atol=1e-3, rtol=0)
-    assert device.downloads == []
+    # a stream asks once per minibatch whether the images have changed their look; nothing else leaves the device
+    alarmed = getattr(KNOWN[name].settings, "alarm", None) is not None
+    assert [line.partition(":")[0] for line in device.downloads] == ["grpo_tta/method/online_shift.py"] * alarmed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

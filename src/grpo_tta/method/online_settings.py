@@ -30,7 +30,7 @@ class StreamSettings:
             learns its stream grows surer, or stays as sure.
         pseudo_images: how many images' worth of a uniform prior the running mean starts with.
         gate: how far the prior is divided out, as bias, or multiplied in, as truth; None for divided out all the way.
-        alarm: a change of the images' look forgets parameters and prior; None to remember them whatever comes.
+        alarm: a change of the images' look forgets parameters and prior; None to remember them whatever comes, and for batches.
         on_policy: pi_old, group, ensemble prediction and running mean are those of the current model; else of the frozen one,
             which then reads all views.
         answer_after: the answer is that of the model after the step, for one more pass over the views. Otherwise a stream
@@ -84,5 +84,5 @@ ONLINE = StreamSettings()
 NO_STEP = replace(ONLINE, grpo=replace(ALONG_A_STREAM, steps=Steps(0)))
 """Of `online-no-step`, the control: the same rewards and the same prior without an update."""
 
-BATCH = StreamSettings(update_size=32, answer_after=True, protocol="batch")
+BATCH = StreamSettings(update_size=32, answer_after=True, protocol="batch", alarm=None)
 """Of `grpo-tta-batch`."""
