@@ -62,8 +62,10 @@ def test_noise_that_sets_in_is_noticed_once() -> None:
 
 
 def test_there_is_no_alarm_before_two_windows() -> None:
-    calm, noisy = [pictures(8, 0.1, seed) for seed in range(2)], [pictures(8, 0.5, seed) for seed in range(2)]
-    assert not any(watch(ShiftAlarm(window=32), [*calm, *noisy]))
+    """Eight calm images are too few to compare with, however noisy the sixteen after them are."""
+    noisy = [pictures(8, 0.5, seed) for seed in range(2)]
+    assert not any(watch(ShiftAlarm(window=16), [pictures(8, 0.1, 0), *noisy]))
+    assert any(watch(ShiftAlarm(window=16), [pictures(8, 0.1, 0), pictures(8, 0.1, 1), *noisy]))
 
 
 @settings(deadline=None, max_examples=25)
