@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 from torch import Tensor
 
 from grpo_tta.engine.encode import encode_views
@@ -103,6 +104,7 @@ def test_a_stream_forgets_what_it_learnt(policy: Policy) -> None:
         adaptation, state = method(policy, batch, state)
     assert int(state["shift.restarts"]) == 1
     assert float(state["prior.count"]) == 4
+    assert save(state), "safetensors takes no tensors that share memory"
     alone, fresh = method(policy, batches[-1], {})
     torch.testing.assert_close(adaptation.after, alone.after)
     assert all(torch.equal(state[key], fresh[key]) for key in fresh if key != "shift.restarts")

@@ -50,10 +50,14 @@ class Watched:
 def watched_of(state: State) -> Watched:
     """What a state holds; one without it begins with nothing."""
     if _SHIFT + "recent" not in state:
-        nothing = torch.zeros(2, dtype=torch.float64)
-        return Watched(nothing.new_zeros(0, 2), nothing, nothing, 0.0, 0)
+        return _nothing_but(torch.zeros(0, 2, dtype=torch.float64), 0)
     recent, sums, squares = (state[_SHIFT + name].cpu() for name in ("recent", "sums", "squares"))
     return Watched(recent, sums, squares, float(state[_SHIFT + "count"]), int(state[_SHIFT + "restarts"]))
+
+
+def _nothing_but(recent: Tensor, restarts: int) -> Watched:
+    """No image before the recent ones. Nothing is shared, so that the state can be saved as it is."""
+    return Watched(recent, torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), 0.0, restarts)
 
 
 def restarts_of(state: State) -> int:
@@ -90,8 +94,7 @@ class ShiftAlarm:
         sums, squares = watched.sums + leaving.sum(0), watched.squares + leaving.square().sum(0)
         count = watched.count + len(leaving)
         if count >= self.window and float(moved(recent, sums, squares, count).max()) > self.errors:
-            nothing = torch.zeros_like(sums)
-            return True, Watched(new[-self.window :], nothing, nothing, 0.0, watched.restarts + 1)
+            return True, _nothing_but(new[-self.window :], watched.restarts + 1)
         return False, Watched(recent, sums, squares, count, watched.restarts)
 
 
