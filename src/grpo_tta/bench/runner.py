@@ -128,7 +128,7 @@ def _save_states(folder: Path, methods: Sequence[Method], states: dict[str, Stat
         if state := states[method.name]:
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{method.name}.partial"
-            save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, partial)
+            save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
             partial.replace(folder / f"{method.name}.safetensors")
 
 
