@@ -35,7 +35,7 @@ SUITE = "streams"
 ORDERS = ("iid", "zipf", "correlated", "single", "few")
 SEVERITIES = (3, 5)
 LONG, SHORT = 2000, 500
-"""Images of a stream, i.i.d. and of any other kind, where no limit asks for more."""
+"""Images of a stream, i.i.d. and of any other kind, where no limit asks for another number."""
 SHIFTING = ("recurring", "gradual")
 _RUN = 20
 _OTHER_DRAW = re.compile(r"@([2-9]|[1-9]\d+)$")
@@ -141,11 +141,9 @@ def _at(world: str, condition: str, place: int, n: int) -> tuple[str, int]:
 
 
 def _length(order: str, condition: str, limit: int | None) -> int:
-    if condition.startswith(SHIFTING):
-        return SHORT if limit is None else limit
-    if order == "iid":
-        return LONG if limit is None else limit  # as many as are asked for; drawings never end
-    return SHORT if limit is None else min(SHORT, limit)
+    """As many images as are asked for; drawings never end."""
+    usual = LONG if order == "iid" and not condition.startswith(SHIFTING) else SHORT
+    return usual if limit is None else limit
 
 
 @final
