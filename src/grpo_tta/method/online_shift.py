@@ -100,7 +100,7 @@ class ShiftAlarm:
 
 def statistics(views: Tensor) -> Tensor:
     """Logarithms of the mean size of the Laplacian of an image's brightness, and of its standard deviation: `[N, 2]`."""
-    brightness = views.mean(1, keepdim=True)  # [N, 1, S, S]
+    brightness = views.float().mean(1, keepdim=True)  # [N, 1, S, S]
     laplacian = brightness.new_tensor([[0.0, -1.0, 0.0], [-1.0, 4.0, -1.0], [0.0, -1.0, 0.0]])[None, None]
     detail, spread = F.conv2d(brightness, laplacian).abs().mean((1, 2, 3)), brightness.std((1, 2, 3))
     return torch.stack([detail, spread], dim=1).clamp_min(_LEAST).log()
