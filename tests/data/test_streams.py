@@ -134,7 +134,7 @@ def test_photographs() -> None:
 @needs_photos
 def test_the_photographs_of_tiny_under_imagenets_names() -> None:
     (task,) = stream_tasks(PHOTOS, ["imagenet64-clean-iid"], limit=40)
-    assert len(task.classes) == len(set(task.classes)) == 200
+    assert len(task.classes) == len(set(task.classes)) == 198, "a missile and sunglasses are two classes each"
     held = read_photos(PHOTOS, "tiny", "reporting")
     label_of = dict(zip(held.ids, held.labels, strict=True))
     for number in range(0, 40, 8):

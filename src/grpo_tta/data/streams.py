@@ -4,7 +4,7 @@ A task is a world, a condition and an order: `nano-fog-5-iid`, `cifar-clean-zipf
 
 - Worlds: `nano`, fresh drawings for nano-clip (none of the frozen suite, and as many as wanted); `cifar` and `tiny`,
   photographs of CIFAR-10 and Tiny-ImageNet for photo-clip. CIFAR-10 is corrupted at 32 pixels as in CIFAR-10-C. `imagenet64`
-  has the photographs of `tiny` under ImageNet's names of their 200 classes, for networks that know those.
+  has the photographs of `tiny` under ImageNet's names of 198 of their 200 classes, for networks that know those.
 - Conditions: `clean`, or a corruption and a severity.
 - Orders: `iid`; `zipf`, the k-th class 1/k times as often as the first; `correlated`, runs of twenty of one class; `single`,
   one class; `few`, a tenth of the classes, so that the list of labels is ten times too long.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import final
@@ -178,11 +179,20 @@ def _read_world(world: str, root: Path, split: str) -> tuple[photos.Photos, dict
     held = photos.read_photos(root, "cifar" if world == "cifar" else "tiny", split)
     if world == "tiny":
         return held, photos.tiny_names(root)
-    present = sorted(set(held.labels))
-    known = class_names() if world == "imagenet64" else {}
-    if unknown := [label for label in present if world == "imagenet64" and label not in known]:
+    if world == "imagenet64":
+        return _under_imagenets_names(held, root)
+    return held, {label: label for label in sorted(set(held.labels))}
+
+
+def _under_imagenets_names(held: photos.Photos, root: Path) -> tuple[photos.Photos, dict[str, str]]:
+    """Without the photographs of two classes, whose names ImageNet gives to another class as well."""
+    names = class_names()
+    if unknown := [label for label in held.labels if label not in names]:
         raise UserError(f"{root}: {unknown[0]} is no WordNet id of ImageNet's classes, so imagenet64 has no name for it.")
-    return held, {label: known.get(label, label) for label in present}
+    times = Counter(names.values())
+    rows = [row for row, label in enumerate(held.labels) if times[names[label]] == 1]
+    kept = photos.Photos(*(tuple(column[row] for row in rows) for column in (held.ids, held.labels, held.encoded)))
+    return kept, {label: names[label] for label in sorted(set(kept.labels))}
 
 
 def _photo_task(name: str, of_world: tuple[photos.Photos, dict[str, str]], split: str, limit: int | None) -> Task:
