@@ -71,6 +71,12 @@ class Photos:
     labels: tuple[str, ...]
     encoded: tuple[bytes, ...]
 
+    def some(self, rows: Sequence[int]) -> Photos:
+        """Those of these rows, in their order."""
+        return Photos(
+            tuple(self.ids[i] for i in rows), tuple(self.labels[i] for i in rows), tuple(self.encoded[i] for i in rows)
+        )
+
     def image(self, row: int) -> Image.Image:
         """
         Raises:

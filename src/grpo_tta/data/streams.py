@@ -190,8 +190,7 @@ def _under_imagenets_names(held: photos.Photos, root: Path) -> tuple[photos.Phot
     if unknown := [label for label in held.labels if label not in names]:
         raise UserError(f"{root}: {unknown[0]} is no WordNet id of ImageNet's classes, so imagenet64 has no name for it.")
     times = Counter(names.values())
-    rows = [row for row, label in enumerate(held.labels) if times[names[label]] == 1]
-    kept = photos.Photos(*(tuple(column[row] for row in rows) for column in (held.ids, held.labels, held.encoded)))
+    kept = held.some([row for row, label in enumerate(held.labels) if times[names[label]] == 1])
     return kept, {label: names[label] for label in sorted(set(kept.labels))}
 
 
