@@ -48,6 +48,10 @@ def _no_prior(settings: StreamSettings) -> StreamSettings:
     return replace(settings, gate=None, grpo=replace(settings.grpo, reward=Alignment(), predict=StreamEnsemble(prior=0.0)))
 
 
+def _views(views: int) -> StreamSettings:
+    return _with(views=replace(ONLINE.grpo.views, views=views))
+
+
 def _rate(rate: float, **changes: Any) -> Steps:
     return Steps(1, Adam(rate, max_norm=1.0), **changes)
 
@@ -80,7 +84,12 @@ FORMS: dict[str, StreamSettings] = {
     "steps of 1e-3": replace(ONLINE, step_kl=1e-3),
     "rate 3e-3, steps of 5e-4": _with(steps=_rate(3e-3)),
     "one view with a gradient": replace(ONLINE, gradient_views=1),
-    "4 views": _with(views=replace(ONLINE.grpo.views, views=4)),
+    "1 view": _views(1),
+    "2 views": _views(2),
+    "4 views": _views(4),
+    "8 views": _views(8),
+    "prior in the reward alone": _with(predict=StreamEnsemble(prior=0.0)),
+    "prior in the answer alone": _with(reward=Alignment()),
     "answer after": replace(ONLINE, answer_after=True),
 }
 
