@@ -23,7 +23,7 @@ from grpo_tta.bench.runs import RunSettings, describe_run, start_run
 from grpo_tta.bench.timing import peak_memory_mb, time_methods
 from grpo_tta.data.tasks import Task, image_of, sample
 from grpo_tta.engine.encode import encode_for
-from grpo_tta.engine.interface import Adaptation, ImageBatch, Method, State, concatenate
+from grpo_tta.engine.interface import Adaptation, ImageBatch, Method, State, concatenate, portable
 from grpo_tta.engine.policy import Policy
 from grpo_tta.engine.retry import batch_or_each
 from grpo_tta.errors import UserError
@@ -128,7 +128,7 @@ def _save_states(folder: Path, methods: Sequence[Method], states: dict[str, Stat
         if state := states[method.name]:
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{method.name}.partial"
-            save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, partial)
+            save_file(portable(state), partial)
             partial.replace(folder / f"{method.name}.safetensors")
 
 

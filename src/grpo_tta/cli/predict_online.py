@@ -79,7 +79,7 @@ class OnlineRun:
         self._stream = classify_stream(classifier, load, range(self._first, len(paths)), settings)
         if state is not None:
             self._stream.load_state_dict(state)
-        self._before, self._restarts = self._stream.answered, restarts_of(self._stream.state_dict())
+        self._before, self._restarts = self._stream.answered, restarts_of(state or {})
         if folder is not None:
             self._save()  # from now on the folder goes on from here, whatever becomes of --state
 
@@ -97,12 +97,13 @@ class OnlineRun:
 
     def finish(self) -> None:
         """Keeps the state, and says whether the stream forgot on the way."""
+        learnt = self._stream.state_dict()
         if self._folder is not None:
             self._save()
         if self._file is not None:
-            _save(self._file, self._stream.state_dict())
+            _save(self._file, learnt)
             log.info(f"{self._file}: the stream after {counted(self._stream.answered, 'image')}.")
-        if times := restarts_of(self._stream.state_dict()) - self._restarts:
+        if times := restarts_of(learnt) - self._restarts:
             log.info(f"The images changed their look {counted(times, 'time')}; what was learnt before was forgotten.")
 
     @property

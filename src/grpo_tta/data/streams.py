@@ -86,7 +86,8 @@ def stream_tasks(
     """
     check_split(split)
     check_limit(limit)
-    worlds, usual = (("nano",), ("nano",)) if root is None else (tuple(CORRUPTIONS)[1:], ("cifar", "tiny"))
+    worlds = ("nano",) if root is None else ("cifar", "tiny", "imagenet64")
+    usual = worlds[:2]  # imagenet64 is for other models than the others are
     known = [name for world in worlds for name in names_of_tasks(world)]
     wanted = [name for world in usual for name in default_tasks(world)] if names is None else list(dict.fromkeys(names))
     if unknown := [name for name in wanted if _OTHER_DRAW.sub("", name) not in known]:

@@ -23,6 +23,11 @@ RewardModel = Literal["none", "own", "teacher"]
 State = dict[str, Tensor]
 
 
+def portable(state: Mapping[str, Tensor]) -> State:
+    """Copies on the CPU that share no memory, as safetensors asks for."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
 @final
 @dataclass(frozen=True)
 class EncodedViews:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grpo_tta.engine.ahead import load_ahead
-from grpo_tta.engine.interface import State
+from grpo_tta.engine.interface import State, portable
 from grpo_tta.engine.retry import OnError, answer_each
 from grpo_tta.errors import UserError
 
@@ -70,8 +70,7 @@ class Stream(Iterator[R]):
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the stream carries, as tensors on the CPU of its own that safetensors can save."""
-        kept = {name: value.detach().cpu().contiguous().clone() for name, value in self._kept.items()}
-        return {_KEY: self._key.clone(), _ANSWERED: torch.tensor(self.answered), **kept}
+        return {_KEY: self._key.clone(), _ANSWERED: torch.tensor(self.answered), **portable(self._kept)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes up a stream where `state_dict` left it. From the next minibatch on it counts.
